@@ -1,0 +1,1 @@
+"""What every layer above shares: errors, registries, threat models, pixel space, randomness, files."""

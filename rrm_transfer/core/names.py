@@ -1,0 +1,19 @@
+"""Suggestions for names that were not found."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, options: Iterable[str], count: int = 5) -> list[str]:
+    """Returns up to ``count`` of ``options`` that look most like ``name``, best first."""
+    candidates = {option.lower(): option for option in options}
+    matches = difflib.get_close_matches(name.lower(), candidates, n=count, cutoff=0.5)
+    return [candidates[match] for match in matches]
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str | None:
+    """Returns a hint that names the nearest options, or None where nothing is near."""
+    close = nearest(name, options)
+    return f"did you mean {' or '.join(close)}?" if close else None

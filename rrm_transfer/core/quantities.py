@@ -1,0 +1,72 @@
+"""Numbers as users write them, and accuracies as they are reported."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from rrm_transfer.core.errors import UserError
+
+_DECIMAL = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_FRACTION = re.compile(rf"\s*({_DECIMAL})\s*(?:/\s*({_DECIMAL}))?\s*")
+
+
+def parse_fraction(text: str | int | float) -> float:
+    """Reads ``8/255``, ``0.03`` or a number; nothing is evaluated.
+
+    Raises:
+        UserError: It is neither, is negative, not finite, or divides by zero.
+    """
+    problem = UserError(
+        "Not a number or a fraction.", received=text, allowed="a number such as 0.03 or 8/255, 0 or more"
+    )
+    if isinstance(text, bool):
+        raise problem
+    if isinstance(text, int | float):
+        value = float(text)
+    else:
+        match = _FRACTION.fullmatch(text)
+        if match is None:
+            raise problem
+        numerator, denominator = float(match[1]), float(match[2] or 1)
+        if denominator == 0:
+            raise problem
+        value = numerator / denominator
+    if not math.isfinite(value) or value < 0:
+        raise problem
+    return value
+
+
+def format_eps(eps: float) -> str:
+    """Writes an eps the way the field does: as n/255 where that is exact to 1e-9, else as a decimal."""
+    numerator = eps * 255
+    if 0 < round(numerator) < 255 and abs(numerator - round(numerator)) < 1e-9:
+        return f"{round(numerator)}/255"
+    return f"{eps:g}"
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A count of successes with its 95 % Wilson score interval.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    """
+
+    correct: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.count or self.count == 0:
+            raise ValueError(f"not a proportion: {self.correct} of {self.count}")
+
+    @property
+    def value(self) -> float:
+        return self.correct / self.count
+
+    def interval(self, z: float = 1.959963984540054) -> tuple[float, float]:
+        """Returns the lower and upper bound, both in [0, 1]."""
+        n, p = self.count, self.value
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,106 @@
+"""What an objective is: flat arguments in, named loss terms out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, Protocol
+
+from torch import Tensor
+
+from rrm_transfer.core.outputs import Outputs
+from rrm_transfer.core.randomness import Randomness
+from rrm_transfer.core.threat import ThreatModel
+
+Need = Literal["features", "logits"]
+PerSampleLoss = Callable[[Tensor], Tensor]
+"""Maps pixels ``(B, C, H, W)`` to what an attack ascends, one value per sample, ``(B,)``."""
+
+
+class Term(NamedTuple):
+    """One part of a training loss. All terms are minimised.
+
+    Attributes:
+        name: Under which it is logged.
+        weight: Not negative.
+        value: A scalar: the mean over the samples of the batch.
+    """
+
+    name: str
+    weight: float
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class InnerAttack:
+    """How an objective wants its adversarial inputs made.
+
+    Attributes:
+        steps: Ascent steps, 1 or more.
+        step_size: Of one step in units of eps.
+        start: ``uniform`` in the ball, ``gaussian`` with standard deviation ``start_scale`` (in pixel
+            units), ``noise`` uniform in ``start_scale`` times the ball, or ``none``.
+        start_scale: See ``start``.
+        clip: Whether each step is projected into the ball (N-FGSM does not; the image range always holds).
+    """
+
+    steps: int
+    step_size: float
+    start: Literal["uniform", "gaussian", "noise", "none"] = "uniform"
+    start_scale: float = 1.0
+    clip: bool = True
+
+
+class Step(Protocol):
+    """What the training loop gives to an objective for one batch (or part of one).
+
+    Attributes:
+        x: The student's input, pixels in [0, 1], ``(B, C, H, W)``.
+        y: Class indices, ``(B,)``.
+        threat: The threat model, eps warm-up applied.
+        randomness: The batch's random numbers.
+        progress: The part of training that is done, in [0, 1).
+    """
+
+    @property
+    def x(self) -> Tensor: ...
+    @property
+    def y(self) -> Tensor: ...
+    @property
+    def threat(self) -> ThreatModel: ...
+    @property
+    def randomness(self) -> Randomness: ...
+    @property
+    def progress(self) -> float: ...
+
+    def student(self, x: Tensor) -> Outputs:
+        """The student in training mode; gradients reach its weights."""
+
+    def student_eval(self, x: Tensor) -> Outputs:
+        """The same weights in evaluation mode, for attacks: batch statistics are neither used nor updated."""
+
+    def clean_teacher(self) -> Outputs:
+        """The teacher on the clean ``x``, without gradient: computed once per batch or read from a cache."""
+
+    def teacher(self, x: Tensor) -> Outputs:
+        """The teacher on any input; gradients reach ``x`` where it requires them, never the weights."""
+
+    def attack(self, ascend: PerSampleLoss, inner: InnerAttack) -> Tensor:
+        """Returns adversarial versions of ``x`` that maximise ``ascend``; detached, in [0, 1]."""
+
+
+class Objective(ABC):
+    """A training loss. Subclasses take flat keyword-only arguments and name their equation and source.
+
+    Attributes:
+        needs: What is asked of the teacher; empty for training without one.
+        replays: How often the loop uses each batch (Free AT).
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    replays: int = 1
+
+    @abstractmethod
+    def __call__(self, step: Step) -> list[Term]:
+        """Computes the loss terms of one batch."""

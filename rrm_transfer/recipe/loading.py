@@ -1,0 +1,104 @@
+"""Recipes from YAML files and command-line overrides, and back to YAML."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from rrm_transfer.core.errors import RecipeError, UserError
+from rrm_transfer.core.names import nearest
+from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.recipe.shelf import find_recipe
+
+_MESSAGES = {"extra_forbidden": "unknown key", "missing": "is required"}
+
+
+def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe by name or path and applies ``a.b=c`` overrides.
+
+    Args:
+        name: A recipe that ``rrm-transfer recipes ls`` lists, or a YAML file.
+        overrides: As given to ``--set``; later ones win.
+
+    Raises:
+        UserError: There is no such recipe, or it is not YAML.
+        RecipeError: It has problems; all of them are named.
+    """
+    path = find_recipe(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not hold a recipe.", allowed="a YAML mapping with 'student' and more")
+    return build_recipe({"name": path.stem, **content}, overrides)
+
+
+def build_recipe(content: Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:
+    """Validates ``content`` after applying ``overrides``.
+
+    Raises:
+        RecipeError: It has problems; all of them are named.
+    """
+    merged = copy.deepcopy(dict(content))
+    for override in overrides:
+        _apply(merged, override)
+    try:
+        return Recipe.model_validate(merged)
+    except ValidationError as error:
+        raise RecipeError([_problem(detail) for detail in error.errors()]) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Writes a recipe as YAML that ``read_recipe`` reads back to an equal recipe."""
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError("Not an override.", received=override, allowed="key.subkey=value")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"The value of an override is not YAML: {error}", received=override) from None
+    node = content
+    for key in keys[:-1]:
+        child = node.get(key)
+        if child is None:
+            child = node[key] = {}
+        if not isinstance(child, dict):
+            raise UserError(f"{key!r} is a value, it has no keys below it.", received=override)
+        node = child
+    node[keys[-1]] = parsed
+
+
+def _problem(detail: Any) -> tuple[str, str]:
+    location = [str(part) for part in detail["loc"]]
+    message = _MESSAGES.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+    if detail["type"] == "extra_forbidden":
+        close = nearest(location[-1], _keys_beside(location))
+        message += f" (nearest: {', '.join(close)})" if close else ""
+    elif detail["type"] != "missing":
+        message += f" (received {detail['input']!r})"
+    return ".".join(location), message
+
+
+def _keys_beside(location: list[str]) -> list[str]:
+    model: Any = Recipe
+    for part in location[:-1]:
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((option for option in options if hasattr(option, "model_fields")), None)
+        if model is None:
+            return []
+    return list(model.model_fields)

@@ -1,0 +1,236 @@
+"""The recipe's sections, their types and their defaults.
+
+A value of ``None`` that is documented as "automatic" is filled in from the table of defaults (or from
+the teacher's entry in the zoo) before training; the resolved recipe in the run folder has none left.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.quantities import parse_fraction
+
+
+def _quantity(value: Any) -> float:
+    try:
+        return parse_fraction(value)
+    except UserError as error:
+        raise ValueError(f"{error.what} Allowed: {error.allowed}") from None
+
+
+Quantity = Annotated[float, BeforeValidator(_quantity)]
+"""A number of 0 or more; ``8/255`` and ``5e-4`` are read, nothing is evaluated."""
+Positive = Annotated[Quantity, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe; keys that it does not know are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
+
+
+class TeacherSection(Section):
+    """The robust teacher.
+
+    Attributes:
+        name: A zoo name, a timm or hub name, a file, or a run folder of ours.
+        arch: The architecture of a weights file, where its keys do not tell it.
+        weights: A local file that replaces a download.
+        normalisation: ``none``, ``imagenet``, ``cifar10`` or ``mean/std``, where the source does not tell it.
+        check: Whether clean and short-PGD accuracy are measured before training.
+    """
+
+    name: str
+    arch: str | None = None
+    weights: Path | None = None
+    normalisation: str | None = None
+    check: bool = True
+
+
+class StudentSection(Section):
+    """The network to train.
+
+    Attributes:
+        name: A timm architecture, or the beginning of one.
+        pretrained: Whether to start from timm's weights; None: automatic.
+        weights: A local file to start from, instead of timm's hub.
+        args: Arguments for ``timm.create_model``, such as ``output_stride: 8``; ``stem: cifar`` is ours.
+        projection: ``auto`` inserts the linear layer only where widths differ; ``always`` inserts it.
+    """
+
+    name: str
+    pretrained: bool | None = None
+    weights: Path | None = None
+    args: dict[str, Any] = Field(default_factory=dict)
+    projection: Literal["auto", "always"] = "auto"
+
+
+class AugmentationSection(Section):
+    """Random changes of training images, the same for teacher and student.
+
+    Attributes:
+        crop_padding: Pixels of zero padding before a random crop of the input size.
+        flip: Mirror half of the images.
+        jitter: Strength of brightness, contrast and saturation changes, in [0, 1].
+        rotation: Largest rotation in degrees.
+        random_resized_crop: Smallest and largest part of the area that a crop covers (large images).
+        lighting: Standard deviation of AlexNet's colour noise.
+    """
+
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+    jitter: Quantity = 0.0
+    rotation: Quantity = 0.0
+    random_resized_crop: tuple[Positive, Positive] | None = None
+    lighting: Quantity = 0.0
+
+
+class DataSection(Section):
+    """Images and labels.
+
+    Attributes:
+        name: ``fashion-mnist-mini``, a local folder or file, or a Hugging Face data set; None: what the
+            teacher was trained on.
+        image_size: Side of the student's input in pixels; None: automatic.
+        held_out: Part of the training split that is kept for selection, in [0, 1).
+        augmentation: None: automatic.
+        workers: Processes that decode images (data that do not fit in memory).
+    """
+
+    name: str | None = None
+    image_size: Count | None = None
+    held_out: Annotated[Quantity, Field(lt=1)] = 0.0
+    augmentation: AugmentationSection | None = None
+    workers: Annotated[int, Field(ge=0)] = 2
+
+
+class ThreatSection(Section):
+    """The perturbations that training and evaluation are about.
+
+    Attributes:
+        norm: None: the teacher's, else Linf.
+        eps: In pixel units, such as 8/255; None: the teacher's, else 8/255.
+    """
+
+    norm: Literal["Linf", "L2"] | None = None
+    eps: Positive | None = None
+
+
+class ObjectiveSection(BaseModel):
+    """What is minimised.
+
+    Attributes:
+        name: See ``rrm-transfer run --help-objective``. Every other key is an argument of that objective.
+    """
+
+    model_config = ConfigDict(extra="allow", validate_assignment=True)
+
+    name: str = "rrm"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class TrainSection(Section):
+    """How it is minimised. None: automatic.
+
+    Attributes:
+        epochs: Passes over the training images.
+        global_batch_size: Images per optimiser step, over all processes and accumulation steps.
+        accumulation: Parts into which each process splits its share of a batch.
+        optimizer: A name that ``timm.optim`` knows (``momentum`` is SGD as the paper uses it).
+        lr: The largest learning rate.
+        momentum: Of SGD-like optimisers; the first beta elsewhere.
+        weight_decay: As the optimiser applies it.
+        schedule: ``cosine`` per step from ``lr`` to ``min_lr``, ``multistep`` by ``decay_rate`` at
+            ``milestones``, or ``constant``.
+        min_lr: Where the cosine ends.
+        milestones: Epochs at which ``multistep`` decays.
+        decay_rate: Factor of one decay.
+        warmup_epochs: Linear warm-up of the learning rate from zero.
+        eps_warmup_epochs: Linear warm-up of the training attack's eps from zero.
+        clip_grad: Largest gradient norm.
+        precision: ``bf16`` and ``fp16`` are autocast; weights and losses stay float32.
+        channels_last: Memory format of the student's images and weights.
+        checkpoint_every: Optimiser steps between checkpoints.
+        log_every: Optimiser steps between log lines.
+    """
+
+    epochs: Count | None = None
+    global_batch_size: Count | None = None
+    accumulation: Count = 1
+    optimizer: str | None = None
+    lr: Positive | None = None
+    momentum: Quantity | None = None
+    weight_decay: Quantity | None = None
+    schedule: Literal["cosine", "multistep", "constant"] | None = None
+    min_lr: Quantity | None = None
+    milestones: list[Count] | None = None
+    decay_rate: Positive = 0.1
+    warmup_epochs: Quantity | None = None
+    eps_warmup_epochs: Quantity = 0.0
+    clip_grad: Positive | None = None
+    precision: Literal["float32", "bf16", "fp16"] | None = None
+    channels_last: bool | None = None
+    checkpoint_every: Count = 500
+    log_every: Count = 20
+
+
+class ControlSection(Section):
+    """The undefended control: the same student, data and optimiser with plain cross-entropy.
+
+    Attributes:
+        enabled: Whether it is trained at all.
+        epochs: None: as many as the student.
+    """
+
+    enabled: bool = True
+    epochs: Count | None = None
+
+
+class EvaluateSection(Section):
+    """What is measured at the end, on the test split.
+
+    Attributes:
+        images: How many test images, a fixed balanced sample; None: all.
+        eps: Radii of the PGD attack in pixel units; None: the threat model's.
+        steps: Of PGD.
+        restarts: Of PGD.
+        batch_size: Images per forward pass and process.
+    """
+
+    images: Count | None = None
+    eps: list[Positive] | None = None
+    steps: Count = 20
+    restarts: Count = 1
+    batch_size: Count = 250
+
+
+class Recipe(Section):
+    """Everything that defines a run.
+
+    Attributes:
+        name: Names the run folder.
+        description: One sentence for the report.
+        seed: Of initial weights, data order, augmentation and attacks.
+        output: The run folder; None: ``runs/<recipe>-<student>-<UTC time>``.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "custom"
+    description: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    output: Path | None = None
+    teacher: TeacherSection | None = None
+    student: StudentSection
+    data: DataSection = Field(default_factory=DataSection)
+    threat: ThreatSection = Field(default_factory=ThreatSection)
+    objective: ObjectiveSection = Field(default_factory=ObjectiveSection)
+    train: TrainSection = Field(default_factory=TrainSection)
+    control: ControlSection = Field(default_factory=ControlSection)
+    evaluate: EvaluateSection = Field(default_factory=EvaluateSection)
