@@ -1,6 +1,12 @@
 """What is minimised: one class per method."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.registry import Registry
+from rrm_transfer.objectives.arguments import Argument, Problem, describe, read_arguments
 from rrm_transfer.objectives.base import Objective
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
@@ -11,3 +17,38 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "pgd-at": "rrm_transfer.objectives.adversarial:PGDAT",
     },
 )
+
+
+def objective_arguments(name: str) -> list[Argument]:
+    """Returns the arguments of the objective called ``name``, with defaults and help.
+
+    Raises:
+        UserError: There is no such objective.
+    """
+    return describe(OBJECTIVES.get(name))
+
+
+def argument_problems(name: str, arguments: Mapping[str, object]) -> list[Problem]:
+    """Returns every argument that is unknown, of another type or out of range.
+
+    Raises:
+        UserError: There is no such objective.
+    """
+    return read_arguments(OBJECTIVES.get(name), arguments)[1]
+
+
+def build_objective(name: str, **arguments: object) -> Objective:
+    """Builds the objective called ``name``.
+
+    Args:
+        name: A key of ``OBJECTIVES``.
+        arguments: Its arguments; numbers may also be written as ``0.5`` or ``1/3`` in text.
+
+    Raises:
+        UserError: There is no such objective, or an argument is unknown, of another type or out of range.
+    """
+    component = OBJECTIVES.get(name)
+    converted, problems = read_arguments(component, arguments)
+    if problems:
+        raise problems[0].error
+    return component(**converted)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -61,6 +61,8 @@ class Step(Protocol):
         threat: The threat model, eps warm-up applied.
         randomness: The batch's random numbers.
         progress: The part of training that is done, in [0, 1).
+        first: Position of the first sample of ``x`` within this process's part of the global batch; 0
+            unless the part is split for gradient accumulation.
     """
 
     @property
@@ -73,6 +75,8 @@ class Step(Protocol):
     def randomness(self) -> Randomness: ...
     @property
     def progress(self) -> float: ...
+    @property
+    def first(self) -> int: ...
 
     def student(self, x: Tensor) -> Outputs:
         """The student in training mode; gradients reach its weights."""
@@ -94,13 +98,25 @@ class Objective(ABC):
     """A training loss. Subclasses take flat keyword-only arguments and name their equation and source.
 
     Attributes:
-        needs: What is asked of the teacher; empty for training without one.
-        replays: How often the loop uses each batch (Free AT).
+        needs: What is asked of the teacher; empty for training without one. It may depend on the arguments,
+            so ask an instance.
+        replays: How often the loop uses each batch, with one optimiser step each time (Free AT).
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    needs: frozenset[Need] = frozenset()
     replays: int = 1
 
     @abstractmethod
     def __call__(self, step: Step) -> list[Term]:
         """Computes the loss terms of one batch."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns what a checkpoint must hold for training to go on exactly; empty for most objectives.
+
+        Each tensor's first dimension is the sample's position in this process's part of the global batch.
+        Gathered in the order of the ranks it is the state for any number of processes.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Restores what ``state_dict`` returned."""

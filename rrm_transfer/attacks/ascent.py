@@ -1,0 +1,109 @@
+"""Projected gradient ascent in pixel space: the one loop of training attacks and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rrm_transfer.core.randomness import Randomness
+from rrm_transfer.core.threat import ThreatModel
+
+PerSampleLoss = Callable[[Tensor], Tensor]
+Start = Literal["uniform", "gaussian", "noise", "none"]
+
+
+def ascend(
+    x: Tensor,
+    *,
+    loss: PerSampleLoss,
+    threat: ThreatModel,
+    steps: int,
+    step_size: float,
+    delta: Tensor,
+    clip: bool = True,
+) -> Tensor:
+    """Moves ``delta`` uphill on ``loss``.
+
+    Only the gradient with respect to ``delta`` is computed: weights get none. The caller chooses precision
+    and puts the model in evaluation mode.
+
+    Args:
+        x: Pixels in [0, 1], ``(B, C, H, W)``.
+        loss: Maps pixels to what is ascended, ``(B,)``.
+        threat: Gives the direction of a step and the ball.
+        steps: 0 or more.
+        step_size: In pixel units, measured in the threat's norm.
+        delta: The start, of ``x``'s shape.
+        clip: Whether each step ends in the ball; ``x + delta`` stays in [0, 1] in any case.
+
+    Returns:
+        The last ``delta``, detached.
+    """
+    delta = delta.detach()
+    for _ in range(steps):
+        delta.requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(loss(x + delta).sum(), delta)
+        moved = delta.detach() + step_size * threat.ascent(gradient)
+        delta = threat.project(x, moved) if clip else _into_image(x, moved)
+    return delta
+
+
+def inner_attack(
+    x: Tensor,
+    *,
+    loss: PerSampleLoss,
+    threat: ThreatModel,
+    randomness: Randomness,
+    steps: int,
+    step_size: float,
+    start: Start = "uniform",
+    start_scale: float = 1.0,
+    clip: bool = True,
+) -> Tensor:
+    """Makes the adversarial inputs of a training step.
+
+    Args:
+        x: Pixels in [0, 1], ``(B, C, H, W)``.
+        loss: Maps pixels to what is ascended, ``(B,)``.
+        threat: The ball.
+        randomness: The batch's random numbers.
+        steps: Of the ascent.
+        step_size: Of one step in units of eps.
+        start: ``uniform`` in the ball; ``gaussian`` with standard deviation ``start_scale`` in pixel units;
+            ``noise``, uniform in ``start_scale`` times the ball; ``none``, at ``x``.
+        start_scale: See ``start``.
+        clip: Whether each step ends in the ball; the image range holds in any case.
+
+    Returns:
+        Pixels in [0, 1], ``(B, C, H, W)``, detached.
+    """
+    delta = ascend(
+        x,
+        loss=loss,
+        threat=threat,
+        steps=steps,
+        step_size=step_size * threat.eps,
+        delta=_start(x, threat, randomness, start, start_scale),
+        clip=clip,
+    )
+    return (x + delta).clamp(0.0, 1.0)
+
+
+def _start(x: Tensor, threat: ThreatModel, randomness: Randomness, start: Start, scale: float) -> Tensor:
+    match start:
+        case "uniform":
+            return threat.random_start(x, randomness, "inner")
+        case "noise":
+            return threat.with_eps(scale * threat.eps).random_start(x, randomness, "inner")
+        case "gaussian":
+            return _into_image(x, scale * randomness.normal("inner", tuple(x.shape[1:])).to(x.dtype))
+        case "none":
+            return torch.zeros_like(x)
+
+
+def _into_image(x: Tensor, delta: Tensor) -> Tensor:
+    return (x + delta).clamp(0.0, 1.0) - x

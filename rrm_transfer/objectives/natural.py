@@ -1,0 +1,22 @@
+"""Plain training."""
+
+from __future__ import annotations
+
+from rrm_transfer.objectives.arguments import Share
+from rrm_transfer.objectives.base import Objective, Step, Term
+from rrm_transfer.objectives.divergences import cross_entropy
+
+
+class Natural(Objective):
+    """Cross-entropy on clean images: ``CE(S(x), y)``.
+
+    Args:
+        label_smoothing: Share of each label that is spread evenly over all classes.
+    """
+
+    def __init__(self, *, label_smoothing: Share = 0.0) -> None:
+        self.label_smoothing = label_smoothing
+
+    def __call__(self, step: Step) -> list[Term]:
+        loss = cross_entropy(step.student(step.x).logits, step.y, self.label_smoothing)
+        return [Term("ce", 1.0, loss.mean())]
