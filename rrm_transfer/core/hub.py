@@ -1,0 +1,80 @@
+"""Files of model hubs, or a clear answer within seconds."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from rrm_transfer.core.errors import UserError
+
+_SECONDS = 5.0
+
+
+def hub_file(repo: str, filename: str, *, revision: str | None = None, hint: str | None = None) -> Path:
+    """Returns a hub file's path in the local cache, downloading it when it is not there.
+
+    Args:
+        repo: ``user/name``.
+        filename: Inside the repository.
+        revision: A branch, tag or commit.
+        hint: What else the user can do where the hub cannot be reached.
+
+    Raises:
+        UserError: The hub cannot be reached, or has no such file, or does not give it.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    cached = try_to_load_from_cache(repo, filename, revision=revision)
+    if isinstance(cached, str):
+        return Path(cached)
+    name = f"{repo}/{filename}" + (f"@{revision}" if revision else "")
+    require_hub(name, hint=hint)
+    try:
+        return Path(hf_hub_download(repo, filename, revision=revision))
+    except GatedRepoError:
+        raise UserError(
+            "The hub gives this file only to users who accepted its terms.",
+            received=name,
+            hint="accept them on the repository's page, then: hf auth login",
+        ) from None
+    except LocalEntryNotFoundError as problem:
+        raise _unreachable(name, hint) from problem
+    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
+        raise UserError("The hub has no such file.", received=name, hint=hint) from None
+
+
+def require_hub(name: str, *, hint: str | None = None) -> None:
+    """Asks the hub for a sign of life; its client would retry a dead one for half a minute per file.
+
+    Args:
+        name: What is wanted, for the message.
+        hint: What else the user can do.
+
+    Raises:
+        UserError: It cannot be reached, or offline mode is set.
+    """
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        raise _unreachable(name, hint)
+    try:
+        with urllib.request.urlopen(constants.ENDPOINT, timeout=_SECONDS):
+            pass
+    except urllib.error.HTTPError:
+        pass  # It answered.
+    except OSError as problem:
+        raise _unreachable(name, hint) from problem
+
+
+def _unreachable(name: str, hint: str | None) -> UserError:
+    return UserError(
+        "The model hub cannot be reached and the file is not in the local cache.", received=name, hint=hint
+    )

@@ -1,0 +1,73 @@
+"""What the user may write after ``--teacher``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import timm
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.names import did_you_mean
+from rrm_transfer.teachers.networks.building import is_factory, is_known, known_architectures
+from rrm_transfer.teachers.origins import Origin, folder_origin, hub_origin
+
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".tar", ".bin")
+
+
+def find_origin(source: str, *, arch: str | None = None, weights: Path | None = None) -> Origin:
+    """Resolves a teacher's name to weights and facts.
+
+    Args:
+        source: A zoo name, a timm name, ``hf-hub:user/name``, ``local-dir:PATH``, a folder, a weights file,
+            or ``package.module:factory``.
+        arch: The architecture, where the source does not say it.
+        weights: A file that replaces the source's.
+
+    Raises:
+        UserError: It is none of these, or the weights cannot be had.
+    """
+    origin = _origin(source, weights)
+    return origin if arch is None else replace(origin, architecture=arch)
+
+
+def _origin(source: str, weights: Path | None) -> Origin:
+    scheme, _, rest = source.partition(":")
+    if scheme in ("local-dir", "local_dir"):
+        return _with_weights(folder_origin(Path(rest), name=source), weights)
+    if scheme in ("hf-hub", "hf_hub"):
+        return hub_origin(rest, name=source)
+    if Path(source).is_dir():
+        return _with_weights(folder_origin(Path(source), name=source), weights)
+    if source.endswith(_SUFFIXES):
+        return Origin(name=Path(source).name, file=Path(source))
+    if is_factory(source) or (weights is not None and is_known(source)):
+        if weights is None:
+            raise UserError(
+                "A factory makes a network without weights.", received=source, hint="--teacher-weights FILE"
+            )
+        return Origin(name=source, file=weights, architecture=source)
+    if timm.is_model(source):
+        return _timm_origin(source)
+    raise UserError(
+        "Unknown teacher.",
+        received=source,
+        allowed="a zoo name, a timm name, hf-hub:USER/NAME, local-dir:FOLDER, a run folder or a weights file",
+        hint=did_you_mean(source, known_architectures()),
+    )
+
+
+def _with_weights(origin: Origin, weights: Path | None) -> Origin:
+    return origin if weights is None else replace(origin, file=weights, sha256=None)
+
+
+def _timm_origin(name: str) -> Origin:
+    pretrained = timm.get_pretrained_cfg(name)
+    repo = getattr(pretrained, "hf_hub_id", None)
+    if not repo:
+        raise UserError(
+            "timm has no weights for this network, and a random network teaches nothing.",
+            received=name,
+            hint=f"--teacher {name} --teacher-weights FILE",
+        )
+    return hub_origin(repo, name=name)

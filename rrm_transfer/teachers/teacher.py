@@ -1,0 +1,118 @@
+"""A frozen network that sees the data in its own way."""
+
+from __future__ import annotations
+
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from rrm_transfer.core.outputs import Outputs
+from rrm_transfer.core.pixels import Normalise, PixelStatistics
+from rrm_transfer.teachers.view import View
+
+
+class Teacher(nn.Module):
+    """A robust network whose representation a student learns. Frozen, always in eval mode.
+
+    Gradients reach the input where it requires them, never the weights.
+
+    Args:
+        network: Gives ``Outputs`` for normalised images.
+        name: What messages and reports call it.
+        architecture: Of the network, as `build_network` understands it.
+        statistics: The network's own normalisation.
+        view: From the data to the network's input.
+        has_classifier: Whether the logits mean something.
+        class_names: In the order of the logits.
+        provenance: Where it came from and how it was loaded.
+
+    Attributes:
+        width: Of the representation.
+        num_classes: None where there is no usable classifier.
+        channels: That the network takes.
+        image_size: Side in pixels that the network sees; None: that of the data.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        architecture: str,
+        statistics: PixelStatistics,
+        view: View,
+        has_classifier: bool = True,
+        class_names: tuple[str, ...] | None = None,
+        provenance: dict[str, object] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.architecture = architecture
+        self.channels = view.channels[1]
+        self.image_size = view.size[1]
+        self.view = view
+        self.normalise = Normalise(statistics.for_channels(self.channels))
+        self.network = network
+        self.provenance = {**(provenance or {}), "view": str(view), "normalisation": str(statistics)}
+        self.requires_grad_(False)
+        self.eval()
+        probe = self._probe()
+        self.width = probe.features.shape[1]
+        self.num_classes: int | None = probe.logits.shape[1] if has_classifier else None
+        self.class_names = class_names if has_classifier else None
+        self._classifier = _linear_classifier(network, probe) if has_classifier else None
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode, whatever ``mode`` is: a teacher's batch statistics never change."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> Outputs:
+        """Maps pixels to logits and the representation.
+
+        Args:
+            x: Pixels in [0, 1] at the data's size and channels, ``(B, C, H, W)``.
+        """
+        outputs: Outputs = self.network(self.normalise(self.view(x)))
+        return outputs
+
+    def features(self, x: Tensor) -> Tensor:
+        """Returns the representation, ``(B, width)``."""
+        return self(x).features  # type: ignore[no-any-return]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Returns the logits, ``(B, classes)``."""
+        return self(x).logits  # type: ignore[no-any-return]
+
+    def classifier(self) -> tuple[Tensor, Tensor] | None:
+        """Returns the weight ``(C, D)`` and bias ``(C,)`` that map representation to logits.
+
+        None where the head is not one linear layer (or there is no usable classifier).
+        """
+        if self._classifier is None:
+            return None
+        return _weight_and_bias(self.network.get_submodule(self._classifier))
+
+    @torch.no_grad()
+    def _probe(self) -> Outputs:
+        side = self.view.size[0]
+        generator = torch.Generator().manual_seed(0)
+        return self(torch.rand(2, self.view.channels[0], side, side, generator=generator))  # type: ignore[no-any-return]
+
+
+def _weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor]:
+    weight, bias = cast(Tensor, module.weight).flatten(1), cast(Tensor | None, module.bias)
+    return weight, weight.new_zeros(len(weight)) if bias is None else bias
+
+
+def _linear_classifier(network: nn.Module, probe: Outputs) -> str | None:
+    """Names the last linear map of ``network`` that alone turns the probe's features into its logits."""
+    shape = (probe.logits.shape[1], probe.features.shape[1])
+    tolerance = 1e-5 * float(probe.logits.abs().amax())
+    modules: list[tuple[str, nn.Module]] = list(network.named_modules())
+    for name, module in reversed(modules):
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.flatten(1).shape == shape:
+            logits = nn.functional.linear(probe.features, *_weight_and_bias(module))
+            if torch.allclose(logits, probe.logits, rtol=1e-4, atol=tolerance):
+                return name
+    return None
