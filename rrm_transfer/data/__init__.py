@@ -1,0 +1,1 @@
+"""Any labelled image data set as batches of pixels in [0, 1]."""

@@ -1,0 +1,189 @@
+"""Images as files hold them, and how one becomes pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.data.geometry import Box
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+GREY_MODES = {"1", "L", "LA", "La"}
+COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+
+
+class EncodedImages(Protocol):
+    """A part of a source, each image as its file's bytes or path.
+
+    Attributes:
+        identity: Changes when the images do.
+    """
+
+    identity: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, position: int) -> bytes | Path:
+        """Returns the encoded image.
+
+        Raises:
+            UserError: There is none at this position.
+        """
+
+    def locate(self, position: int) -> str:
+        """Returns where the image at ``position`` is, for messages."""
+
+
+class FileImages:
+    """Image files under one folder.
+
+    Args:
+        root: The folder.
+        files: Paths under it.
+    """
+
+    def __init__(self, root: Path, files: Sequence[Path]) -> None:
+        self._files = tuple(files)
+        listing = "\n".join(f"{f.relative_to(root).as_posix()} {f.stat().st_size}" for f in self._files)
+        self.identity = hashlib.sha256(listing.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, position: int) -> Path:
+        return self._files[position]
+
+    def locate(self, position: int) -> str:
+        return f"image {position}, {self._files[position]}"
+
+
+class ColumnImages:
+    """A column of an Arrow table: bytes, or structs of bytes and path as Hugging Face writes them.
+
+    Args:
+        column: The column; it may be memory-mapped.
+        origin: The part's name, for messages.
+        identity: Changes when the column does.
+    """
+
+    def __init__(self, column: pa.ChunkedArray[Any], *, origin: str, identity: str) -> None:
+        self._column = column
+        self._origin = origin
+        self.identity = identity
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, position: int) -> bytes | Path:
+        value = self._column[position].as_py()
+        data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        if isinstance(data, bytes):
+            return data
+        if path and Path(path).is_file():
+            return Path(path)
+        raise UserError("There is no image where one should be.", received=self.locate(position))
+
+    def locate(self, position: int) -> str:
+        return f"image {position} of {self._origin}"
+
+
+def read_header(encoded: EncodedImages, position: int) -> tuple[int, tuple[int, int]]:
+    """Returns an image's channels (1 or 3) and its (height, width) without decoding it.
+
+    Raises:
+        UserError: See ``decode``.
+    """
+    with _open(encoded, position) as image:
+        return (1 if image.mode in GREY_MODES else 3), (image.height, image.width)
+
+
+def decode(
+    encoded: EncodedImages,
+    position: int,
+    *,
+    channels: int,
+    box: Callable[[int, int], Box] | None = None,
+    size: int | None = None,
+    draft: bool = False,
+) -> npt.NDArray[np.uint8]:
+    """Decodes an image, or a box of it.
+
+    Args:
+        encoded: The part of the source.
+        position: In that part.
+        channels: 1 or 3. Grey images become colour; the reverse would lose something and is refused.
+        box: What to keep, as a function of the native (height, width); everything if None.
+        size: Resizes the box to this square, bilinear and antialiased; None keeps its size.
+        draft: Lets JPEG decode at a fraction of its resolution where the box stays at least ``size``:
+            faster, not bit-equal.
+
+    Returns:
+        ``(C, H, W)`` uint8.
+
+    Raises:
+        UserError: The image is missing, broken, too large to be a picture, not of 8 bits, or in colour
+            where the set is grey.
+    """
+    with _open(encoded, position) as image:
+        if channels == 1 and image.mode not in GREY_MODES:
+            raise UserError(
+                "A colour image in a set whose other images are grey.",
+                received=encoded.locate(position),
+                hint="store all images of the set in the same mode",
+            )
+        width, height = image.size
+        top, left, rows, columns = box(height, width) if box else (0, 0, height, width)
+        if draft and size is not None:
+            image.draft("L" if channels == 1 else "RGB", (width * size // columns, height * size // rows))
+        with _reporting_damage(encoded, position):
+            image.load()
+        across, down = image.width / width, image.height / height  # below 1 after a draft
+        picture = image.convert("L" if channels == 1 else "RGB")
+    if size is not None:
+        edges = (left * across, top * down, (left + columns) * across, (top + rows) * down)
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR, box=edges)
+    elif box:
+        picture = picture.crop((left, top, left + columns, top + rows))
+    pixels = np.asarray(picture)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _open(encoded: EncodedImages, position: int) -> Image.Image:
+    data = encoded[position]
+    with _reporting_damage(encoded, position):
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+        if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError
+    if image.mode not in GREY_MODES | COLOUR_MODES:
+        raise UserError(
+            "Only images of 8 bits per channel are understood.",
+            received=f"{encoded.locate(position)}: mode {image.mode}",
+        )
+    return image
+
+
+@contextmanager
+def _reporting_damage(encoded: EncodedImages, position: int) -> Iterator[None]:
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            "An image is too large to be trusted.",
+            received=encoded.locate(position),
+            allowed=f"up to {Image.MAX_IMAGE_PIXELS:,} pixels",
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise UserError(f"An image cannot be read: {error}.", received=encoded.locate(position)) from error

@@ -1,0 +1,151 @@
+"""Batches for training and evaluation: which images, in which order, on which process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.randomness import Randomness
+from rrm_transfer.data.augment import Augmentation
+from rrm_transfer.data.framing import Frame, fitted_batches
+from rrm_transfer.data.geometry import Fit
+from rrm_transfer.data.images import ImageSet
+
+
+class Batch(NamedTuple):
+    """Some images.
+
+    Attributes:
+        index: Stable ids, ``(B,)`` int64; see ``ImageSet.index``.
+        x: Pixels in [0, 1], ``(B, C, H, W)`` float32.
+        y: Class indices, ``(B,)`` int64.
+    """
+
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
+    x: Tensor
+    y: Tensor
+
+
+class TrainingLoader:
+    """Shuffled, augmented global batches, of which each process gets its part.
+
+    The order depends on (seed, epoch) only, an image's augmentation on (seed, view, its id) only. Any
+    number of processes therefore trains on the same global batches, and an epoch that starts at a later
+    step continues as if it had never been interrupted.
+
+    Args:
+        images: What to train on.
+        fit: Brings them to the network's input size.
+        augmentation: Random changes.
+        global_batch_size: Images per step over all processes.
+        seed: Of order and augmentation.
+        rank: This process's number.
+        world: How many processes there are.
+        device: Where batches are made or moved to.
+        workers: Processes that decode, for images not in memory.
+
+    Attributes:
+        steps_per_epoch: Whole global batches; what is left over is dropped.
+
+    Raises:
+        UserError: The set is smaller than one batch, the batch cannot be shared out evenly, or fit or
+            augmentation do not suit the images.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        fit: Fit,
+        augmentation: Augmentation,
+        global_batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str,
+        workers: int = 0,
+    ) -> None:
+        if global_batch_size < 1 or global_batch_size % world:
+            raise UserError(
+                "The global batch size must be positive and a multiple of the number of processes.",
+                received=f"{global_batch_size} for {world} process(es)",
+            )
+        if len(images) < global_batch_size:
+            raise UserError(
+                "There are fewer training images than one global batch holds.",
+                received=f"{len(images):,} images, batches of {global_batch_size:,}",
+                hint=f"lower train.global_batch_size to {len(images)} or less" if len(images) else None,
+            )
+        if augmentation.lighting and images.channels != 3:
+            raise UserError("Augmentation: lighting needs colour images.", received=images.description)
+        if images.size is not None and not augmentation.random_resized_crop:
+            fit.box(*images.size)
+        self.images = images
+        self.fit = fit
+        self.augmentation = augmentation
+        self.seed = seed
+        self.steps_per_epoch = len(images) // global_batch_size
+        self._global_batch_size = global_batch_size
+        share = global_batch_size // world
+        self._part = slice(rank * share, (rank + 1) * share)
+        self._device = torch.device(device)
+        self._workers = workers
+
+    @property
+    def description(self) -> str:
+        """One line to print: ``10,000 training images, 28x28 grey, padded to 32x32, crop 4 + flip``."""
+        words = [f"{len(self.images):,} training images", self.images.description]
+        if not self.augmentation.random_resized_crop:
+            words += [str(self.fit)] * (self.fit.rule != "none")
+        else:
+            words.append(f"to {self.fit.size}x{self.fit.size}")
+        return ", ".join([*words, str(self.augmentation)])
+
+    def epoch(self, epoch: int, *, first_step: int = 0, view: int | None = None) -> Iterator[Batch]:
+        """Yields this process's part of each global batch.
+
+        Args:
+            epoch: Keys the order.
+            first_step: Where to start, for a run that was interrupted within the epoch.
+            view: Keys the augmentation; the epoch if None.
+        """
+        everything = torch.arange(len(self.images))
+        order = Randomness(self.seed, epoch, everything).bits("order", ()).argsort(stable=True)
+        steps = range(first_step, self.steps_per_epoch)
+        size = self._global_batch_size
+        parts = [order[step * size : (step + 1) * size][self._part] for step in steps]
+        view = epoch if view is None else view
+        frame = Frame(self.fit, self.augmentation.random_resized_crop, self.seed, view)
+        batches = fitted_batches(self.images, parts, frame, device=self._device, workers=self._workers)
+        for positions, pixels in zip(parts, batches, strict=True):
+            index = self.images.index[positions].to(self._device)
+            x = self.augmentation(pixels, Randomness(self.seed, view, index))
+            yield Batch(index, x, self.images.labels[positions].to(self._device))
+
+
+def evaluation_batches(
+    images: ImageSet, *, fit: Fit, batch_size: int, device: torch.device | str, workers: int = 0
+) -> Iterator[Batch]:
+    """Yields all images in order, unaugmented; the last batch may be smaller.
+
+    Args:
+        images: What to evaluate on.
+        fit: Brings them to the network's input size.
+        batch_size: Images per batch.
+        device: Where batches are made or moved to.
+        workers: Processes that decode, for images not in memory.
+
+    Raises:
+        UserError: An image is broken or does not suit the rule.
+    """
+    device = torch.device(device)
+    positions = torch.arange(len(images))
+    parts = [positions[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    batches = fitted_batches(images, parts, Frame(fit), device=device, workers=workers)
+    for positions, pixels in zip(parts, batches, strict=True):
+        x = pixels.float().div_(255)
+        yield Batch(images.index[positions].to(device), x, images.labels[positions].to(device))
