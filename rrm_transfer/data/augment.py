@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.randomness import Randomness
-from rrm_transfer.data.geometry import Box
+from rrm_transfer.data.fit import Box
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.data.geometry import Box
+from rrm_transfer.data.fit import Box
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,7 +15,7 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.data.augment import draw_boxes, random_box
 from rrm_transfer.data.encoded import decode
-from rrm_transfer.data.geometry import Box, Fit, resize
+from rrm_transfer.data.fit import Box, Fit, resize
 from rrm_transfer.data.images import ImageSet, LazyImages, MemoryImages
 
 

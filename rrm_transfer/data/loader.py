@@ -12,7 +12,7 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.framing import Frame, fitted_batches
-from rrm_transfer.data.geometry import Fit
+from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import ImageSet
 
 
@@ -49,6 +49,7 @@ class TrainingLoader:
         workers: Processes that decode, for images not in memory.
 
     Attributes:
+        global_batch_size: Images per step over all processes.
         steps_per_epoch: Whole global batches; what is left over is dropped.
 
     Raises:
@@ -89,7 +90,7 @@ class TrainingLoader:
         self.augmentation = augmentation
         self.seed = seed
         self.steps_per_epoch = len(images) // global_batch_size
-        self._global_batch_size = global_batch_size
+        self.global_batch_size = global_batch_size
         share = global_batch_size // world
         self._part = slice(rank * share, (rank + 1) * share)
         self._device = torch.device(device)
@@ -116,7 +117,7 @@ class TrainingLoader:
         everything = torch.arange(len(self.images))
         order = Randomness(self.seed, epoch, everything).bits("order", ()).argsort(stable=True)
         steps = range(first_step, self.steps_per_epoch)
-        size = self._global_batch_size
+        size = self.global_batch_size
         parts = [order[step * size : (step + 1) * size][self._part] for step in steps]
         view = epoch if view is None else view
         frame = Frame(self.fit, self.augmentation.random_resized_crop, self.seed, view)
