@@ -79,20 +79,23 @@ class ThreatModel:
         Clipping to the image range moves each coordinate of ``delta`` towards zero, so the result is
         still in the ball.
         """
+        return (x + self.into_ball(delta)).clamp(0.0, 1.0) - x
+
+    def into_ball(self, delta: Tensor) -> Tensor:
+        """Returns the point of the ball that is nearest to ``delta``, whatever the image."""
         if self.norm == "Linf":
-            delta = delta.clamp(-self.eps, self.eps)
-        else:
-            size = self.size_l2(delta)
-            delta = delta * _per_sample((self.eps / size).clamp(max=1.0), delta)
-        return (x + delta).clamp(0.0, 1.0) - x
+            return delta.clamp(-self.eps, self.eps)
+        return delta * _per_sample((self.eps / self.size_l2(delta)).clamp(max=1.0), delta)
 
     def size(self, delta: Tensor) -> Tensor:
         """Returns each perturbation's size in this norm, ``(B,)``, in pixel units."""
         if self.norm == "Linf":
             return delta.abs().flatten(1).amax(1)
-        return torch.linalg.vector_norm(delta.flatten(1), dim=1)
+        length: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+        return length
 
     @staticmethod
     def size_l2(delta: Tensor) -> Tensor:
         """Returns each perturbation's Euclidean length, ``(B,)``, at least a tiny positive number."""
-        return torch.linalg.vector_norm(delta.flatten(1), dim=1).clamp(min=_TINY)
+        length: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1).clamp(min=_TINY)
+        return length

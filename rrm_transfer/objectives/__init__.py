@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.registry import Registry
 from rrm_transfer.objectives.arguments import Argument, Problem, describe, read_arguments
 from rrm_transfer.objectives.base import Objective
@@ -14,7 +13,19 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
     {
         "natural": "rrm_transfer.objectives.natural:Natural",
         "rrm": "rrm_transfer.objectives.rrm:RRM",
+        "rrm-adv": "rrm_transfer.objectives.rrm:RRMAdv",
+        "kd": "rrm_transfer.objectives.kd:KD",
+        "kd-adv": "rrm_transfer.objectives.kd:KDAdv",
+        "ard": "rrm_transfer.objectives.distillation:ARD",
+        "iad": "rrm_transfer.objectives.distillation:IAD",
+        "rslad": "rrm_transfer.objectives.distillation:RSLAD",
+        "adaad": "rrm_transfer.objectives.distillation:AdaAD",
+        "igdm": "rrm_transfer.objectives.distillation:IGDM",
         "pgd-at": "rrm_transfer.objectives.adversarial:PGDAT",
+        "fast-at": "rrm_transfer.objectives.adversarial:FastAT",
+        "n-fgsm": "rrm_transfer.objectives.adversarial:NFGSM",
+        "free-at": "rrm_transfer.objectives.free:FreeAT",
+        "trades": "rrm_transfer.objectives.trades:TRADES",
     },
 )
 

@@ -14,6 +14,12 @@ def attack_labels(step: Step, inner: InnerAttack) -> Tensor:
     return step.attack(lambda x_adv: cross_entropy(step.student_eval(x_adv).logits, step.y), inner)
 
 
+def adversarial_cross_entropy(step: Step, inner: InnerAttack, label_smoothing: float) -> list[Term]:
+    """Returns ``CE(S(x'), y)`` as the only term."""
+    logits = step.student(attack_labels(step, inner)).logits
+    return [Term("adversarial_ce", 1.0, cross_entropy(logits, step.y, label_smoothing).mean())]
+
+
 class PGDAT(Objective):
     """Adversarial training: ``CE(S(x'), y)`` with ``x'`` from k steps of projected gradient ascent on it.
 
@@ -44,7 +50,41 @@ class PGDAT(Objective):
         return adversarial_cross_entropy(step, self.inner, self.label_smoothing)
 
 
-def adversarial_cross_entropy(step: Step, inner: InnerAttack, label_smoothing: float) -> list[Term]:
-    """Returns ``CE(S(x'), y)`` as the only term."""
-    logits = step.student(attack_labels(step, inner)).logits
-    return [Term("adversarial_ce", 1.0, cross_entropy(logits, step.y, label_smoothing).mean())]
+class FastAT(Objective):
+    """FGSM-RS: ``CE(S(x'), y)`` with ``x'`` one step from a uniformly drawn point of the ball.
+
+    Wong, Rice, Kolter, "Fast is better than free", ICLR 2020, arXiv 2001.03994. With large steps or long
+    training it can overfit to the one step ("catastrophic overfitting"): PGD accuracy on held-out images then
+    falls to 0.
+
+    Args:
+        step_size: In units of eps.
+        label_smoothing: Share of each label that is spread evenly over all classes in the minimised loss.
+    """
+
+    def __init__(self, *, step_size: Amount = 1.25, label_smoothing: Share = 0.0) -> None:
+        self.inner = InnerAttack(1, step_size)
+        self.label_smoothing = label_smoothing
+
+    def __call__(self, step: Step) -> list[Term]:
+        return adversarial_cross_entropy(step, self.inner, self.label_smoothing)
+
+
+class NFGSM(Objective):
+    """N-FGSM: ``CE(S(x'), y)`` with ``x' = x + η + α · sign(∇CE(S(x + η), y))``, not brought into the ball.
+
+    ``η`` is uniform in a ball larger than eps; only the image range clips. de Jorge et al., "Make Some Noise:
+    Reliable and Efficient Single-Step Adversarial Training", NeurIPS 2022, arXiv 2202.01181.
+
+    Args:
+        noise: Radius of the noise in units of eps.
+        step_size: α in units of eps.
+        label_smoothing: Share of each label that is spread evenly over all classes in the minimised loss.
+    """
+
+    def __init__(self, *, noise: Amount = 2.0, step_size: Amount = 1.0, label_smoothing: Share = 0.0) -> None:
+        self.inner = InnerAttack(1, step_size, start="noise", start_scale=noise, clip=False)
+        self.label_smoothing = label_smoothing
+
+    def __call__(self, step: Step) -> list[Term]:
+        return adversarial_cross_entropy(step, self.inner, self.label_smoothing)

@@ -14,6 +14,7 @@ from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 
 Need = Literal["features", "logits"]
+Start = Literal["uniform", "gaussian", "noise", "none"]
 PerSampleLoss = Callable[[Tensor], Tensor]
 """Maps pixels ``(B, C, H, W)`` to what an attack ascends, one value per sample, ``(B,)``."""
 
@@ -47,7 +48,7 @@ class InnerAttack:
 
     steps: int
     step_size: float
-    start: Literal["uniform", "gaussian", "noise", "none"] = "uniform"
+    start: Start = "uniform"
     start_scale: float = 1.0
     clip: bool = True
 
@@ -110,7 +111,7 @@ class Objective(ABC):
     def __call__(self, step: Step) -> list[Term]:
         """Computes the loss terms of one batch."""
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """Returns what a checkpoint must hold for training to go on exactly; empty for most objectives.
 
         Each tensor's first dimension is the sample's position in this process's part of the global batch.
@@ -118,5 +119,5 @@ class Objective(ABC):
         """
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Restores what ``state_dict`` returned."""
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Restores what ``state`` returned."""
