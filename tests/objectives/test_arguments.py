@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.objectives import OBJECTIVES, argument_problems, build_objective, objective_arguments
+from rrm_transfer.objectives.adversarial import PGDAT
+from rrm_transfer.objectives.rrm import RRM, RRMAdv
+
+
+@pytest.mark.parametrize("name", OBJECTIVES.names)
+def test_every_argument_has_type_default_and_help(name: str) -> None:
+    component = OBJECTIVES.get(name)
+    parameters = inspect.signature(component).parameters
+    described = {argument.name: argument for argument in objective_arguments(name)}
+    assert list(described) == list(parameters)
+    for parameter in parameters.values():
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        assert described[parameter.name].default == parameter.default
+        assert described[parameter.name].doc.endswith(".")
+        assert described[parameter.name].type
+    assert argument_problems(name, {a.name: a.default for a in described.values()}) == []
+    assert "Args:" in inspect.cleandoc(component.__doc__ or "")
+
+
+def test_arguments_are_described_in_words() -> None:
+    described = {argument.name: argument for argument in objective_arguments("rrm-adv")}
+    assert described["distance"].type == "cosine | relative_l2 | both"
+    assert described["steps"].type == "whole number, 1 or more"
+    assert described["step_size"].type == "number, 0 or more, or null"
+    assert described["temperature"].type == "number, above 0"
+    assert described["clip"].type == "true or false"
+    assert "2.5 / steps" in described["step_size"].doc
+
+
+def test_numbers_may_be_whole_or_text() -> None:
+    objective = build_objective("rrm", feature_weight=2, ce_weight="1/200", noise="1e-1")
+    assert isinstance(objective, RRM)
+    assert objective.clean.matching.feature_weight == 2.0
+    assert objective.clean.matching.ce_weight == 0.005
+    assert objective.clean.noise == 0.1
+    adversarial = build_objective("rrm-adv", step_size=None, steps=5)
+    assert isinstance(adversarial, RRMAdv)
+    assert adversarial.adversarial.inner.step_size == 0.5
+    assert isinstance(build_objective("pgd-at", steps=7), PGDAT)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "parts"),
+    [
+        ("rmm", {}, ["Unknown objective", "rmm", "rrm", "trades"]),
+        ("rrm", {"distence": "cosine"}, ["distence", "distance, feature_weight", "did you mean distance?"]),
+        ("rrm", {"distance": "l1"}, ["'l1'", "cosine | relative_l2 | both"]),
+        ("rrm", {"ce_weight": -1}, ["-1", "0 or more", "default 0.005"]),
+        ("rrm", {"ce_weight": True}, ["True", "number"]),
+        ("rrm", {"ce_weight": None}, ["None", "number"]),
+        ("rrm", {"ce_weight": float("nan")}, ["nan", "number"]),
+        ("rrm", {"ce_weight": "__import__('os')"}, ["__import__", "number"]),
+        ("rrm", {"mixup": 1.5}, ["1.5", "0 to 1"]),
+        ("rrm", {"ce_weight": 0, "feature_weight": 0}, ["Nothing is left to minimise"]),
+        ("kd", {"temperature": 0}, ["0", "above 0"]),
+        ("pgd-at", {"steps": 0}, ["0", "1 or more"]),
+        ("pgd-at", {"steps": 2.0}, ["2.0", "whole number"]),
+        ("pgd-at", {"random_start": "yes"}, ["'yes'", "true or false"]),
+    ],
+)
+def test_mistakes_name_what_is_allowed(name: str, arguments: dict[str, object], parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        build_objective(name, **arguments)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    problems = argument_problems("rrm", {"ce_weight": "x", "noise": 0.5, "mix": 1, "distance": 3})
+    assert [problem.argument for problem in problems] == ["ce_weight", "mix", "distance"]
+
+
+def test_needs_follow_the_arguments() -> None:
+    assert build_objective("natural").needs == frozenset()
+    assert build_objective("rrm").needs == {"features"}
+    assert build_objective("rrm", kd_weight=1).needs == {"features", "logits"}
+    assert build_objective("rrm", feature_weight=0, kd_weight=1).needs == {"logits"}
+    assert build_objective("rrm-adv", ascend="kl").needs == {"features", "logits"}
+    assert build_objective("rrm-adv", igdm_weight=1).needs == {"features", "logits"}
+    assert build_objective("kd-adv", ascend="ce").needs == {"logits"}
+    assert build_objective("trades").needs == frozenset()
