@@ -1,0 +1,90 @@
+"""Reading an exported student."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.pixels import Normalise, PixelStatistics
+from rrm_transfer.students.creation import create_timm
+from rrm_transfer.students.saving import CONFIG, MARKED_PREFIX, MARKED_WEIGHTS
+
+
+class LoadedStudent(nn.Module):
+    """An exported student that takes pixels in [0, 1] and returns logits.
+
+    Attributes:
+        architecture: Its timm name.
+        class_names: In the order of the logits, where the export knows them.
+        normalisation: The pixel statistics that it applies.
+        image_size: Side of the images that it was trained on, in pixels.
+        model: The timm network, which takes normalised images.
+    """
+
+    def __init__(self, model: nn.Module, *, config: dict[str, Any]) -> None:
+        super().__init__()
+        recorded = config["pretrained_cfg"]
+        self.architecture: str = config.get("rrm", {}).get("architecture", config["architecture"])
+        self.class_names: tuple[str, ...] | None = tuple(config.get("label_names") or ()) or None
+        self.normalisation = PixelStatistics(tuple(recorded["mean"]), tuple(recorded["std"]))
+        self.image_size: int = recorded["input_size"][-1]
+        self.normalise = Normalise(self.normalisation)
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns logits ``(B, classes)`` of pixels in [0, 1], ``(B, C, H, W)``."""
+        return cast(Tensor, self.model(self.normalise(x)))
+
+
+def load_student(path: str | Path) -> LoadedStudent:
+    """Loads an exported student, stock or not, in eval mode.
+
+    Args:
+        path: A run folder, its ``student`` folder, or any folder that timm's ``local-dir:`` takes.
+
+    Raises:
+        UserError: There is no student, or its files are damaged.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG).is_file() and (folder / "student" / CONFIG).is_file():
+        folder = folder / "student"
+    if not (folder / CONFIG).is_file():
+        raise UserError(
+            "No student here.",
+            received=path,
+            allowed="a run folder, or a folder with config.json and model.safetensors",
+        )
+    try:
+        config = cast(dict[str, Any], json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        stem = config.get("rrm", {}).get("stem")
+        model = (
+            _marked(folder, config, stem)
+            if stem
+            else timm.create_model(f"local-dir:{folder}", pretrained=True)
+        )
+        return LoadedStudent(model, config=config).eval()
+    except (json.JSONDecodeError, SafetensorError, KeyError, AttributeError, RuntimeError, OSError) as error:
+        raise UserError(
+            "The student's files are incomplete or damaged.", received=folder, allowed=f"timm said: {error}"
+        ) from error
+
+
+def _marked(folder: Path, config: dict[str, Any], stem: str) -> nn.Module:
+    args = dict(config["model_args"])
+    model = create_timm(
+        config["rrm"]["architecture"],
+        num_classes=args.pop("num_classes"),
+        channels=args.pop("in_chans"),
+        args=args,
+        stem=stem,
+    )
+    weights = load_file(folder / MARKED_WEIGHTS)
+    model.load_state_dict({key.removeprefix(MARKED_PREFIX): tensor for key, tensor in weights.items()})
+    return model

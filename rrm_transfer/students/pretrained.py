@@ -1,0 +1,93 @@
+"""Weights to start from: those that timm names, or a local file."""
+
+from __future__ import annotations
+
+import pickle
+import urllib.request
+from pathlib import Path
+
+import huggingface_hub
+import torch
+from safetensors import SafetensorError
+from timm.models import get_pretrained_cfg, load_state_dict
+from torch import Tensor, nn
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.students.heads import Head
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_TIMEOUT_S = 5.0
+
+
+def require_hub_weights(name: str) -> None:
+    """Checks within seconds that timm's weights for ``name`` are in the cache or can be fetched.
+
+    timm itself would go through half a minute of retries per file.
+
+    Raises:
+        UserError: timm names no weights, or they are neither cached nor within reach.
+    """
+    config = get_pretrained_cfg(name)
+    if not config.has_weights:
+        raise UserError(
+            "timm has no weights for this architecture.",
+            received=name,
+            hint="train without --pretrained, or give a local file as the student's weights",
+        )
+    repository, url = config.hf_hub_id, config.url
+    try:
+        if repository:
+            files = (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
+            if any(isinstance(huggingface_hub.try_to_load_from_cache(repository, f), str) for f in files):
+                return
+            location = huggingface_hub.hf_hub_url(repository, files[0])
+            huggingface_hub.get_hf_file_metadata(location, timeout=_TIMEOUT_S)
+        elif not (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).exists():
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_S).close()
+    except huggingface_hub.errors.EntryNotFoundError:
+        return  # the repository answers and has its weights under the older file name
+    except Exception as error:  # whatever the HTTP client raises: the answer to the user is the same
+        raise UserError(
+            "The student's pretrained weights are not in the cache and cannot be fetched.",
+            received=f"{name} from {repository or url}: {str(error).partition(chr(10))[0]}",
+            hint="give a local file as the student's weights, or train without --pretrained",
+        ) from None
+
+
+def read_local_weights(path: Path, model: nn.Module, form: Head) -> dict[str, Tensor]:
+    """Reads a state dict that timm may load strictly into ``model``, its classifier excepted.
+
+    Classifier tensors that the file lacks, or has for another number of classes, are replaced by fresh ones.
+
+    Args:
+        path: safetensors, or a file that ``torch.load(weights_only=True)`` reads.
+        model: The network, on any device; only its shapes are read.
+        form: Its classifier.
+
+    Raises:
+        UserError: The file cannot be read or holds no tensors.
+    """
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+    except (
+        OSError,
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        AttributeError,
+    ) as error:
+        raise UserError(
+            "The student's weights cannot be read.",
+            received=f"{path}: {str(error).partition(chr(10))[0] or type(error).__name__}",
+            allowed="a safetensors file, or one that torch.load(weights_only=True) reads",
+        ) from None
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError("The student's weights are not a state dict of tensors.", received=path)
+    idle = {id(parameter) for parameter in form.idle_parameters(model)}
+    for key, parameter in model.named_parameters():
+        if id(parameter) in idle and (key not in state or state[key].shape != parameter.shape):
+            state[key] = torch.zeros(parameter.shape)
+            if parameter.dim() > 1:
+                nn.init.trunc_normal_(state[key], std=0.02)
+    return dict(state)

@@ -1,0 +1,247 @@
+"""Fitting an architecture to the size of the images, by dry runs that compute no numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.students.creation import accepted_args, create_timm
+from rrm_transfer.students.heads import Head, find_head
+
+_SIDE = 4
+"""Least side of the last map of a network with stages; where it is smaller, the network is adapted."""
+
+_GRID = 7
+"""The same for a network that keeps one grid of patches throughout: a ViT at 224 px has 14, or 7."""
+
+_STRIDES = (16, 8)
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """How an architecture is built for images of one size.
+
+    Attributes:
+        args: For ``timm.create_model``, without classes and channels.
+        stem: ``"cifar"`` or None.
+        form: The classifier, taken apart.
+        width: Of the representation.
+        positions: Of the last map or token grid; None where it has no such form.
+        model: The network on the meta device: shapes without numbers.
+        unused: Names of the parameters that no gradient reaches, the classifier's own excluded.
+        notes: What was chosen and what to be warned of.
+    """
+
+    args: dict[str, object]
+    stem: str | None
+    form: Head
+    width: int
+    positions: int | None
+    model: nn.Module
+    unused: frozenset[str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A network that ran on the meta device."""
+
+    args: dict[str, object]
+    model: nn.Module
+    form: Head
+    positions: int | None
+    goal: int
+
+    @property
+    def enough(self) -> bool:
+        return self.positions is None or self.positions >= self.goal
+
+
+@dataclass(frozen=True)
+class _Rehearsal:
+    """Builds and runs a network on the meta device, where tensors have shapes but no numbers."""
+
+    name: str
+    num_classes: int
+    channels: int
+    image_size: int
+    stem: str | None
+
+    def build(self, args: Mapping[str, object]) -> nn.Module:
+        with torch.device("meta"):
+            return create_timm(
+                self.name, num_classes=self.num_classes, channels=self.channels, args=args, stem=self.stem
+            )
+
+    def images(self, count: int) -> Tensor:
+        return torch.empty(count, self.channels, self.image_size, self.image_size, device="meta")
+
+    def attempt(self, args: Mapping[str, object]) -> _Trial | str:
+        """Returns the network that ran, or why it did not."""
+        try:
+            model = self.build(args).eval()
+            form = find_head(model, self.name)
+            with torch.no_grad():
+                positions = _positions(cast(Any, model).forward_features(self.images(1)), model)
+                form.represent(model, self.images(1))
+        except UserError:
+            raise
+        except Exception as error:  # timm refuses a size by whatever its layers happen to raise
+            return f"{type(error).__name__}: {error}".partition("\n")[0]
+        patch = patch_size(model)
+        one_grid = patch is not None and positions == (self.image_size // patch) ** 2
+        return _Trial(dict(args), model, form, positions, (_GRID if one_grid else _SIDE) ** 2)
+
+    def unused(self, trial: _Trial) -> tuple[int, frozenset[str]]:
+        """Returns the representation's width and the parameters without gradient."""
+        idle = {id(parameter) for parameter in trial.form.idle_parameters(trial.model)}
+        representation = trial.form.represent(trial.model.train(), self.images(2))
+        representation.sum().backward()  # type: ignore[no-untyped-call]
+        names = (n for n, p in trial.model.named_parameters() if p.grad is None and id(p) not in idle)
+        return representation.shape[1], frozenset(names)
+
+
+def plan_input(
+    name: str,
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    args: Mapping[str, object],
+    keep_shapes: bool = False,
+) -> InputPlan:
+    """Chooses the constructor arguments with which an architecture takes images of ``image_size``.
+
+    ``img_size`` is given where the constructor takes it and the size is not the architecture's own. Where
+    the last map would then have fewer than 4×4 positions (7×7 for a network that keeps one grid of
+    patches), ``output_stride`` or else ``patch_size`` is lowered as little as brings it there.
+
+    Args:
+        name: Exact timm name, tags allowed.
+        num_classes: Of the data.
+        channels: Of the images.
+        image_size: Their side in pixels.
+        args: The user's; they win.
+        keep_shapes: Weights will be loaded: leave the patch size of networks with stages alone.
+
+    Raises:
+        UserError: The network runs with none of the choices, or is not a classifier.
+    """
+    given = dict(args)
+    stem = cast(str | None, given.pop("stem", None))
+    rehearsal = _Rehearsal(name, num_classes, channels, image_size, stem)
+    reference = rehearsal.build(given)
+    find_head(reference, name)
+    accepted = accepted_args(reference)
+    own = get_pretrained_cfg(name).input_size[1:] == (image_size, image_size)
+    bases: list[dict[str, object]] = (
+        [{}] if own or "img_size" not in accepted else [{"img_size": image_size}, {}]
+    )
+    refusals: list[str] = []
+    best: _Trial | None = None
+    for base in bases:
+        plain = rehearsal.attempt({**base, **given})
+        best = _best(
+            rehearsal, plain, _refinements(reference, plain, {**base, **given}, image_size, keep_shapes)
+        )
+        if best is not None:
+            break
+        refusals.append(cast(str, plain))
+    if best is None:
+        raise UserError(
+            f"{name} cannot take {image_size} px images with {channels} channels.",
+            received=f"image size {image_size}" + "".join(f", {k}={v}" for k, v in given.items()),
+            allowed=f"its own size is {get_pretrained_cfg(name).input_size[1]} px; timm said: {refusals[0]}",
+            hint="choose a larger image size, another architecture, or arguments for timm.create_model",
+        )
+    width, unused = rehearsal.unused(best)
+    return InputPlan(
+        args=best.args,
+        stem=stem,
+        form=best.form,
+        width=width,
+        positions=best.positions,
+        model=best.model,
+        unused=unused,
+        notes=tuple(_notes(best, given, image_size, accepted)),
+    )
+
+
+def _best(
+    rehearsal: _Rehearsal, plain: _Trial | str, refinements: Iterator[dict[str, object]]
+) -> _Trial | None:
+    """Returns the first trial whose last map is large enough, else the one with the largest."""
+    best = None if isinstance(plain, str) else plain
+    while best is None or not best.enough:
+        candidate = next(refinements, None)
+        if candidate is None:
+            break
+        trial = rehearsal.attempt(candidate)
+        if not isinstance(trial, str) and (
+            best is None or trial.enough or (trial.positions or 0) > (best.positions or 0)
+        ):
+            best = trial
+    return best
+
+
+def _refinements(
+    reference: nn.Module, plain: _Trial | str, args: dict[str, object], image_size: int, keep_shapes: bool
+) -> Iterator[dict[str, object]]:
+    """Gives arguments that enlarge the last map, the smallest change first."""
+    accepted = accepted_args(reference)
+    if "output_stride" in accepted and "output_stride" not in args:
+        yield from ({**args, "output_stride": stride} for stride in _STRIDES)
+    patch = patch_size(reference)
+    resampled = isinstance(plain, _Trial) and plain.goal == _GRID**2
+    if "patch_size" in accepted and "patch_size" not in args and patch and (resampled or not keep_shapes):
+        smaller = (size for size in range(patch - 1, 0, -1) if image_size % size == 0)
+        yield from ({**args, "patch_size": size} for size in smaller)
+
+
+def _notes(best: _Trial, given: Mapping[str, object], image_size: int, accepted: list[str]) -> Iterator[str]:
+    chosen = {key: value for key, value in best.args.items() if key not in given}
+    if chosen:
+        listing = ", ".join(f"{key}={value}" for key, value in chosen.items())
+        yield f"chosen for {image_size} px images: {listing} (override with --student-arg key=value)"
+    if best.positions is not None:
+        side = math.isqrt(best.positions)
+        size = f"{side}x{side}" if side * side == best.positions else f"{best.positions} positions"
+        yield f"the last map is {size}"
+    if best.positions == 1:
+        options = [str(key) for key in ("output_stride", "patch_size", "img_size") if key in accepted]
+        if hasattr(best.model, "maxpool") and hasattr(best.model, "bn1"):
+            options.append("stem=cifar")
+        remedy = f"a smaller {' or '.join(options)} avoids it" if options else "larger images avoid it"
+        yield f"warning: at {image_size} px the last map collapses to 1x1; {remedy}"
+
+
+def patch_size(model: nn.Module) -> int | None:
+    """Returns the side of the patches that a network cuts the image into, where it has one such number."""
+    for holder in (getattr(model, "patch_embed", None), model):
+        size = getattr(holder, "patch_size", None)
+        if isinstance(size, tuple | list) and len(set(size)) == 1:
+            size = size[0]
+        if isinstance(size, int):
+            return size
+    return None
+
+
+def _positions(features: object, model: nn.Module) -> int | None:
+    """Counts the positions of what ``forward_features`` returned, prefix tokens excluded."""
+    if isinstance(features, tuple | list):
+        return min((n for n in (_positions(item, model) for item in features) if n is not None), default=None)
+    if not isinstance(features, Tensor):
+        return None
+    if features.dim() == 4:
+        last = features.shape[-1] == cast(Any, model).num_features != features.shape[1]
+        return math.prod(features.shape[1:3] if last else features.shape[2:])
+    if features.dim() == 3:
+        return features.shape[1] - int(getattr(model, "num_prefix_tokens", 0))
+    return None

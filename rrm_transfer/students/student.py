@@ -1,0 +1,236 @@
+"""A timm classifier whose logits are computed from a representation that can be matched to a teacher's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from rrm_transfer.core.outputs import Outputs
+from rrm_transfer.core.pixels import Normalise, PixelStatistics
+from rrm_transfer.students.creation import create_timm
+from rrm_transfer.students.heads import Head
+from rrm_transfer.students.names import resolve_student_name
+from rrm_transfer.students.pretrained import read_local_weights, require_hub_weights
+from rrm_transfer.students.sizes import plan_input
+
+Kind = Literal["convolutional", "transformer"]
+
+
+class MatchedHead(nn.Module):
+    """A projection to the teacher's width and, reading its output, the classifier.
+
+    The projection stands in the path of the logits, as in Vaishnavi et al. (USENIX Security 2022, section
+    4): robustness of the matched representation then reaches the decision. Both maps are affine, so they
+    fold into one.
+
+    Args:
+        width: Of the student's representation.
+        feature_width: Of the matched representation; equal to ``width`` for no projection.
+        num_classes: Of the classifier.
+        always: Project even where the widths are equal.
+        bias: Whether the maps have one; without where the network's own classifier has none to fold into.
+    """
+
+    projection: nn.Linear | nn.Identity
+    classifier: nn.Linear
+
+    def __init__(
+        self, width: int, feature_width: int, num_classes: int, *, always: bool = False, bias: bool = True
+    ) -> None:
+        super().__init__()
+        needed = always or feature_width != width
+        self.projection = nn.Linear(width, feature_width, bias=bias) if needed else nn.Identity()
+        self.classifier = nn.Linear(feature_width, num_classes, bias=bias)
+
+    def forward(self, z: Tensor) -> Outputs:
+        """Returns logits and projected features of a representation ``(B, width)``."""
+        features = self.projection(z)
+        return Outputs(logits=self.classifier(features), features=features)
+
+    @torch.no_grad()
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Returns the one affine map that both make: ``W_c P`` and ``W_c b_P + b_c``, computed in float64."""
+        weight, bias = self.classifier.weight, self.classifier.bias
+        if isinstance(self.projection, nn.Identity):
+            return weight.clone(), None if bias is None else bias.clone()
+        product = weight.double() @ self.projection.weight.double()
+        if bias is None:
+            return product.to(weight.dtype), None
+        shift = weight.double() @ self.projection.bias.double() + bias.double()
+        return product.to(weight.dtype), shift.to(bias.dtype)
+
+
+class Student(nn.Module):
+    """A timm network in training: pixels in, logits and matched features out.
+
+    timm's own classifier is kept, without gradient and out of the path, as the place to fold into. Build
+    one with :func:`build_student`.
+
+    Attributes:
+        architecture: Exact timm name, without a tag.
+        model_args: What was given to ``timm.create_model``, chosen or asked for.
+        normalise: Pixels in [0, 1] to what the network expects.
+        model: The timm network.
+        head: Projection and classifier.
+        image_size: Side of the images that it was built for, in pixels.
+        stem: ``"cifar"`` where the stem was replaced, else None.
+        kind: See :func:`kind_of`.
+        notes: Automatic choices and warnings, to print.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        head: MatchedHead,
+        *,
+        architecture: str,
+        form: Head,
+        statistics: PixelStatistics,
+        image_size: int,
+        model_args: Mapping[str, object],
+        stem: str | None,
+        notes: tuple[str, ...],
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.model_args = dict(model_args)
+        self.image_size = image_size
+        self.stem = stem
+        self.notes = notes
+        self.kind: Kind = kind_of(model)
+        self.form = form
+        self.normalise = Normalise(statistics)
+        self.model = model
+        self.head = head
+        for parameter in form.idle_parameters(model):
+            parameter.requires_grad_(False)
+
+    @property
+    def stock(self) -> bool:
+        """Whether stock timm rebuilds the network from its name and arguments."""
+        return self.stem is None
+
+    def forward(self, x: Tensor) -> Outputs:
+        """Computes logits and matched features.
+
+        Args:
+            x: Pixels in [0, 1], ``(B, C, H, W)``.
+        """
+        return cast(Outputs, self.head(self.form.represent(self.model, self.normalise(x))))
+
+    def fold(self) -> nn.Module:
+        """Returns a new timm network, in eval mode and contiguous, whose classifier is the whole head."""
+        folded = copy.deepcopy(self.model)
+        self.form.write(folded, *self.head.folded())
+        for parameter in folded.parameters():
+            parameter.requires_grad_(True)
+            parameter.data = parameter.data.contiguous()
+        return folded.eval()
+
+
+def kind_of(model: nn.Module) -> Kind:
+    """Tells how a network is usually trained, from its modules.
+
+    ``"transformer"`` (AdamW with warm-up) where normalisations over a sample's own features (LayerNorm,
+    RMSNorm, GroupNorm with one group) outnumber batch normalisations; so ConvNeXt counts as one. A network
+    with neither is one where it has more linear layers than convolutions. All else is
+    ``"convolutional"`` (SGD).
+    """
+    layer = batch = linear = convolution = 0
+    for module in model.modules():
+        kind = type(module).__name__.lower()
+        layer += "layernorm" in kind or "rmsnorm" in kind
+        layer += isinstance(module, nn.GroupNorm) and module.num_groups == 1
+        batch += isinstance(module, nn.modules.batchnorm._BatchNorm)
+        linear += isinstance(module, nn.Linear)
+        convolution += isinstance(module, nn.Conv2d)
+    by_sample = layer > batch if layer or batch else linear > convolution
+    return "transformer" if by_sample else "convolutional"
+
+
+def build_student(
+    name: str,
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    feature_width: int | None = None,
+    pretrained: bool = False,
+    weights: Path | None = None,
+    args: Mapping[str, object] | None = None,
+    projection: Literal["auto", "always"] = "auto",
+    seed: int = 0,
+) -> Student:
+    """Builds any timm classifier as a student.
+
+    Args:
+        name: A timm architecture, short names and tags allowed.
+        num_classes: Of the data.
+        channels: Of the data's images.
+        image_size: Their side in pixels.
+        feature_width: The teacher's; None to match nothing (no projection).
+        pretrained: Start from the weights that timm names for the architecture.
+        weights: Start from a local file instead: safetensors, or one that ``weights_only=True`` reads.
+        args: For ``timm.create_model``; they override what the image size would choose. ``stem="cifar"``
+            replaces a ResNet's stem by a 3×3 convolution of stride 1 without max-pool.
+        projection: ``"auto"`` projects where the widths differ, ``"always"`` also where they are equal.
+        seed: Of the initial weights; the global random state is left as it was.
+
+    Raises:
+        UserError: Unknown name or argument, not a classifier, an image size that the architecture cannot
+            take, or weights that cannot be had or do not fit.
+    """
+    exact = resolve_student_name(name)
+    plan = plan_input(
+        exact,
+        num_classes=num_classes,
+        channels=channels,
+        image_size=image_size,
+        args=args or {},
+        keep_shapes=pretrained or weights is not None,
+    )
+    if pretrained and weights is None:
+        require_hub_weights(exact)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = create_timm(
+            exact,
+            num_classes=num_classes,
+            channels=channels,
+            args=plan.args,
+            stem=plan.stem,
+            pretrained=pretrained or weights is not None,
+            state=None if weights is None else read_local_weights(weights, plan.model, plan.form),
+        )
+        head = MatchedHead(
+            plan.width,
+            plan.width if feature_width is None else feature_width,
+            num_classes,
+            always=projection == "always",
+            bias=plan.form.has_bias(model),
+        )
+    for path in plan.unused:
+        model.get_parameter(path).requires_grad_(False)
+    own = plan.form.read(model)
+    if own is not None and isinstance(head.projection, nn.Identity):
+        with torch.no_grad():
+            for target, source in zip((head.classifier.weight, head.classifier.bias), own, strict=True):
+                if source is not None:
+                    target.copy_(source)
+    config = cast(Mapping[str, tuple[float, ...]], model.pretrained_cfg)
+    return Student(
+        model,
+        head,
+        architecture=exact.partition(".")[0],
+        form=plan.form,
+        statistics=PixelStatistics(tuple(config["mean"]), tuple(config["std"])).for_channels(channels),
+        image_size=image_size,
+        model_args=plan.args,
+        stem=plan.stem,
+        notes=plan.notes,
+    )
