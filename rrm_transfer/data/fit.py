@@ -59,7 +59,7 @@ class Fit:
         Args:
             size: Native (height, width), None where images differ.
         """
-        native = "sizes differ" if size is None else f"{size[0]}x{size[1]}"
+        native = "mixed sizes" if size is None else f"{size[0]}x{size[1]}"
         return native if self.rule == "none" else f"{native}{',' * (size is None)} {self}"
 
     def box(self, height: int, width: int) -> Box:

@@ -60,7 +60,7 @@ class ImageSet(ABC):
     @property
     def description(self) -> str:
         """Size and colour, such as ``28x28 grey``."""
-        size = "sizes differ," if self.size is None else f"{self.size[0]}x{self.size[1]}"
+        size = "mixed sizes," if self.size is None else f"{self.size[0]}x{self.size[1]}"
         return f"{size} {'grey' if self.channels == 1 else 'colour'}"
 
 

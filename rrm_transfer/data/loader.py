@@ -11,8 +11,8 @@ from torch import Tensor
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.data.augment import Augmentation
-from rrm_transfer.data.framing import Frame, fitted_batches
 from rrm_transfer.data.fit import Fit
+from rrm_transfer.data.framing import Frame, fitted_batches
 from rrm_transfer.data.images import ImageSet
 
 

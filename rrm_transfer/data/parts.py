@@ -21,6 +21,13 @@ TEST_SEED = 0
 
 UNLABELLED = -1
 
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+"""What sources call their parts, to what they are called here."""
+
 S = TypeVar("S", bound=ImageSet)
 
 
@@ -31,8 +38,7 @@ class SourceParts:
     Attributes:
         name: Short name of the data set.
         source: Where it came from.
-        images: By part: ``train``, ``validation``, ``test``, as far as they exist; a source that is not
-            divided is all ``train``.
+        images: ``train`` and ``test``, as far as they exist; a source that is not divided is all ``train``.
         class_names: In the order of the class indices, None where unknown.
         licence: As the source states it.
         notes: Choices made so far.
@@ -44,6 +50,30 @@ class SourceParts:
     class_names: tuple[str, ...] | None = None
     licence: str | None = None
     notes: tuple[str, ...] = ()
+
+
+def choose_parts(labels: Mapping[str, Tensor]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Chooses which of a source's parts to train on and which to test on, before any is decoded.
+
+    Args:
+        labels: Class indices of each part, ``(N,)``; the parts are those of ``PART_NAMES``.
+
+    Returns:
+        ``train`` and ``test``, as far as there are such parts, to the source's part; and notes.
+    """
+    notes = []
+    chosen = {"train": "train"} if "train" in labels else {}
+    test = [part for part in ("test", "validation") if part in labels]
+    if "test" in test and len(labels["test"]) and bool((labels["test"] == UNLABELLED).all()):
+        notes.append("the source's test part has no labels and is not used")
+        test.remove("test")
+    if test:
+        chosen["test"] = test[0]
+    if test == ["validation"]:
+        notes.append("the source's validation part is the test part")
+    elif len(test) == 2:
+        notes.append("the source's validation part is not used")
+    return chosen, tuple(notes)
 
 
 def assemble(parts: SourceParts, *, held_out: float, seed: int, train_limit: int | None) -> DataSet:
@@ -67,7 +97,12 @@ def assemble(parts: SourceParts, *, held_out: float, seed: int, train_limit: int
     if train_limit is not None and train_limit < 1:
         raise UserError("The limit of training images must be positive.", received=train_limit)
     notes = list(parts.notes)
-    train, test = _train_and_test(parts, notes)
+    train, test = parts.images.get("train"), parts.images.get("test")
+    if train is None:
+        if test is None:
+            raise UserError("The source holds no labelled part.", received=parts.source)
+        train = test.select([])
+        notes.append("the source has no training part: it can be evaluated on, not trained on")
     num_classes = _check_classes(train, test, parts)
     if test is None:
         test, train = cut(train, round(TEST_SHARE * len(train)), seed=TEST_SEED, purpose="test")
@@ -138,24 +173,6 @@ def cut(images: S, count: int, *, seed: int, purpose: str) -> tuple[S, S]:
         members = torch.nonzero(images.labels == label).flatten()
         taken[members[ranks[members].argsort(stable=True)[:share]]] = True
     return images.select(torch.nonzero(taken).flatten()), images.select(torch.nonzero(~taken).flatten())
-
-
-def _train_and_test(parts: SourceParts, notes: list[str]) -> tuple[ImageSet, ImageSet | None]:
-    train, validation, test = (parts.images.get(part) for part in ("train", "validation", "test"))
-    if test is not None and bool((test.labels == UNLABELLED).all()):
-        notes.append("the source's test part has no labels and is not used")
-        test = None
-    if validation is not None and test is not None:
-        notes.append("the source's validation part is not used")
-    elif validation is not None:
-        test = validation
-        notes.append("the source's validation part is the test part")
-    if train is None:
-        if test is None:
-            raise UserError("The source holds no labelled part.", received=parts.source)
-        train = test.select([])
-        notes.append("the source has no training part: it can be evaluated on, not trained on")
-    return train, test
 
 
 def _check_classes(train: ImageSet, test: ImageSet | None, parts: SourceParts) -> int:

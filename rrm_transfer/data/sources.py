@@ -7,9 +7,12 @@ from pathlib import Path
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.data import fashion_mnist_mini
+from rrm_transfer.data.folder_source import load_image_folder
+from rrm_transfer.data.hub_source import load_hub, parse_hub_name
 from rrm_transfer.data.idx import find_idx_parts
 from rrm_transfer.data.idx_source import load_fashion_mnist_mini, load_idx_folder
 from rrm_transfer.data.images import DataSet
+from rrm_transfer.data.parquet_source import find_parquet_files, load_parquet
 from rrm_transfer.data.parts import SourceParts, assemble
 
 FORMS = (
@@ -40,8 +43,16 @@ def _find(name: str) -> SourceParts:
     if name == fashion_mnist_mini.NAME:
         return load_fashion_mnist_mini()
     path = Path(name).expanduser()
-    if path.is_dir() and find_idx_parts(path):
-        return load_idx_folder(path)
-    raise UserError(
-        "Unknown data set.", received=name, allowed=FORMS, hint=did_you_mean(name, [fashion_mnist_mini.NAME])
-    )
+    if path.is_file() and path.suffix == ".parquet":
+        return load_parquet(path)
+    if path.is_dir():
+        if find_idx_parts(path):
+            return load_idx_folder(path)
+        return load_parquet(path) if find_parquet_files(path) else load_image_folder(path)
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    candidates = [child.name for child in beside if child.is_dir() or child.suffix == ".parquet"]
+    hint = did_you_mean(path.name, [fashion_mnist_mini.NAME, *candidates])
+    hub_name = parse_hub_name(name)
+    if path.exists() or hub_name is None or name.startswith(".") or path.suffix == ".parquet":
+        raise UserError("Unknown data set.", received=name, allowed=FORMS, hint=hint)
+    return load_hub(hub_name, hint=hint)

@@ -1,0 +1,93 @@
+"""Whole parts of a source as image sets: decoded once where they are small, on access otherwise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rrm_transfer.data.encoded import EncodedImages, decode, read_header
+from rrm_transfer.data.images import ImageSet, LazyImages, MemoryImages
+
+MEMORY_LIMIT = 4 << 30
+"""Bytes of decoded pixels up to which images of one size are held in memory."""
+
+SURVEYED = 256
+"""Headers read of each part to learn whether its images are grey and of one size."""
+
+CHUNK = 256
+
+
+class EncodedPart(NamedTuple):
+    """A part as it is stored.
+
+    Attributes:
+        encoded: The images.
+        labels: Class indices, ``(N,)`` int64.
+    """
+
+    encoded: EncodedImages
+    labels: Tensor
+
+
+def image_sets(parts: Mapping[str, EncodedPart]) -> dict[str, ImageSet]:
+    """Makes image sets that share channels and, where all images agree, size.
+
+    Raises:
+        UserError: An image is missing or broken.
+    """
+    channels, size = _survey([part.encoded for part in parts.values()])
+    count = sum(len(part.labels) for part in parts.values())
+    if size is not None and count * channels * size[0] * size[1] <= MEMORY_LIMIT:
+        try:
+            return {
+                name: MemoryImages(pixels=_decode_all(part.encoded, channels, size), labels=part.labels)
+                for name, part in parts.items()
+            }
+        except _SizesDifferError:
+            size = None
+    return {
+        name: LazyImages(encoded=part.encoded, labels=part.labels, channels=channels, size=size)
+        for name, part in parts.items()
+    }
+
+
+class _SizesDifferError(Exception):
+    pass
+
+
+def _survey(parts: list[EncodedImages]) -> tuple[int, tuple[int, int] | None]:
+    headers = [
+        read_header(encoded, position)
+        for encoded in parts
+        for position in np.unique(np.linspace(0, len(encoded) - 1, SURVEYED).astype(int)).tolist()
+        if len(encoded)
+    ]
+    sizes = {size for _, size in headers}
+    return max((channels for channels, _ in headers), default=3), sizes.pop() if len(sizes) == 1 else None
+
+
+def _decode_all(encoded: EncodedImages, channels: int, size: tuple[int, int]) -> Tensor:
+    pixels = np.empty((len(encoded), channels, *size), dtype=np.uint8)
+
+    def fill(start: int) -> None:
+        for position in range(start, min(start + CHUNK, len(encoded))):
+            image: npt.NDArray[np.uint8] = decode(encoded, position, channels=channels)
+            if image.shape != pixels.shape[1:]:
+                raise _SizesDifferError
+            pixels[position] = image
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        pending = [pool.submit(fill, start) for start in range(0, len(encoded), CHUNK)]
+        try:
+            for chunk in pending:
+                chunk.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return torch.from_numpy(pixels)

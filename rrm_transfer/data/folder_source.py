@@ -1,0 +1,87 @@
+"""A folder of images by class, as it is or divided into training and evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.names import did_you_mean
+from rrm_transfer.data.decoding import EncodedPart, image_sets
+from rrm_transfer.data.encoded import FileImages
+from rrm_transfer.data.parts import PART_NAMES, SourceParts, choose_parts
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+LAYOUT = "FOLDER/CLASS/image.png, or FOLDER/train/CLASS/image.png with test or val beside train"
+
+
+def load_image_folder(folder: Path) -> SourceParts:
+    """Reads a folder of images by class; classes count in the order of their folders' names.
+
+    Raises:
+        UserError: The folder has another layout, or an empty class, or an image is broken.
+    """
+    divided = [child for child in _folders(folder) if child.name.lower() in PART_NAMES]
+    notes: list[str] = []
+    if divided:
+        others = [child.name for child in _folders(folder) if child not in divided]
+        notes += [f"folders that are not a part of the set are left out: {', '.join(others)}"] * bool(others)
+        folders = {PART_NAMES[child.name.lower()]: child for child in divided}
+        if len(folders) < len(divided):
+            raise UserError(
+                "Two folders stand for the same part.",
+                received=", ".join(str(child) for child in divided),
+                allowed=LAYOUT,
+            )
+    else:
+        folders = {"train": folder}
+    files = {part: _files_by_class(path, notes) for part, path in folders.items()}
+    class_names = tuple(files["train"] if "train" in files else next(iter(files.values())))
+    encoded = {part: _encode(folders[part], files[part], class_names) for part in files}
+    chosen, choices = choose_parts({part: stored.labels for part, stored in encoded.items()})
+    return SourceParts(
+        folder.resolve().name,
+        str(folder),
+        image_sets({role: encoded[part] for role, part in chosen.items()}),
+        class_names=class_names,
+        notes=(*notes, *choices),
+    )
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _files_by_class(folder: Path, notes: list[str]) -> dict[str, list[Path]]:
+    classes = {}
+    skipped = 0
+    for child in _folders(folder):
+        files = [path for path in sorted(child.rglob("*")) if path.is_file() and path.name[0] != "."]
+        classes[child.name] = [path for path in files if path.suffix.lower() in SUFFIXES]
+        skipped += len(files) - len(classes[child.name])
+    empty = [name for name, files in classes.items() if not files]
+    if not classes or len(empty) == len(classes):
+        raise UserError("The folder holds no images by class.", received=folder, allowed=LAYOUT)
+    if empty:
+        raise UserError(
+            f"{len(empty):,} of {len(classes):,} class folders hold no image.",
+            received=f"{folder}: {', '.join(empty[:10])}",
+            allowed=f"files that end in {', '.join(sorted(SUFFIXES))}",
+        )
+    if skipped:
+        notes.append(f"{skipped:,} files in {folder.name} are not images by their names and are left out")
+    return classes
+
+
+def _encode(folder: Path, files: dict[str, list[Path]], class_names: tuple[str, ...]) -> EncodedPart:
+    unknown = sorted(set(files) - set(class_names))
+    if unknown:
+        raise UserError(
+            "A class to evaluate on has no training folder.",
+            received=f"{folder}: {', '.join(unknown[:10])}",
+            hint=did_you_mean(unknown[0], class_names),
+        )
+    labels = [label for label, name in enumerate(class_names) for _ in files.get(name, ())]
+    ordered = [path for name in class_names for path in files.get(name, ())]
+    return EncodedPart(FileImages(folder, ordered), torch.tensor(labels))

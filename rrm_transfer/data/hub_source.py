@@ -1,0 +1,163 @@
+"""Data sets of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.hub import require_hub
+from rrm_transfer.data.disk import require_space
+from rrm_transfer.data.parts import PART_NAMES, SourceParts
+from rrm_transfer.data.tables import find_columns, table_image_sets
+
+if TYPE_CHECKING:
+    import datasets
+
+LOCAL_FORMS = (
+    "fashion-mnist-mini, or a local folder of images by class, parquet file or folder, or idx folder; "
+    "HF_HUB_OFFLINE=1 uses a copy that was downloaded before"
+)
+_NAME = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
+
+
+class HubName(NamedTuple):
+    """``user/name``, optionally with ``:config`` and ``@revision``."""
+
+    repo: str
+    config: str | None
+    revision: str | None
+
+    @property
+    def short(self) -> str:
+        """The repository's own name."""
+        return self.repo.rpartition("/")[2]
+
+
+def parse_hub_name(text: str) -> HubName | None:
+    """Returns the name's parts, None where it cannot be one."""
+    match = _NAME.fullmatch(text)
+    return HubName(match["repo"], match["config"], match["revision"]) if match else None
+
+
+def load_hub(name: HubName, *, hint: str | None = None) -> SourceParts:
+    """Loads a data set of the hub, after checking access, columns and room on the disk.
+
+    In offline mode (``HF_HUB_OFFLINE=1``) only a copy downloaded before can be used.
+
+    Args:
+        name: Of the data set.
+        hint: What else the user may have meant, for messages.
+
+    Raises:
+        UserError: It cannot be reached, does not exist, is gated, is a script, has several
+            configurations, lacks columns, does not fit on the disk, or has a broken image.
+    """
+    import datasets
+    from huggingface_hub import constants
+
+    hint = f"{hint} or use {LOCAL_FORMS}" if hint else f"use {LOCAL_FORMS}"
+    stored_size = 0
+    if not constants.is_offline_mode():
+        require_hub(name.repo, hint=hint)
+        stored_size = _check_access(name, hint)
+    with _explaining(name, hint):
+        builder = datasets.load_dataset_builder(name.repo, name.config, revision=name.revision)
+        if builder.info.features is not None:
+            find_columns(builder.info.features, where=name.repo)
+        if not Path(builder.cache_dir).is_dir():
+            downloaded = builder.info.download_size or stored_size
+            prepared = builder.info.dataset_size or downloaded
+            require_space(downloaded + prepared, Path(builder.cache_dir), what=name.repo)
+        builder.download_and_prepare()
+        splits: dict[str, datasets.Dataset] = builder.as_dataset()
+    return _from_splits(name, splits, builder.info.license or None)
+
+
+def _from_splits(name: HubName, splits: dict[str, datasets.Dataset], licence: str | None) -> SourceParts:
+    known = {PART_NAMES[split]: data for split, data in splits.items() if split in PART_NAMES}
+    left_out = [split for split in splits if split not in PART_NAMES]
+    if not known:
+        raise UserError(
+            "The data set has no part that can be trained or tested on.",
+            received=f"{name.repo}: {', '.join(splits)}",
+            allowed=sorted(PART_NAMES),
+        )
+    columns = find_columns(next(iter(known.values())).features, where=name.repo)
+    tables = {part: (data.data.table, data._fingerprint) for part, data in known.items()}
+    images, notes = table_image_sets(tables, columns, where=name.repo)
+    if left_out:
+        notes = (*notes, f"parts left out: {', '.join(left_out)}")
+    revision = f"@{name.revision}" if name.revision else ""
+    config = f":{name.config}" if name.config else ""
+    return SourceParts(
+        name.short,
+        f"hub: {name.repo}{config}{revision}",
+        images,
+        class_names=columns.class_names,
+        licence=licence,
+        notes=notes,
+    )
+
+
+def _check_access(name: HubName, hint: str) -> int:
+    """Returns the bytes of the repository's files."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    api = HfApi()
+    try:
+        api.auth_check(name.repo, repo_type="dataset")
+        info = api.dataset_info(name.repo, revision=name.revision, files_metadata=True)
+    except GatedRepoError:
+        raise UserError(
+            "The hub gives this data set only to users who accepted its terms.",
+            received=name.repo,
+            hint="accept them on the data set's page, then: hf auth login",
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(
+            "The data set has no such revision.", received=f"{name.repo}@{name.revision}"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            "Unknown data set: neither here nor on the hub.", received=name.repo, hint=hint
+        ) from None
+    return sum(file.size or 0 for file in info.siblings or ())
+
+
+@contextmanager
+def _explaining(name: HubName, hint: str) -> Iterator[None]:
+    """Turns the failures of ``datasets`` that a user can mend into messages."""
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise UserError(
+            "The data set is a script, which the datasets library no longer runs.",
+            received=name.repo,
+            hint=f"try its parquet form: {name.repo}@refs/convert/parquet; or use {LOCAL_FORMS}",
+        ) from error
+    except ValueError as error:
+        if "onfig" not in str(error):
+            raise
+        raise UserError(
+            f"The data set has several configurations. {error}",
+            received=name.repo,
+            hint=f"name one: {name.repo}:CONFIG",
+        ) from error
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise UserError(f"The data set cannot be read: {error}", received=name.repo, hint=hint) from error
+    except (OSError, HfHubHTTPError) as error:
+        raise UserError(
+            f"The data set cannot be had from the hub or its local copy: {error}",
+            received=name.repo,
+            hint=hint,
+        ) from error

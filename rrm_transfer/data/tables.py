@@ -1,0 +1,123 @@
+"""Tables with a column of encoded images and one of class indices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.data.decoding import EncodedPart, image_sets
+from rrm_transfer.data.encoded import ColumnImages
+from rrm_transfer.data.images import ImageSet
+from rrm_transfer.data.parts import choose_parts
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+IMAGE_NAMES = ("image", "img")
+LABEL_NAMES = ("label", "labels", "fine_label", "target", "class")
+
+
+class Columns(NamedTuple):
+    """The two columns that count.
+
+    Attributes:
+        image: Its name.
+        label: Its name.
+        class_names: In the order of the class indices, None where the table does not tell.
+    """
+
+    image: str
+    label: str
+    class_names: tuple[str, ...] | None
+
+
+def find_columns(features: datasets.Features, *, where: str) -> Columns:
+    """Finds an image column and a column of class indices by their types, then by their names.
+
+    Args:
+        features: The table's.
+        where: Names the table in messages.
+
+    Raises:
+        UserError: There is none, or there are several and no customary name decides.
+    """
+    import datasets
+
+    listing = ", ".join(f"{name} ({_type_name(feature)})" for name, feature in features.items())
+
+    def choose(kind: str, candidates: Iterable[str], customary: tuple[str, ...]) -> str:
+        found = list(candidates)
+        preferred = [name for name in customary if name in found]
+        if len(found) != 1 and not preferred:
+            raise UserError(
+                f"{where} has {'several columns' if found else 'no column'} that could hold the {kind}.",
+                received=f"columns: {listing}",
+                allowed=f"one {kind} column, or one of them called {' or '.join(customary)}",
+            )
+        return found[0] if len(found) == 1 else preferred[0]
+
+    image = choose("image", (n for n, f in features.items() if _holds_images(f)), IMAGE_NAMES)
+    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    integers = [name for name, feature in features.items() if _type_name(feature).startswith(("int", "uint"))]
+    label = choose("class label", classes or integers, LABEL_NAMES)
+    names = features[label].names if classes else None
+    return Columns(image, label, tuple(names) if names else None)
+
+
+def table_image_sets(
+    tables: Mapping[str, tuple[pa.Table, str]], columns: Columns, *, where: str
+) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
+    """Makes the image sets to train and test on.
+
+    Args:
+        tables: By part, each with its identity.
+        columns: Where image and label are.
+        where: Names the source in messages.
+
+    Returns:
+        ``train`` and ``test``, as far as they exist; and notes.
+
+    Raises:
+        UserError: A label is missing, or an image is missing or broken.
+    """
+    labels = {
+        part: _read_labels(table.column(columns.label), f"the {part} part of {where}")
+        for part, (table, _) in tables.items()
+    }
+    chosen, notes = choose_parts(labels)
+    encoded = {}
+    for role, part in chosen.items():
+        table, identity = tables[part]
+        images = ColumnImages(
+            table.column(columns.image), origin=f"the {part} part of {where}", identity=identity
+        )
+        encoded[role] = EncodedPart(images, labels[part])
+    return image_sets(encoded), notes
+
+
+def _read_labels(column: pa.ChunkedArray[Any], where: str) -> Tensor:
+    if column.null_count:
+        missing = column.is_null().to_numpy().nonzero()[0]
+        raise UserError(
+            f"{len(missing):,} labels are missing in {where}.", received=f"first at position {missing[0]:,}"
+        )
+    return torch.from_numpy(column.to_numpy().astype("int64"))
+
+
+def _holds_images(feature: Any) -> bool:
+    import datasets
+
+    if isinstance(feature, dict):
+        return "bytes" in feature
+    return isinstance(feature, datasets.Image) or _type_name(feature) in {"binary", "large_binary"}
+
+
+def _type_name(feature: Any) -> str:
+    if isinstance(feature, dict):
+        return "struct"
+    return str(getattr(feature, "dtype", type(feature).__name__))
