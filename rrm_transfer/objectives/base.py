@@ -13,7 +13,9 @@ from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 
-Need = Literal["features", "logits"]
+Need = Literal["features", "logits", "classifier"]
+"""What is asked of a teacher. ``classifier``: no term trains the student's own, so it takes the teacher's."""
+
 Start = Literal["uniform", "gaussian", "noise", "none"]
 PerSampleLoss = Callable[[Tensor], Tensor]
 """Maps pixels ``(B, C, H, W)`` to what an attack ascends, one value per sample, ``(B,)``."""

@@ -49,8 +49,12 @@ class Matching:
 
     @property
     def needs(self) -> frozenset[Need]:
-        wanted: dict[Need, float] = {"features": self.feature_weight, "logits": self.kd_weight}
-        return frozenset(need for need, weight in wanted.items() if weight)
+        wanted: dict[Need, bool] = {
+            "features": self.feature_weight > 0,
+            "logits": self.kd_weight > 0,
+            "classifier": self.kd_weight == self.ce_weight == 0,
+        }
+        return frozenset(need for need, asked in wanted.items() if asked)
 
     def distances(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Returns each chosen distance between representations, ``(B, width)``, by name, ``(B,)``."""
@@ -154,9 +158,8 @@ class AdversarialMatching:
             return cross_entropy(student.logits, step.y)
         if self.ascend == "kl":
             return self.matching.kl(teacher.logits, student.logits)
-        return torch.stack(
-            list(self.matching.distances(student.features, teacher.features).values())
-        ).sum(0)
+        distances = self.matching.distances(student.features, teacher.features)
+        return torch.stack(list(distances.values())).sum(0)
 
 
 _START_SCALES: dict[Start, float] = {"gaussian": 0.001, "noise": 2.0}

@@ -26,8 +26,8 @@ class RRM(Objective):
     Args:
         distance: Between the representations; ``both`` adds the two.
         feature_weight: λ_feat, the weight of the distance.
-        ce_weight: λ_ce, the weight of the cross-entropy; 0 needs no labels, a weight near 1 undoes the
-            transfer.
+        ce_weight: λ_ce, the weight of the cross-entropy; a weight near 1 undoes the transfer. At 0 no labels
+            are used, and without ``kd_weight`` the student takes the teacher's classifier.
         kd_weight: Of ``τ² · KL(T(x) ‖ S(x))``.
         temperature: τ.
         noise: Radius of uniform noise on the student's input, in units of eps; the teacher sees the image
@@ -63,7 +63,7 @@ class RRM(Objective):
 class RRMAdv(Objective):
     """Representation matching on adversarial student inputs: ``D(g_S(x'), g_T(x))``.
 
-    The inner attack is FGSM-RS by default and ascends the same distance, which needs no labels. N-FGSM is
+    The inner attack is FGSM-RS by default and ascends the same distance, without labels. N-FGSM is
     ``start: noise, step_size: 1, clip: false``. The representation in place of the logits of
     RSLAD (Zi et al., ICCV 2021), with the distance of Vaishnavi, Eykholt, Rahmati (USENIX Security 2022).
 
@@ -72,7 +72,8 @@ class RRMAdv(Objective):
         feature_weight: Of the distance.
         kd_weight: Of ``τ² · KL(T(x) ‖ S(x'))``.
         temperature: τ.
-        ce_weight: Of ``CE(S(x'), y)``.
+        ce_weight: Of ``CE(S(x'), y)``. At 0 no labels are used, and without ``kd_weight`` the student takes
+            the teacher's classifier.
         clean_weight: Of the same terms on the clean image, relative to those on the adversarial one.
         ascend: What the attack maximises: ``features`` the distance, ``kl`` the divergence from the teacher's
             clean output at τ, ``ce`` the cross-entropy.
@@ -93,7 +94,7 @@ class RRMAdv(Objective):
         feature_weight: Amount = 1.0,
         kd_weight: Amount = 0.0,
         temperature: Positive = 4.0,
-        ce_weight: Amount = 0.0,
+        ce_weight: Amount = 0.005,
         clean_weight: Amount = 0.0,
         ascend: Ascend = "features",
         steps: Count = 1,

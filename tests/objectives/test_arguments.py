@@ -81,6 +81,8 @@ def test_all_problems_are_told_at_once() -> None:
 def test_needs_follow_the_arguments() -> None:
     assert build_objective("natural").needs == frozenset()
     assert build_objective("rrm").needs == {"features"}
+    assert build_objective("rrm", ce_weight=0).needs == {"features", "classifier"}
+    assert build_objective("rrm", ce_weight=0, kd_weight=1).needs == {"features", "logits"}
     assert build_objective("rrm", kd_weight=1).needs == {"features", "logits"}
     assert build_objective("rrm", feature_weight=0, kd_weight=1).needs == {"logits"}
     assert build_objective("rrm-adv", ascend="kl").needs == {"features", "logits"}

@@ -29,6 +29,12 @@ def test_half_precision_is_measured_in_float32() -> None:
         torch.testing.assert_close(distance(features, target), distance(features.float(), target.float()))
 
 
+def test_cosine_of_short_vectors_is_that_of_the_rrm_code() -> None:
+    short = torch.tensor([[3e-7, 4e-7]], dtype=torch.float64)
+    target = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+    torch.testing.assert_close(cosine_distance(short, target), torch.tensor([0.5], dtype=torch.float64))
+
+
 def test_equal_and_empty_representations_have_finite_gradients() -> None:
     features = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
     for target in (features.clone(), torch.zeros(2, 3)):

@@ -178,7 +178,7 @@ CASES = [
     ),
     Case(
         "rrm-adv",
-        lambda w: relative(w.gS(w.adv), w.gT(w.x)).mean(),
+        lambda w: (relative(w.gS(w.adv), w.gT(w.x)) + 0.005 * ce(w.S(w.adv), w.y)).mean(),
         ascent=Ascent(lambda w, x: relative(w.gS(x), w.gT(w.x)), uniform, 1, ONE_STEP),
     ),
     Case(
@@ -199,7 +199,7 @@ CASES = [
         lambda w: (
             relative(w.gS(w.adv), w.gT(w.x)) + cosine(w.gS(w.adv), w.gT(w.x)) + kl(w.T(w.x), w.S(w.adv), 4.0)
         ).mean(),
-        {"distance": "both", "kd_weight": 1, "start": "noise", "step_size": 1, "clip": False},
+        {"distance": "both", "kd_weight": 1, "ce_weight": 0, "start": "noise", "step_size": 1, "clip": False},
         ascent=Ascent(
             lambda w, x: relative(w.gS(x), w.gT(w.x)) + cosine(w.gS(x), w.gT(w.x)),
             lambda w: w.noise("inner", 2.0),
