@@ -113,7 +113,7 @@ class Objective(ABC):
     def __call__(self, step: Step) -> list[Term]:
         """Computes the loss terms of one batch."""
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Returns what a checkpoint must hold for training to go on exactly; empty for most objectives.
 
         Each tensor's first dimension is the sample's position in this process's part of the global batch.
@@ -121,5 +121,5 @@ class Objective(ABC):
         """
         return {}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Restores what ``state`` returned."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Restores what ``state_dict`` returned."""

@@ -53,8 +53,8 @@ class FreeAT(Objective):
             return known
         return torch.cat([known, like.new_zeros(end - len(known), *like.shape[1:])])
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return {} if self._delta is None else {"delta": self._delta}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self._delta = state["delta"].clone() if "delta" in state else None

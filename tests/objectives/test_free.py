@@ -44,15 +44,15 @@ def test_parts_of_unequal_size_equal_the_whole_batch() -> None:
             part.x, part.y = step.x[rows], step.y[rows]
             part.net.eval()
             use(parts, part)
-    torch.testing.assert_close(parts.state()["delta"], whole.state()["delta"])
+    torch.testing.assert_close(parts.state_dict()["delta"], whole.state_dict()["delta"])
 
 
 def test_state_continues_exactly() -> None:
     straight, stopped, resumed = FreeAT(), FreeAT(), FreeAT()
-    assert straight.state() == {}
+    assert straight.state_dict() == {}
     for objective in (straight, stopped):
         use(objective, make_step())
-    resumed.load_state(stopped.state())
+    resumed.load_state_dict(stopped.state_dict())
     use(stopped, make_step(seed=9))  # what happens after the copy does not reach it
     torch.testing.assert_close(
         use(resumed, make_step(seed=1)), use(straight, make_step(seed=1)), rtol=0, atol=0
@@ -66,4 +66,4 @@ def test_perturbation_stays_in_an_l2_ball_and_outlives_overflow() -> None:
     for _ in range(3):
         x_adv = use(objective, step)
     assert step.threat.size(x_adv - step.x).max() <= 0.5 + 1e-9
-    assert objective.state()["delta"].isfinite().all()
+    assert objective.state_dict()["delta"].isfinite().all()
