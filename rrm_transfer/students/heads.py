@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.students.names import near_classifier
 
 Affine = nn.Linear | nn.Conv2d
 
@@ -126,7 +127,11 @@ def find_head(model: nn.Module, name: str) -> Head:
     """
     get_classifier = getattr(model, "get_classifier", None)
     if get_classifier is None:
-        raise UserError("Not a classifier: the architecture is an encoder without logits.", received=name)
+        raise UserError(
+            "Not a classifier: the architecture is an encoder without logits.",
+            received=name,
+            hint=f"a near alternative is {near_classifier(name)}",
+        )
     classifier = get_classifier()
     parts = classifier if isinstance(classifier, tuple) else (classifier,)
     paths = {id(module): path for path, module in model.named_modules()}

@@ -52,6 +52,13 @@ def resolve_student_name(text: str) -> str:
     )
 
 
+def near_classifier(encoder: str) -> str | None:
+    """Returns the classifier that an encoder's name is made from, or one with a similar name."""
+    others = [name for name in timm.list_models() if name != encoder]
+    origin = max((name for name in others if encoder.startswith(f"{name}_")), key=len, default=None)
+    return origin or next(iter(nearest(encoder, others)), None)
+
+
 def _known_tag(name: str, tag: str) -> str:
     tags = [known for known in get_arch_pretrained_cfgs(name) if known]
     full = {known.partition(".")[2] for known in tags} - {""}
