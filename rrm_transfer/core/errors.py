@@ -1,4 +1,4 @@
-"""The one class for a mistake that the user can mend."""
+"""The one class for a mistake that the user can mend, and the end of a run that was asked to stop."""
 
 from __future__ import annotations
 
@@ -58,3 +58,7 @@ class RecipeError(UserError):
             f"The recipe has {count} problem{'s' if count != 1 else ''}:\n{listing}",
             hint=hint or "rrm-transfer recipes validate FILE checks a recipe without running it",
         )
+
+
+class Interrupted(Exception):
+    """A run was asked to stop, and its state is saved."""

@@ -42,6 +42,7 @@ class TeacherSection(Section):
         arch: The architecture of a weights file, where its keys do not tell it.
         weights: A local file that replaces a download.
         normalisation: ``none``, ``imagenet``, ``cifar10`` or ``mean/std``, where the source does not tell it.
+        features_only: Whether its classifier is left aside, so that its classes need not be the data's.
         check: Whether clean and short-PGD accuracy are measured before training.
     """
 
@@ -49,6 +50,7 @@ class TeacherSection(Section):
     arch: str | None = None
     weights: Path | None = None
     normalisation: str | None = None
+    features_only: bool = False
     check: bool = True
 
 
@@ -156,7 +158,7 @@ class TrainSection(Section):
         warmup_epochs: Linear warm-up of the learning rate from zero.
         eps_warmup_epochs: Linear warm-up of the training attack's eps from zero.
         clip_grad: Largest gradient norm.
-        precision: ``bf16`` and ``fp16`` are autocast; weights and losses stay float32.
+        precision: ``bf16`` is autocast; weights and losses stay float32.
         channels_last: Memory format of the student's images and weights.
         checkpoint_every: Optimiser steps between checkpoints.
         log_every: Optimiser steps between log lines.
@@ -176,7 +178,7 @@ class TrainSection(Section):
     warmup_epochs: Quantity | None = None
     eps_warmup_epochs: Quantity = 0.0
     clip_grad: Positive | None = None
-    precision: Literal["float32", "bf16", "fp16"] | None = None
+    precision: Literal["float32", "bf16"] | None = None
     channels_last: bool | None = None
     checkpoint_every: Count = 500
     log_every: Count = 20

@@ -1,0 +1,68 @@
+"""The abilities of the command line for Python: transfer, teach, evaluate, load_student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rrm_transfer.engine.evaluate_job import evaluate
+from rrm_transfer.engine.job import RunResult
+from rrm_transfer.engine.job import run as _run
+from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.recipe.loading import read_recipe
+from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.report.card import write_card
+from rrm_transfer.students.loading import load_student
+
+__all__ = ["Recipe", "RunResult", "evaluate", "load_student", "read_recipe", "teach", "transfer"]
+
+
+def transfer(
+    recipe: Recipe,
+    *,
+    allow_code: bool = False,
+    narrator: Narrator | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> RunResult:
+    """Trains a student to inherit a teacher's robustness, measures it and exports it.
+
+    Args:
+        recipe: What to do; see ``read_recipe``.
+        allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
+        narrator: Says what happens; None: nobody.
+        overwrite: Replaces a run that stands in the output folder.
+        resume: Continues the run that stands there; starts where there is none.
+
+    Raises:
+        UserError: The recipe cannot be run as it is.
+        Interrupted: The run was asked to stop; ``resume`` continues it.
+    """
+    return _run(
+        recipe, publish=_publish, allow_code=allow_code, narrator=narrator, overwrite=overwrite, resume=resume
+    )
+
+
+def teach(
+    recipe: Recipe,
+    *,
+    narrator: Narrator | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> RunResult:
+    """Trains a robust teacher from scratch; its run folder is a teacher for ``transfer``.
+
+    Args:
+        recipe: With an objective that needs no teacher.
+        narrator: Says what happens; None: nobody.
+        overwrite: Replaces a run that stands in the output folder.
+        resume: Continues the run that stands there; starts where there is none.
+
+    Raises:
+        UserError: The recipe cannot be run as it is.
+        Interrupted: The run was asked to stop; ``resume`` continues it.
+    """
+    return _run(recipe, role="teacher", publish=_publish, narrator=narrator, overwrite=overwrite, resume=resume)
+
+
+def _publish(result: RunResult) -> None:
+    write_card(result, Path(result.folder) / "README.md")

@@ -1,0 +1,63 @@
+"""``rrm-transfer recipes``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rrm_transfer.cli import options
+from rrm_transfer.cli.output import print_json
+from rrm_transfer.core.errors import UserError
+
+app = typer.Typer(help="The recipes that come with the package.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="A recipe's name or YAML file.")]
+
+
+@app.command("ls")
+def list_recipes(as_json: options.AsJson = False) -> None:
+    """List them, each with its description."""
+    from rrm_transfer.recipe.loading import read_recipe
+    from rrm_transfer.recipe.shelf import recipe_names
+
+    found = {name: read_recipe(name).description for name in recipe_names()}
+    if as_json:
+        print_json(found)
+    else:
+        width = max(map(len, found))
+        for name, description in found.items():
+            typer.echo(f"{name:<{width}}  {description}")
+
+
+@app.command("show")
+def show(name: Name) -> None:
+    """Print one, comments included."""
+    from rrm_transfer.recipe.shelf import find_recipe
+
+    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+
+
+@app.command("cp")
+def copy(name: Name, target: Annotated[Path, typer.Argument(help="File to write.")]) -> None:
+    """Copy one, to change it."""
+    from rrm_transfer.recipe.shelf import find_recipe
+
+    source = find_recipe(name)
+    if target.exists():
+        raise UserError("The file exists already.", received=target, hint="another name")
+    shutil.copyfile(source, target)
+    typer.echo(str(target))
+
+
+@app.command("validate")
+def validate(name: Name, overrides: options.Overrides = None) -> None:
+    """Check one without running it; every problem is named."""
+    from rrm_transfer.recipe.loading import read_recipe
+
+    read_recipe(name, overrides or [])
+    from rrm_transfer.engine.assembly import check_names
+
+    check_names(read_recipe(name, overrides or []))
+    typer.echo(f"{name}: valid")

@@ -1,0 +1,70 @@
+"""From the options of ``run`` and ``teach`` to a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rrm_transfer.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rrm_transfer.recipe.schema import Recipe
+
+
+def request(
+    *,
+    recipe: str | None,
+    base: str,
+    overrides: Iterable[str],
+    sections: dict[str, dict[str, Any]],
+    **top_level: Any,
+) -> Recipe:
+    """Builds the recipe that a command line asks for.
+
+    A named recipe is taken whole and changed. Without one, naming a teacher or a student starts from an
+    empty recipe, in which everything that is not named is automatic, and only the other of the two comes
+    from ``base``; naming neither runs ``base`` itself.
+
+    Args:
+        recipe: As given to ``--recipe``.
+        base: The recipe of a command without arguments.
+        overrides: As given to ``--set``; they win over everything else.
+        sections: Options by recipe section; None values were not given.
+        top_level: Options that are recipe keys themselves; None values were not given.
+    """
+    from rrm_transfer.recipe.loading import build_recipe, read_recipe
+
+    given = {
+        section: {key: value for key, value in options.items() if value is not None}
+        for section, options in sections.items()
+    }
+    content = read_recipe(recipe or base).model_dump(exclude_unset=True)
+    named = {part for part in ("teacher", "student") if "name" in given.get(part, {})}
+    if named and recipe is None:
+        kept = {part: content[part] for part in ("teacher", "student") if part in content and part not in named}
+        content = {"name": "transfer" if "teacher" in content else "teacher", **kept}
+    for part in named:
+        # Arguments, weights and normalisation belong to the network that they were written for.
+        content[part] = {}
+    for section, options in given.items():
+        if options:
+            content.setdefault(section, {}).update(options)
+    content |= {key: value for key, value in top_level.items() if value is not None}
+    return build_recipe(content, overrides)
+
+
+def key_values(pairs: Iterable[str]) -> dict[str, Any] | None:
+    """Reads ``key=value`` options; values are YAML scalars. None where there are none.
+
+    Raises:
+        UserError: One is not of this form.
+    """
+    import yaml
+
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UserError("Not an argument.", received=pair, allowed="key=value")
+        result[key] = yaml.safe_load(value)
+    return result or None

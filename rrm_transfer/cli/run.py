@@ -1,0 +1,101 @@
+"""``rrm-transfer run``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rrm_transfer.cli import options
+from rrm_transfer.cli.output import is_first_process, narrator, print_json
+from rrm_transfer.cli.request import key_values, request
+
+
+def run(
+    teacher: options.Teacher = None,
+    student: options.Student = None,
+    dataset: options.Dataset = None,
+    objective: Annotated[str | None, typer.Option(help="What is minimised: rrm, natural, pgd-at, …")] = None,
+    help_objective: Annotated[
+        bool, typer.Option("--help-objective", help="List the arguments of --objective and stop.")
+    ] = False,
+    recipe: options.RecipeName = None,
+    overrides: options.Overrides = None,
+    output: options.Output = None,
+    overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
+    seed: options.Seed = None,
+    pretrained: options.Pretrained = None,
+    student_arg: options.StudentArgs = None,
+    control: Annotated[
+        bool | None,
+        typer.Option("--control/--no-control", help="Train the undefended control too.", show_default=False),
+    ] = None,
+    skip_teacher_check: Annotated[
+        bool, typer.Option("--skip-teacher-check", help="Do not measure the teacher before training.")
+    ] = False,
+    teacher_arch: options.TeacherArch = None,
+    teacher_weights: options.TeacherWeights = None,
+    teacher_normalisation: options.TeacherNormalisation = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Transfer a teacher's robustness into a student: train, evaluate, export.
+
+    Without arguments: the quickstart, offline on embedded data.
+
+    Examples:
+
+        rrm-transfer run
+
+        rrm-transfer run --teacher robust_resnet50 --student vit_small --dataset /data/imagenet
+
+        rrm-transfer run --student test_vit --set train.epochs=20 --output runs/vit
+
+        accelerate launch -m rrm_transfer run --recipe quickstart
+    """
+    if help_objective:
+        _print_objective(objective or "rrm")
+        return
+    wanted = request(
+        recipe=recipe,
+        base="quickstart",
+        overrides=overrides or [],
+        sections={
+            "teacher": {
+                "name": teacher,
+                "arch": teacher_arch,
+                "weights": teacher_weights,
+                "normalisation": teacher_normalisation,
+                "check": False if skip_teacher_check else None,
+            },
+            "student": {"name": student, "pretrained": pretrained, "args": key_values(student_arg or [])},
+            "data": {"name": dataset},
+            "objective": {"name": objective},
+            "control": {"enabled": control},
+        },
+        seed=seed,
+        output=output,
+    )
+    from rrm_transfer import api
+    from rrm_transfer.report.table import print_result, result_document
+
+    result = api.transfer(
+        wanted,
+        allow_code=teacher_arch is not None,
+        narrator=narrator(quiet),
+        overwrite=overwrite,
+        resume=resume,
+    )
+    if is_first_process():
+        if as_json:
+            print_json(result_document(result))
+        else:
+            print_result(result)
+
+
+def _print_objective(name: str) -> None:
+    from rrm_transfer.objectives import objective_arguments
+    from rrm_transfer.report.table import print_arguments
+
+    print_arguments(name, objective_arguments(name))

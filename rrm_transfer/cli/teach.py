@@ -1,0 +1,57 @@
+"""``rrm-transfer teach``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rrm_transfer.cli import options
+from rrm_transfer.cli.output import is_first_process, narrator, print_json
+from rrm_transfer.cli.request import key_values, request
+
+
+def teach(
+    student: options.Student = None,
+    dataset: options.Dataset = None,
+    objective: Annotated[str | None, typer.Option(help="pgd-at, trades, fast-at, …")] = None,
+    recipe: options.RecipeName = None,
+    overrides: options.Overrides = None,
+    output: options.Output = None,
+    overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
+    seed: options.Seed = None,
+    pretrained: options.Pretrained = None,
+    student_arg: options.StudentArgs = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a robust teacher by adversarial training; its run folder is a --teacher.
+
+    Examples:
+
+        rrm-transfer teach --recipe fashion-mnist-teacher --dataset /data/fashion-mnist
+
+        rrm-transfer teach --student resnet18 --dataset cifar10 --objective pgd-at
+    """
+    wanted = request(
+        recipe=recipe,
+        base="fashion-mnist-teacher",
+        overrides=overrides or [],
+        sections={
+            "student": {"name": student, "pretrained": pretrained, "args": key_values(student_arg or [])},
+            "data": {"name": dataset},
+            "objective": {"name": objective},
+        },
+        seed=seed,
+        output=output,
+    )
+    from rrm_transfer import api
+    from rrm_transfer.report.table import print_result, result_document
+
+    result = api.teach(wanted, narrator=narrator(quiet), overwrite=overwrite, resume=resume)
+    if is_first_process():
+        if as_json:
+            print_json(result_document(result))
+        else:
+            print_result(result)

@@ -1,0 +1,268 @@
+"""From a recipe to the parts of a run, with everything automatic filled in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import timm
+import torch
+
+from rrm_transfer.core.errors import RecipeError, UserError
+from rrm_transfer.core.quantities import format_eps
+from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.data.augment import Augmentation
+from rrm_transfer.data.fit import Fit, choose_fit
+from rrm_transfer.data.images import DataSet
+from rrm_transfer.data.loader import TrainingLoader
+from rrm_transfer.data.sources import load_dataset_by_name
+from rrm_transfer.engine.optimisation import Optimisation
+from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.engine.runtime import Runtime, automatic_precision
+from rrm_transfer.engine.training import TrainingPlan
+from rrm_transfer.objectives import argument_problems, build_objective, objective_arguments
+from rrm_transfer.objectives.base import Objective
+from rrm_transfer.recipe.defaults import SMALL_IMAGE, Kind, fill_in, training_defaults
+from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.students.names import resolve_student_name
+from rrm_transfer.students.student import Student, build_student, kind_of
+from rrm_transfer.teachers.loading import load_teacher
+from rrm_transfer.teachers.teacher import Teacher
+from rrm_transfer.teachers.zoo import zoo_entry
+
+LARGE_DEFAULT_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of a run.
+
+    Attributes:
+        recipe: Resolved: nothing automatic is left.
+        data: Images and labels.
+        fit: How images are brought to the student's input size.
+        teacher: None for training from scratch.
+        threat: Of training and evaluation.
+    """
+
+    recipe: Recipe
+    data: DataSet
+    fit: Fit
+    teacher: Teacher | None
+    threat: ThreatModel
+
+    def student(self) -> Student:
+        """Builds the student with its initial weights; equal calls build equal students."""
+        return make_student(
+            self.recipe, self.data, self.fit.size, None if self.teacher is None else self.teacher.width
+        )
+
+    def objective(self) -> Objective:
+        """Builds the recipe's objective."""
+        return build_objective(self.recipe.objective.name, **self.recipe.objective.arguments)
+
+    def loader(self, runtime: Runtime) -> TrainingLoader:
+        """Builds this process's stream of training batches."""
+        train, data = self.recipe.train, self.recipe.data
+        assert train.global_batch_size is not None
+        assert data.augmentation is not None
+        return TrainingLoader(
+            self.data.train,
+            fit=self.fit,
+            augmentation=Augmentation(**data.augmentation.model_dump()),
+            global_batch_size=train.global_batch_size,
+            seed=self.recipe.seed,
+            rank=runtime.rank,
+            world=runtime.world,
+            device=runtime.device,
+            workers=data.workers,
+        )
+
+    def plan(self, phase: str, epochs: int) -> TrainingPlan:
+        """Makes the plan of one training phase."""
+        train = self.recipe.train.model_dump()
+        names = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "min_lr", "milestones")
+        optimisation = Optimisation(
+            **{name: train[name] for name in (*names, "decay_rate", "warmup_epochs")},
+        )
+        return TrainingPlan(
+            phase=phase,
+            epochs=epochs,
+            optimisation=optimisation,
+            threat=self.threat,
+            seed=self.recipe.seed,
+            **{
+                name: train[name]
+                for name in (
+                    "accumulation", "eps_warmup_epochs", "clip_grad", "precision", "channels_last",
+                    "checkpoint_every", "log_every",
+                )
+            },
+        )  # fmt: skip
+
+
+def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code: bool = False) -> Assembly:
+    """Builds the parts of a run and resolves its recipe.
+
+    Raises:
+        UserError: A name, a file or a combination cannot be used; nothing was written.
+    """
+    asked = recipe.student.name
+    recipe = check_names(recipe)
+    if recipe.student.name != asked:
+        narrator.note(f"student {asked}: {recipe.student.name}")
+    needs = build_objective(recipe.objective.name, **recipe.objective.arguments).needs
+    entry = zoo_entry(recipe.teacher.name) if recipe.teacher is not None else None
+
+    if recipe.data.name is None:
+        if entry is None or entry.dataset is None:
+            raise UserError("The data set is not known.", hint="name it: --dataset D (or data.name in the recipe)")
+        recipe.data.name = entry.dataset
+    threat = recipe.threat
+    threat.norm = threat.norm or (entry.norm if entry else None) or "Linf"
+    threat.eps = threat.eps or (entry.eps if entry else None) or 8 / 255
+
+    with runtime.main_first():
+        data = load_dataset_by_name(recipe.data.name, held_out=recipe.data.held_out, seed=recipe.seed)
+    for note in data.notes:
+        narrator.note(f"data: {note}")
+    recipe.data.image_size = recipe.data.image_size or automatic_size(data)
+    fit = choose_fit(data.train.size, recipe.data.image_size)
+    narrator.note(f"data: {data.name}, {len(data.train)} training and {len(data.test)} test images, {fit}")
+
+    teacher = None
+    if needs:
+        if recipe.teacher is None:
+            raise UserError(
+                f"The objective {recipe.objective.name!r} needs a teacher.", hint="name it: --teacher T"
+            )
+        with runtime.main_first():
+            teacher = _load_teacher(recipe, data, fit, allow_code=allow_code)
+        _check_fits(teacher, data, recipe, logits="logits" in needs)
+        narrator.note(
+            f"teacher: {teacher.name}, {teacher.architecture}, width {teacher.width}, "
+            f"normalisation {teacher.provenance['normalisation']}, {teacher.provenance['view']}"
+        )
+    else:
+        recipe.teacher = None
+
+    kind = _kind(recipe.student.name)
+    row = training_defaults(kind, fit.size)
+    if recipe.student.pretrained is None:
+        recipe.student.pretrained = row.pretrained and recipe.student.weights is None
+    student = make_student(recipe, data, fit.size, None if teacher is None else teacher.width)
+    for note in student.notes:
+        narrator.note(f"student: {note}")
+    recipe.student.args = {**student.model_args, **({"stem": student.stem} if student.stem else {})}
+    recipe = fill_in(recipe, row, precision=automatic_precision())
+    if recipe.train.channels_last is None:
+        recipe.train.channels_last = kind == "convolutional"
+    recipe.evaluate.eps = recipe.evaluate.eps or [threat.eps]
+    runtime.check_divisible(recipe.train.global_batch_size or 1, recipe.train.accumulation)
+    narrator.note(_training_line(recipe, row.source, kind))
+    return Assembly(recipe, data, fit, teacher, ThreatModel(threat.norm, threat.eps))
+
+
+def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | None) -> Student:
+    """Builds the recipe's student for ``data``."""
+    return build_student(
+        recipe.student.name,
+        num_classes=data.num_classes,
+        channels=data.channels,
+        image_size=image_size,
+        feature_width=width,
+        pretrained=bool(recipe.student.pretrained),
+        weights=recipe.student.weights,
+        args=recipe.student.args,
+        projection=recipe.student.projection,
+        seed=recipe.seed,
+    )
+
+
+def check_names(recipe: Recipe) -> Recipe:
+    """Checks what needs no data: the student's name, the objective and its arguments.
+
+    Returns:
+        A copy with the exact student name and every argument of the objective.
+
+    Raises:
+        UserError: A name is unknown or an argument is wrong.
+    """
+    recipe = recipe.model_copy(deep=True)
+    recipe.student.name = resolve_student_name(recipe.student.name)
+    _check_objective(recipe)
+    return recipe
+
+
+def _check_objective(recipe: Recipe) -> None:
+    name, arguments = recipe.objective.name, recipe.objective.arguments
+    problems = argument_problems(name, arguments)
+    if problems:
+        raise RecipeError(
+            [(f"objective.{p.argument}", f"{p.error.what} Allowed: {p.error.allowed}") for p in problems],
+            hint=f"rrm-transfer run --objective {name} --help-objective lists its arguments",
+        )
+    for argument in objective_arguments(name):
+        if argument.name not in arguments:
+            setattr(recipe.objective, argument.name, argument.default)
+
+
+def _kind(architecture: str) -> Kind:
+    with torch.device("meta"):
+        return kind_of(timm.create_model(architecture))
+
+
+def automatic_size(data: DataSet) -> int:
+    """Returns the native size of small square images, rounded up to a multiple of 8, else 224."""
+    size = data.train.size
+    if size is None or max(size) > SMALL_IMAGE:
+        return LARGE_DEFAULT_SIZE
+    return -(-max(size) // 8) * 8
+
+
+def _load_teacher(recipe: Recipe, data: DataSet, fit: Fit, *, allow_code: bool) -> Teacher:
+    section = recipe.teacher
+    assert section is not None
+    return load_teacher(
+        section.name,
+        arch=section.arch,
+        weights=section.weights,
+        normalisation=section.normalisation,
+        channels=data.channels,
+        image_size=fit.size,
+        features_only=section.features_only,
+        allow_code=allow_code,
+    )
+
+
+def _check_fits(teacher: Teacher, data: DataSet, recipe: Recipe, *, logits: bool) -> None:
+    section = recipe.teacher
+    assert section is not None
+    if logits and teacher.num_classes is None:
+        raise UserError(
+            f"The objective {recipe.objective.name!r} needs logits, and the teacher has no classifier.",
+            received=teacher.name,
+            hint="an objective that matches features only, such as rrm",
+        )
+    if teacher.num_classes == data.num_classes or (section.features_only and not logits):
+        return
+    raise UserError(
+        "The teacher's classes do not fit the data.",
+        received=f"{teacher.num_classes} classes of {teacher.name}, {data.num_classes} of {data.name}",
+        allowed="the same number of classes, in the same order",
+        hint="another --dataset, or --set teacher.features_only=true to match representations alone"
+        if not logits
+        else "another --dataset, or an objective that matches features only, such as rrm",
+    )
+
+
+def _training_line(recipe: Recipe, source: str, kind: str) -> str:
+    train = recipe.train
+    assert train.lr is not None
+    assert recipe.threat.eps is not None
+    return (
+        f"training: {kind} student at {recipe.data.image_size} px, {train.epochs} epochs of batches of "
+        f"{train.global_batch_size}, {train.optimizer} lr {train.lr:g} ({train.schedule}), "
+        f"weight decay {train.weight_decay:g}, {train.precision}, "
+        f"{'pretrained' if recipe.student.pretrained else 'from scratch'}; "
+        f"threat {recipe.threat.norm} {format_eps(recipe.threat.eps)}  [defaults: {source}]"
+    )

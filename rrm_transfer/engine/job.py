@@ -1,0 +1,278 @@
+"""A whole run: teacher check, control, student, evaluation, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rrm_transfer import __version__
+from rrm_transfer.data.loader import evaluation_batches
+from rrm_transfer.engine.assembly import Assembly, assemble
+from rrm_transfer.engine.checkpoints import Checkpoints
+from rrm_transfer.engine.evaluation import PGDSpec, balanced_sample, measure
+from rrm_transfer.engine.interruption import StopRequest
+from rrm_transfer.engine.metrics import Metrics, Role, Row, read_metrics
+from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.engine.run_folder import RunFolder
+from rrm_transfer.engine.runtime import Runtime
+from rrm_transfer.engine.teacher_check import check_teacher
+from rrm_transfer.engine.training import Trainer, TrainingResult
+from rrm_transfer.objectives import build_objective
+from rrm_transfer.objectives.base import Objective
+from rrm_transfer.recipe.loading import dump_recipe
+from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.students.saving import save_student
+from rrm_transfer.students.student import Student
+
+_SAMPLE = 8
+"""Test images on which the exported network must answer like the trained one."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made.
+
+    Attributes:
+        folder: The run folder.
+        metrics: Contents of metrics.json.
+        recipe: Resolved.
+        provenance: How the student was made: teacher, objective, threat model, data.
+        load_line: Python that loads the student.
+    """
+
+    folder: Path
+    metrics: Metrics
+    recipe: Recipe
+    provenance: dict[str, Any]
+    load_line: str
+
+
+def run(
+    recipe: Recipe,
+    *,
+    publish: Callable[[RunResult], None],
+    role: Role = "student",
+    allow_code: bool = False,
+    narrator: Narrator | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> RunResult:
+    """Trains, evaluates and exports what the recipe describes.
+
+    Args:
+        recipe: Values left automatic are filled in.
+        publish: Writes what people read into the run folder; called last, before the run counts as finished.
+        role: ``student``, or ``teacher`` where a robust teacher is made from scratch.
+        allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
+        narrator: Says what happens; None: nobody.
+        overwrite: Replaces a run that stands in the output folder.
+        resume: Continues the run that stands there; starts where there is none.
+
+    Raises:
+        UserError: The recipe cannot be run as it is.
+        Interrupted: The run was asked to stop; ``resume`` continues it.
+    """
+    runtime = Runtime()
+    narrator = narrator if narrator is not None and runtime.is_main else Narrator()
+    folder = RunFolder(_output(recipe, runtime))
+    folder.check(overwrite=overwrite, resume=resume)
+    assembly = assemble(recipe, runtime, narrator, allow_code=allow_code)
+    assembly.recipe.output = folder.path
+    resume = resume and folder.is_started
+    if resume:
+        folder.check_same(dump_recipe(assembly.recipe), processes=runtime.world)
+    job = _Job(assembly, runtime, narrator, folder, role)
+    student = assembly.student()
+    teacher_rows = job.teacher_check()
+    if runtime.is_main and not resume:
+        folder.open(dump_recipe(assembly.recipe), processes=runtime.world, overwrite=overwrite)
+    runtime.barrier()
+    narrator.note(f"run folder: {folder.path}")
+    with StopRequest() as stop:
+        return job.execute(student, teacher_rows, stop, publish, resume=resume)
+
+
+class _Job:
+    def __init__(
+        self, assembly: Assembly, runtime: Runtime, narrator: Narrator, folder: RunFolder, role: Role
+    ) -> None:
+        self.assembly = assembly
+        self.recipe = assembly.recipe
+        self.runtime = runtime
+        self.narrator = narrator
+        self.folder = folder
+        self.role = role
+        data, evaluate = assembly.data, assembly.recipe.evaluate
+        self.indices = balanced_sample(data.test.labels, evaluate.images)
+        self.images = data.test if self.indices is None else data.test.select(self.indices)
+        self.specs = [
+            PGDSpec(assembly.threat.with_eps(eps), evaluate.steps, evaluate.restarts)
+            for eps in evaluate.eps or []
+        ]
+
+    def log(self, event: str, facts: dict[str, Any]) -> None:
+        if self.runtime.is_main:
+            self.folder.log(event, facts)
+
+    def teacher_check(self) -> list[Row]:
+        """Returns the rows of the teacher check, none where there is nothing to check."""
+        teacher, section = self.assembly.teacher, self.recipe.teacher
+        if teacher is None or section is None or not section.check:
+            return []
+        if teacher.num_classes != self.assembly.data.num_classes:
+            self.narrator.note("teacher check: left out, only its representation is used")
+            return []
+        return check_teacher(
+            teacher,
+            self.assembly.data,
+            self.assembly.threat,
+            fit=self.assembly.fit,
+            batch_size=self.recipe.evaluate.batch_size,
+            published=teacher.published,
+            runtime=self.runtime,
+            narrator=self.narrator,
+        )
+
+    def execute(
+        self,
+        student: Student,
+        teacher_check: list[Row],
+        stop: StopRequest,
+        publish: Callable[[RunResult], None],
+        *,
+        resume: bool,
+    ) -> RunResult:
+        recipe, rows = self.recipe, list(teacher_check)
+        timing: dict[str, Any] = {}
+        if self.assembly.teacher is not None:
+            teacher_rows, timing["teacher"] = self._teacher_rows()
+            rows += teacher_rows
+        if recipe.control.enabled:
+            control = self.assembly.student()
+            plain = build_objective("natural")
+            timing["control"] = self._train("control", control, plain, recipe.control.epochs, stop, resume=resume)
+            rows += self._measure(control, "control")
+        objective = self.assembly.objective()
+        timing[self.role] = self._train("student", student, objective, recipe.train.epochs, stop, resume=resume)
+        rows += self._measure(student, self.role)
+        self.log("evaluated", {"rows": len(rows)})
+        metrics = Metrics(rows, self.indices, self.images.fingerprint, timing)
+        result = RunResult(self.folder.path, metrics, recipe, self._provenance(), self._load_line(student))
+        if self.runtime.is_main:
+            self._export(student)
+            publish(result)
+            metrics.write(self.folder.metrics)
+        self.runtime.barrier()
+        return result
+
+    def _load_line(self, student: Student) -> str:
+        if student.stock:
+            return f'timm.create_model("local-dir:{self.folder.student}", pretrained=True)'
+        return f'rrm_transfer.load_student("{self.folder.student}")'
+
+    def _train(
+        self,
+        phase: str,
+        student: Student,
+        objective: Objective,
+        epochs: int | None,
+        stop: StopRequest,
+        *,
+        resume: bool,
+    ) -> dict[str, Any]:
+        assert epochs is not None
+        trainer = Trainer(
+            self.assembly.plan(phase, epochs),
+            runtime=self.runtime,
+            student=student,
+            teacher=self.assembly.teacher if objective.needs else None,
+            objective=objective,
+            loader=self.assembly.loader(self.runtime),
+            checkpoints=Checkpoints(self.folder.checkpoints, phase, self.narrator.warn),
+            narrator=self.narrator,
+            log=self.log,
+        )
+        result = trainer.run(stop, resume=resume)
+        self.log("trained", {"phase": phase, "step": result.steps, "seconds": round(result.seconds, 3)})
+        return {
+            "train_seconds": result.seconds,
+            "steps": result.steps,
+            "epochs": epochs,
+            "images_per_s": result.images_per_second,
+        }
+
+    def _measure(self, model: torch.nn.Module, role: Role) -> list[Row]:
+        return measure(
+            model,
+            self.images,
+            self.specs,
+            role=role,
+            split="test",
+            fit=self.assembly.fit,
+            batch_size=self.recipe.evaluate.batch_size,
+            seed=self.recipe.seed,
+            runtime=self.runtime,
+            narrator=self.narrator,
+        )
+
+    def _teacher_rows(self) -> tuple[list[Row], dict[str, Any]]:
+        """Returns the teacher's test rows and timing: its own published ones where they are the same measurement."""
+        teacher = self.assembly.teacher
+        assert teacher is not None
+        known = None if teacher.metrics is None else read_metrics(teacher.metrics)
+        timing = {} if known is None else known.timing.get("teacher", {})
+        if known is not None and known.data == self.images.fingerprint:
+            rows = [row for row in known.of("teacher") if row.measurement in self._measurements()]
+            if len(rows) == 1 + len(self.specs):
+                self.narrator.note(f"teacher: test figures taken from the metrics that {teacher.name} comes with")
+                return rows, timing
+        if teacher.num_classes != self.assembly.data.num_classes:
+            return [], timing
+        return self._measure(teacher, "teacher"), timing
+
+    def _measurements(self) -> set[tuple[object, ...]]:
+        count = len(self.images)
+        attacks = [(s.threat.norm, s.threat.eps, s.steps, s.restarts) for s in self.specs]
+        return {
+            ("test", "none", None, None, None, None, count),
+            *(("test", "pgd", *attack, count) for attack in attacks),
+        }
+
+    def _export(self, student: Student) -> None:
+        data = self.assembly.data
+        few = self.images.select(list(range(min(_SAMPLE, len(self.images)))))
+        batches = evaluation_batches(few, fit=self.assembly.fit, batch_size=_SAMPLE, device=torch.device("cpu"))
+        save_student(
+            student.cpu(),
+            self.folder.student,
+            sample=next(iter(batches)).x,
+            class_names=data.class_names,
+            licence=None,
+            rrm=self._provenance(),
+        )
+
+    def _provenance(self) -> dict[str, Any]:
+        recipe, teacher = self.recipe, self.assembly.teacher
+        return {
+            "version": __version__,
+            "role": self.role,
+            "recipe": recipe.name,
+            "objective": recipe.objective.model_dump(mode="json"),
+            "threat": {"norm": self.assembly.threat.norm, "eps": self.assembly.threat.eps},
+            "dataset": self.assembly.data.name,
+            "fit": self.assembly.fit.describe(self.assembly.data.test.size),
+            "teacher": None if teacher is None else {"name": teacher.name, "sha256": teacher.provenance["sha256"]},
+        }
+
+
+def _output(recipe: Recipe, runtime: Runtime) -> Path:
+    if recipe.output is not None:
+        return recipe.output
+    stamp = runtime.from_main(datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
+    name = f"{recipe.name}-{recipe.student.name}-{stamp}".replace("/", "-")
+    return Path("runs") / name

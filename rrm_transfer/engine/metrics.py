@@ -1,0 +1,118 @@
+"""The form of metrics.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.files import write_text
+from rrm_transfer.core.quantities import Proportion
+
+SCHEMA = 1
+Role = Literal["teacher", "control", "student"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One accuracy.
+
+    Attributes:
+        model: ``teacher``, ``control`` or ``student``.
+        split: Of the data set.
+        attack: ``none``, ``pgd``, …
+        norm: None for attack ``none``.
+        eps: In pixel units; None for attack ``none``.
+        steps: Of the attack.
+        restarts: Of the attack.
+        correct: Images still classified correctly.
+        count: Images tried.
+        accuracy: ``correct / count``.
+        low: Lower end of the 95 % Wilson interval.
+        high: Upper end.
+    """
+
+    model: str
+    split: str
+    attack: str
+    norm: str | None
+    eps: float | None
+    steps: int | None
+    restarts: int | None
+    correct: int
+    count: int
+    accuracy: float
+    low: float
+    high: float
+
+    @property
+    def measurement(self) -> tuple[object, ...]:
+        """What was measured, apart from the model and the result."""
+        return (self.split, self.attack, self.norm, self.eps, self.steps, self.restarts, self.count)
+
+
+def row(
+    model: str,
+    split: str,
+    proportion: Proportion,
+    *,
+    attack: str = "none",
+    norm: str | None = None,
+    eps: float | None = None,
+    steps: int | None = None,
+    restarts: int | None = None,
+) -> Row:
+    """Makes a row with its accuracy and interval."""
+    low, high = proportion.interval()
+    return Row(
+        model, split, attack, norm, eps, steps, restarts,
+        proportion.correct, proportion.count, proportion.value, low, high,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The contents of metrics.json.
+
+    Attributes:
+        rows: Accuracies.
+        indices: Positions of the measured images in the test split; None: all of it.
+        data: Fingerprint of the measured images.
+        timing: Per model: seconds of training, steps, images per second.
+        checks: ``{name, status, figure, limit}`` each.
+    """
+
+    rows: list[Row]
+    indices: list[int] | None = None
+    data: str | None = None
+    timing: dict[str, Any] = field(default_factory=dict)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **asdict(self)}
+
+    def write(self, path: Path) -> None:
+        write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
+
+    def of(self, model: str) -> list[Row]:
+        return [row for row in self.rows if row.model == model]
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Reads a metrics.json.
+
+    Raises:
+        UserError: It is missing, or has another form.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("schema") != SCHEMA:
+            raise ValueError("another schema")
+        rows = [Row(**entry) for entry in content.pop("rows")]
+        return Metrics(rows=rows, **content)
+    except FileNotFoundError:
+        raise UserError("There is no metrics.json.", received=path, hint="the run may not be finished") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"Not a metrics.json that this version reads: {error!r}", received=path) from None

@@ -1,0 +1,94 @@
+"""Optimisers and schedules, from timm's factories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.names import did_you_mean
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How weights are moved.
+
+    Attributes:
+        optimizer: A name that ``timm.optim`` knows.
+        lr: The largest learning rate.
+        momentum: Of SGD-like optimisers; the first beta elsewhere.
+        weight_decay: Not applied to biases and normalisation weights.
+        schedule: ``cosine`` per step to ``min_lr``, ``multistep`` or ``constant``.
+        milestones: Epochs at which ``multistep`` multiplies the rate by ``decay_rate``.
+        warmup_epochs: Linear warm-up from zero.
+    """
+
+    optimizer: str
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: Literal["cosine", "multistep", "constant"]
+    min_lr: float
+    milestones: Sequence[int]
+    decay_rate: float
+    warmup_epochs: float
+
+
+def build_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
+    """Builds the optimiser over the parameters that require gradients.
+
+    Raises:
+        UserError: timm knows no optimiser of that name.
+    """
+    names = list_optimizers()
+    if settings.optimizer not in names:
+        raise UserError(
+            "Unknown optimiser.",
+            received=settings.optimizer,
+            allowed="a name of timm.optim.list_optimizers(), such as momentum, sgd, adamw, lamb",
+            hint=did_you_mean(settings.optimizer, names),
+        )
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        model,
+        opt=settings.optimizer,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+    )
+    return optimizer
+
+
+class Schedule:
+    """The learning rate as a function of the number of optimiser steps done, with no state of its own."""
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, settings: Optimisation, *, epochs: int, steps_per_epoch: int
+    ) -> None:
+        self._optimizer = optimizer
+        self._scheduler: Any = None
+        if settings.schedule != "constant" or settings.warmup_epochs:
+            sched = {"cosine": "cosine", "multistep": "multistep", "constant": "multistep"}[settings.schedule]
+            self._scheduler, _ = create_scheduler_v2(
+                optimizer,
+                sched=sched,
+                num_epochs=epochs,
+                decay_milestones=list(settings.milestones) if settings.schedule == "multistep" else [epochs + 1],
+                decay_rate=settings.decay_rate,
+                min_lr=settings.min_lr,
+                warmup_epochs=settings.warmup_epochs,
+                warmup_lr=0.0,
+                step_on_epochs=False,
+                updates_per_epoch=steps_per_epoch,
+            )
+
+    def set(self, step: int) -> float:
+        """Sets the rate for optimiser step ``step``, counted from 0, and returns it."""
+        if self._scheduler is not None:
+            self._scheduler.step_update(num_updates=step)
+        return float(self._optimizer.param_groups[0]["lr"])

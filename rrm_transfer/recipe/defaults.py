@@ -1,0 +1,151 @@
+"""The table that fills in what a recipe leaves open, by kind of student and size of image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rrm_transfer.recipe.schema import AugmentationSection, Recipe
+
+Kind = Literal["convolutional", "transformer"]
+SMALL_IMAGE = 64
+"""Largest side, in pixels, of what counts as a small image."""
+
+
+@dataclass(frozen=True)
+class TrainingDefaults:
+    """One row of the table; the fields are those of the recipe's ``train`` section.
+
+    Attributes:
+        source: Where the row comes from.
+        pretrained: Whether the student starts from timm's weights.
+        augmentation: Random changes of training images.
+    """
+
+    source: str
+    pretrained: bool
+    epochs: int
+    global_batch_size: int
+    optimizer: str
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: Literal["cosine", "multistep"]
+    min_lr: float
+    milestones: tuple[int, ...]
+    warmup_epochs: float
+    clip_grad: float | None
+    augmentation: AugmentationSection
+
+
+_CROP_AND_FLIP = AugmentationSection(crop_padding=4, flip=True)
+_LARGE = AugmentationSection(random_resized_crop=(0.08, 1.0), flip=True, jitter=0.1, lighting=0.05)
+
+DEFAULTS: dict[tuple[Kind, Literal["small", "large"]], TrainingDefaults] = {
+    ("convolutional", "small"): TrainingDefaults(
+        source="Vaishnavi et al. 2022, CIFAR-10 Linf",
+        pretrained=False,
+        epochs=48,
+        global_batch_size=128,
+        optimizer="momentum",
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="cosine",
+        min_lr=1e-6,
+        milestones=(),
+        warmup_epochs=0.0,
+        clip_grad=None,
+        augmentation=_CROP_AND_FLIP,
+    ),
+    ("convolutional", "large"): TrainingDefaults(
+        source="Vaishnavi et al. 2022, Restricted-ImageNet",
+        pretrained=False,
+        epochs=60,
+        global_batch_size=128,
+        optimizer="momentum",
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=5e-5,
+        schedule="multistep",
+        min_lr=0.0,
+        milestones=(35, 50),
+        warmup_epochs=0.0,
+        clip_grad=None,
+        augmentation=_LARGE,
+    ),
+    ("transformer", "small"): TrainingDefaults(
+        source="timm's habits for transformers; small images start from scratch",
+        pretrained=False,
+        epochs=100,
+        global_batch_size=128,
+        optimizer="adamw",
+        lr=1e-3,
+        momentum=0.9,
+        weight_decay=0.05,
+        schedule="cosine",
+        min_lr=1e-6,
+        milestones=(),
+        warmup_epochs=5.0,
+        clip_grad=1.0,
+        augmentation=_CROP_AND_FLIP,
+    ),
+    ("transformer", "large"): TrainingDefaults(
+        source="timm's habits for transformers, from timm's weights",
+        pretrained=True,
+        epochs=60,
+        global_batch_size=256,
+        optimizer="adamw",
+        lr=5e-4,
+        momentum=0.9,
+        weight_decay=0.05,
+        schedule="cosine",
+        min_lr=1e-6,
+        milestones=(),
+        warmup_epochs=5.0,
+        clip_grad=1.0,
+        augmentation=_LARGE,
+    ),
+}
+
+
+def training_defaults(kind: Kind, image_size: int) -> TrainingDefaults:
+    """Returns the row for a kind of student and the side of its input in pixels."""
+    return DEFAULTS[kind, "small" if image_size <= SMALL_IMAGE else "large"]
+
+
+def fill_in(recipe: Recipe, row: TrainingDefaults, *, precision: Literal["float32", "bf16"]) -> Recipe:
+    """Returns the recipe with every automatic value of training replaced by the row's.
+
+    Args:
+        recipe: Left unchanged.
+        row: From ``training_defaults``.
+        precision: What this machine does best.
+    """
+    filled = recipe.model_copy(deep=True)
+    train = filled.train
+    automatic: dict[str, Any] = {
+        "epochs": row.epochs,
+        "global_batch_size": row.global_batch_size,
+        "optimizer": row.optimizer,
+        "lr": row.lr,
+        "momentum": row.momentum,
+        "weight_decay": row.weight_decay,
+        "schedule": row.schedule,
+        "min_lr": row.min_lr,
+        "milestones": list(row.milestones),
+        "warmup_epochs": row.warmup_epochs,
+        "clip_grad": row.clip_grad,
+        "precision": precision,
+    }
+    if train.optimizer is not None and train.optimizer != row.optimizer and train.lr is None:
+        # A learning rate means nothing without its optimiser.
+        automatic["lr"] = next((d.lr for d in DEFAULTS.values() if d.optimizer == train.optimizer), row.lr)
+    for name, value in automatic.items():
+        if getattr(train, name) is None:
+            setattr(train, name, value)
+    if filled.data.augmentation is None:
+        filled.data.augmentation = row.augmentation.model_copy()
+    if filled.control.epochs is None:
+        filled.control.epochs = train.epochs
+    return filled

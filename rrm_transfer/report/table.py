@@ -1,0 +1,75 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rrm_transfer.core.quantities import format_eps
+from rrm_transfer.engine.job import RunResult
+from rrm_transfer.engine.metrics import Metrics, Row
+
+ROLES = ("teacher", "control", "student")
+
+
+def print_result(result: RunResult) -> None:
+    """Prints the accuracies, where they are, and how to load the student."""
+    console = Console()
+    console.print(accuracy_table(result.metrics))
+    for label, value in (("run folder", str(result.folder)), ("load it with", result.load_line)):
+        console.print(f"{label}: {value}", highlight=False, markup=False, soft_wrap=True)
+
+
+def result_document(result: RunResult) -> dict[str, Any]:
+    """Returns what ``--json`` prints: metrics.json, with the run folder and the line that loads the student."""
+    return {**result.metrics.to_json(), "folder": str(result.folder), "load": result.load_line}
+
+
+def accuracy_table(metrics: Metrics) -> Table:
+    """Makes one line for each model: clean and robust accuracy with intervals, and training time."""
+    test = [row for row in metrics.rows if row.split == "test"]
+    columns = list(dict.fromkeys(measurement_title(row) for row in test))
+    table = Table(title=f"accuracy on {max(row.count for row in test):,} test images, 95 % Wilson intervals")
+    table.add_column("model")
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_column("training", justify="right")
+    for role in ROLES:
+        rows = {measurement_title(row): row for row in test if row.model == role}
+        if rows:
+            seconds = metrics.timing.get(role, {}).get("train_seconds")
+            cells = [cell(rows[column]) if column in rows else "–" for column in columns]
+            table.add_row(role, *cells, "–" if seconds is None else duration(seconds))
+    return table
+
+
+def measurement_title(row: Row) -> str:
+    """Names a measurement as a column head: ``clean``, ``Linf 8/255 pgd-20``."""
+    if row.attack == "none" or row.eps is None:
+        return "clean"
+    restarts = f"×{row.restarts}" if row.restarts and row.restarts > 1 else ""
+    return f"{row.norm} {format_eps(row.eps)}\n{row.attack}-{row.steps}{restarts}"
+
+
+def cell(row: Row) -> str:
+    """Writes an accuracy with its counts and interval."""
+    return f"{row.accuracy:.1%}\n{row.correct}/{row.count}\n[{row.low:.1%}, {row.high:.1%}]"
+
+
+def duration(seconds: float) -> str:
+    """Writes seconds as ``42 s`` or ``3 min 5 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def print_arguments(name: str, arguments: Sequence[Any]) -> None:
+    """Prints an objective's arguments with types, defaults and meaning."""
+    table = Table(title=f"objective {name}")
+    for column in ("argument", "type", "default", "meaning"):
+        table.add_column(column)
+    for argument in arguments:
+        table.add_row(argument.name, argument.type, str(argument.default), argument.doc)
+    Console().print(table)
