@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -61,6 +62,8 @@ def load_teacher(
         view=view,
         has_classifier=not features_only,
         class_names=origin.class_names,
+        published=cast(str | None, origin.facts.get("published")),
+        metrics=origin.metrics,
         provenance={
             "source": source,
             "file": origin.file.name,

@@ -11,6 +11,7 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.teachers.networks.building import is_factory, is_known, known_architectures
 from rrm_transfer.teachers.origins import Origin, folder_origin, hub_origin
+from rrm_transfer.teachers.zoo import zoo, zoo_entry, zoo_origin
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".tar", ".bin")
 
@@ -32,6 +33,9 @@ def find_origin(source: str, *, arch: str | None = None, weights: Path | None = 
 
 
 def _origin(source: str, weights: Path | None) -> Origin:
+    entry = zoo_entry(source)
+    if entry is not None:
+        return zoo_origin(entry, weights)
     scheme, _, rest = source.partition(":")
     if scheme in ("local-dir", "local_dir"):
         return _with_weights(folder_origin(Path(rest), name=source), weights)
@@ -53,7 +57,7 @@ def _origin(source: str, weights: Path | None) -> Origin:
         "Unknown teacher.",
         received=source,
         allowed="a zoo name, a timm name, hf-hub:USER/NAME, local-dir:FOLDER, a run folder or a weights file",
-        hint=did_you_mean(source, known_architectures()),
+        hint=did_you_mean(source, [*(entry.name for entry in zoo()), *known_architectures()]),
     )
 
 

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.files import sha256_of
+from rrm_transfer.core.pixels import parse_statistics
+from rrm_transfer.teachers import load_teacher, zoo, zoo_entry
+from rrm_transfer.teachers import zoo as zoo_module
+from rrm_transfer.teachers.networks.building import is_known
+from rrm_transfer.teachers.zoo import EMBEDDED, ZooEntry, zoo_origin
+from tests.teachers.fixtures import pixels, tiny
+
+
+@pytest.mark.parametrize("entry", zoo(), ids=lambda entry: entry.name)
+def test_every_entry_is_usable(entry: ZooEntry) -> None:
+    assert entry.norm in ("Linf", "L2")
+    assert entry.eps > 0
+    assert entry.dataset
+    assert entry.citation
+    assert entry.architecture is None or is_known(entry.architecture)
+    assert entry.normalisation is None or parse_statistics(entry.normalisation)
+    assert (entry.clean is None) == (entry.robust is None) == (entry.attack is None)
+    assert entry.clean is None or 0 < (entry.robust or 0) < entry.clean < 100
+    assert zoo_entry(entry.name) is entry
+
+
+def test_robust_resnet50_is_what_its_name_says() -> None:
+    entry = zoo_entry("robust_resnet50")
+    assert entry is not None
+    assert (entry.architecture, entry.dataset) == ("resnet50", "ILSVRC/imagenet-1k")
+    assert (entry.norm, entry.eps) == ("Linf", 4 / 255)
+
+
+def test_unknown_teacher_lists_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean robust_resnet50"):
+        load_teacher("robust_resnet5O", channels=3, image_size=224)
+
+
+def test_without_network_the_file_and_the_alternative_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError) as caught:
+        load_teacher("robust_resnet50", channels=3, image_size=224)
+    assert "resnet50_linf_eps4.0.ckpt" in str(caught.value)
+    assert "--teacher-weights FILE" in str(caught.value)
+
+
+def test_dead_hub_answers_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="cannot be reached"):
+        load_teacher("robust_resnet50", channels=3, image_size=224)
+
+
+def test_first_download_is_recorded_and_enforced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "weights.pt"
+    torch.save(tiny().state_dict(), file)
+    entry = replace(zoo()[1], name="tiny", architecture="test_resnet")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(zoo_module, "hub_file", lambda *_args, **_kwargs: file)
+    monkeypatch.setattr(zoo_module, "_table", lambda: {"tiny": entry})
+    assert zoo_origin(entry).sha256 == sha256_of(file)
+    record = tmp_path / "cache" / "rrm-transfer" / "zoo-sha256.json"
+    assert json.loads(record.read_text()) == {"tiny": sha256_of(file)}
+    assert load_teacher("tiny", channels=3, image_size=32).provenance["sha256"] == sha256_of(file)
+    torch.save({"other": torch.zeros(1)}, file)
+    with pytest.raises(UserError, match="not those that were recorded"):
+        load_teacher("tiny", channels=3, image_size=32)
+
+
+@pytest.mark.skipif(not (EMBEDDED / "fashion_mnist").is_dir(), reason="the embedded teacher is not there")
+def test_embedded_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = load_teacher("fashion_mnist_linf", channels=1, image_size=32)
+    assert (teacher.num_classes, teacher.channels, teacher.image_size) == (10, 1, 32)
+    assert teacher(pixels(channels=1)).features.shape == (2, teacher.width)
+    assert teacher.metrics is not None
+    assert teacher.metrics.is_file()
+    copy = tmp_path / "fashion_mnist"
+    copy.mkdir()
+    for file in (EMBEDDED / "fashion_mnist").iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    (copy / "SHA256").write_text(f"{'0' * 64}  model.safetensors\n")
+    monkeypatch.setattr(zoo_module, "EMBEDDED", tmp_path)
+    with pytest.raises(UserError, match="not those that were recorded"):
+        load_teacher("fashion_mnist_linf", channels=1, image_size=32)
