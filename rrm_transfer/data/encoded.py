@@ -151,12 +151,11 @@ def decode(
         with _reporting_damage(encoded, position):
             image.load()
         across, down = image.width / width, image.height / height  # below 1 after a draft
-        picture = image.convert("L" if channels == 1 else "RGB")
-    if size is not None:
         edges = (left * across, top * down, (left + columns) * across, (top + rows) * down)
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR, box=edges)
-    elif box:
-        picture = picture.crop((left, top, left + columns, top + rows))
+        picture = image.crop(edges) if box else image
+        picture = picture.convert("L" if channels == 1 else "RGB")
+    if size is not None and picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 

@@ -88,7 +88,11 @@ def find_idx_parts(folder: Path) -> dict[str, IdxPart]:
         for kind in ("images", "labels"):
             names = ", ".join(path.name for path in kinds.get(kind, []))
             # One set often lies there twice, packed and unpacked; the plain file is as good.
-            kinds[kind] = [p for p in kinds.get(kind, []) if p.with_suffix("") not in kinds[kind]]
+            kinds[kind] = [
+                path
+                for path in kinds.get(kind, [])
+                if path.suffix != ".gz" or path.with_suffix("") not in kinds[kind]
+            ]
             if len(kinds[kind]) != 1:
                 raise UserError(
                     f"An idx folder needs exactly one file with the {kind} of its {part} part.",

@@ -97,13 +97,11 @@ def assemble(parts: SourceParts, *, held_out: float, seed: int, train_limit: int
     if train_limit is not None and train_limit < 1:
         raise UserError("The limit of training images must be positive.", received=train_limit)
     notes = list(parts.notes)
+    num_classes = _count_classes(parts)
     train, test = parts.images.get("train"), parts.images.get("test")
     if train is None:
-        if test is None:
-            raise UserError("The source holds no labelled part.", received=parts.source)
-        train = test.select([])
+        train = parts.images["test"].select([])
         notes.append("the source has no training part: it can be evaluated on, not trained on")
-    num_classes = _check_classes(train, test, parts)
     if test is None:
         test, train = cut(train, round(TEST_SHARE * len(train)), seed=TEST_SEED, purpose="test")
         notes.append(
@@ -175,21 +173,20 @@ def cut(images: S, count: int, *, seed: int, purpose: str) -> tuple[S, S]:
     return images.select(torch.nonzero(taken).flatten()), images.select(torch.nonzero(~taken).flatten())
 
 
-def _check_classes(train: ImageSet, test: ImageSet | None, parts: SourceParts) -> int:
-    sets = {"training": train} | ({} if test is None else {"test": test})
-    for part, images in sets.items():
-        if not len(images) and images is not train:
+def _count_classes(parts: SourceParts) -> int:
+    if not parts.images:
+        raise UserError("The source holds no labelled part.", received=parts.source)
+    for part, images in parts.images.items():
+        if not len(images):
             raise UserError(f"The {part} part holds no image.", received=parts.source)
-    ruling = train if len(train) or test is None else test
-    if not len(ruling):
-        raise UserError("The source holds no image.", received=parts.source)
-    names = parts.class_names
+    train, names = parts.images.get("train"), parts.class_names
+    ruling = parts.images["test"] if train is None else train
     num_classes = len(names) if names else int(ruling.labels.max()) + 1
-    for part, images in sets.items():
+    for part, images in parts.images.items():
         _check_range(images.labels, num_classes, f"{part} part of {parts.source}")
     if num_classes < 2:
         raise UserError("A classifier needs two classes at least.", received=f"1 class in {parts.source}")
-    if len(train):
+    if train is not None:
         empty = torch.nonzero(torch.bincount(train.labels, minlength=num_classes) == 0).flatten().tolist()
         if empty:
             listing = ", ".join(names[c] if names else str(c) for c in empty[:10])

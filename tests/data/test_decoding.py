@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.data import decoding
+from rrm_transfer.data.decoding import EncodedPart, image_sets
+from rrm_transfer.data.encoded import ColumnImages, FileImages, decode
+from rrm_transfer.data.images import LazyImages, MemoryImages
+from tests.data.fixtures import encode, noise, write_class_folders
+
+
+def column(*images: bytes | None) -> ColumnImages:
+    structs = [{"bytes": image, "path": None} for image in images]
+    return ColumnImages(pa.chunked_array([structs]), origin="the train part", identity="x")
+
+
+def part(*images: bytes | None) -> EncodedPart:
+    return EncodedPart(column(*images), torch.zeros(len(images), dtype=torch.int64))
+
+
+def test_lossless_images_come_back_exactly() -> None:
+    colour, grey = noise(6, 5, 3), noise(6, 5)
+    np.testing.assert_array_equal(decode(column(encode(colour)), 0, channels=3), colour.transpose(2, 0, 1))
+    np.testing.assert_array_equal(decode(column(encode(grey)), 0, channels=1), grey[None])
+    np.testing.assert_array_equal(decode(column(encode(grey)), 0, channels=3), np.stack([grey] * 3))
+
+
+def test_a_box_is_cut_before_it_is_resized() -> None:
+    pixels = noise(40, 30, 3)
+    framed = decode(column(encode(pixels)), 0, channels=3, box=lambda h, w: (2, 3, h - 10, w - 12))
+    np.testing.assert_array_equal(framed, pixels[2:32, 3:21].transpose(2, 0, 1))
+    small = decode(column(encode(pixels)), 0, channels=3, box=lambda h, w: (0, 0, 16, 16), size=8)
+    expected = Image.fromarray(pixels).crop((0, 0, 16, 16)).resize((8, 8), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(small, np.asarray(expected).transpose(2, 0, 1))
+
+
+def test_a_draft_shows_the_same_part_of_the_picture() -> None:
+    rows, columns = np.mgrid[0:256, 0:320]
+    smooth = np.stack([rows * 255 // 255, columns * 255 // 319, (rows + columns) // 3], -1).astype(np.uint8)
+    stored = column(encode(smooth, "JPEG"))
+    kinds = [
+        decode(stored, 0, channels=3, box=lambda h, w: (30, 40, 200, 240), size=32, draft=draft).astype(int)
+        for draft in (False, True)
+    ]
+    assert kinds[0].shape == (3, 32, 32)
+    assert np.abs(kinds[0] - kinds[1]).max() < 12
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read"),
+        (b"<html>not found</html>", "cannot be read"),
+        (encode(noise(64, 64, 3))[:3000], "cannot be read"),
+        (encode(noise(64, 64, 3), "JPEG")[:600], "cannot be read"),
+        (None, "no image where one should be"),
+    ],
+)
+def test_a_broken_image_is_named_with_its_position(content: bytes | None, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        decode(column(encode(noise(4, 4, 3)), content), 1, channels=3)
+    assert "image 1 of the train part" in str(caught.value.received)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_too_large_to_be_trusted_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = column(encode(noise(30, 30, 3)), encode(noise(60, 60, 3)))
+    for limit in (899, 400):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(UserError, match="too large to be trusted"):
+            decode(stored, 0 if limit == 899 else 1, channels=3)
+
+
+def test_deep_pixels_and_stray_colour_are_refused() -> None:
+    with pytest.raises(UserError, match="8 bits"):
+        decode(column(encode(noise(4, 4).astype(np.uint16))), 0, channels=1)
+    with pytest.raises(UserError, match="colour image in a set"):
+        decode(column(encode(noise(4, 4, 3))), 0, channels=1)
+
+
+def test_a_path_in_a_table_is_followed_to_a_file(tmp_path: Path) -> None:
+    pixels = noise(4, 4, 3)
+    (tmp_path / "a.png").write_bytes(encode(pixels))
+    rows = [{"bytes": None, "path": str(tmp_path / name)} for name in ("a.png", "missing.png")]
+    images = ColumnImages(pa.chunked_array([rows]), origin="the test part", identity="x")
+    np.testing.assert_array_equal(decode(images, 0, channels=3), pixels.transpose(2, 0, 1))
+    with pytest.raises(UserError, match="no image"):
+        decode(images, 1, channels=3)
+
+
+def test_small_images_of_one_size_are_held_in_memory() -> None:
+    pixels = noise(600, 8, 8, 3)
+    sets = image_sets({"train": part(*map(encode, pixels)), "test": part(encode(pixels[0]))})
+    train = sets["train"]
+    assert isinstance(train, MemoryImages)
+    np.testing.assert_array_equal(train.pixels.numpy(), pixels.transpose(0, 3, 1, 2))
+    assert sets["test"].size == (8, 8)
+
+
+def test_grey_images_among_colour_ones_become_colour() -> None:
+    sets = image_sets({"train": part(encode(noise(8, 8))), "test": part(encode(noise(8, 8, 3)))})
+    assert [images.channels for images in sets.values()] == [3, 3]
+
+
+def test_large_or_unequal_images_are_decoded_on_access(monkeypatch: pytest.MonkeyPatch) -> None:
+    same, other = encode(noise(8, 8, 3)), encode(noise(8, 9, 3))
+    unequal = image_sets({"train": part(same), "test": part(other)})
+    assert isinstance(unequal["train"], LazyImages)
+    assert unequal["train"].size is None
+    monkeypatch.setattr(decoding, "SURVEYED", 2)
+    late = image_sets({"train": part(same, other, same)})["train"]
+    assert isinstance(late, LazyImages)
+    assert late.size is None
+    monkeypatch.setattr(decoding, "MEMORY_LIMIT", 2 * 8 * 8 * 3)
+    large = image_sets({"train": part(same, same, same)})["train"]
+    assert isinstance(large, LazyImages)
+    assert large.size == (8, 8)
+
+
+def test_a_broken_image_in_memory_is_named_too(tmp_path: Path) -> None:
+    folder = write_class_folders(tmp_path, count=4)
+    files = sorted(folder.rglob("*.png"))
+    files[6].write_bytes(files[6].read_bytes()[:100])
+    with pytest.raises(UserError, match="image 6"):
+        image_sets({"train": EncodedPart(FileImages(folder, files), torch.zeros(8, dtype=torch.int64))})

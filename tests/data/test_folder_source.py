@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.data.images import LazyImages, MemoryImages
+from rrm_transfer.data.sources import load_dataset_by_name
+from tests.data.fixtures import encode, noise, write_class_folders
+
+
+@pytest.mark.parametrize("other", ["test", "val", "Validation"])
+def test_a_divided_folder(tmp_path: Path, other: str) -> None:
+    write_class_folders(tmp_path / "train", ("bee", "ant", "cat"))
+    write_class_folders(tmp_path / other, ("ant", "cat"), count=2)
+    data = load_dataset_by_name(str(tmp_path))
+    assert data.class_names == ("ant", "bee", "cat")
+    assert data.train.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    assert data.test.labels.tolist() == [0, 0, 2, 2]
+    assert (data.num_classes, data.channels, data.train.size) == (3, 3, (20, 20))
+    assert data.name == tmp_path.name
+    assert isinstance(data.train, MemoryImages)
+    ant = noise(20, 20, 3, seed=101).transpose(2, 0, 1)
+    np.testing.assert_array_equal(data.train.pixels[1].numpy(), ant)
+
+
+def test_an_undivided_folder_is_cut(tmp_path: Path) -> None:
+    data = load_dataset_by_name(str(write_class_folders(tmp_path, count=10)), held_out=0.25)
+    assert data.held_out is not None
+    assert (len(data.train), len(data.held_out), len(data.test)) == (12, 4, 4)
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+    assert len(data.notes) == 2
+
+
+def test_images_of_many_sizes_are_not_decoded(tmp_path: Path) -> None:
+    write_class_folders(tmp_path)
+    (tmp_path / "ant" / "0.png").write_bytes(encode(noise(30, 20, 3)))
+    data = load_dataset_by_name(str(tmp_path))
+    assert isinstance(data.train, LazyImages)
+    assert data.train.size is data.test.size is None
+
+
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "train")
+    write_class_folders(tmp_path / "val")
+    write_class_folders(tmp_path / "test")
+    write_class_folders(tmp_path / "extra")
+    (tmp_path / "train" / "ant" / "list.txt").write_text("0.png")
+    (tmp_path / "train" / "ant" / ".DS_Store").write_text("")
+    data = load_dataset_by_name(str(tmp_path))
+    assert data.notes == (
+        "folders that are not a part of the set are left out: extra",
+        "1 files in train are not images by their names and are left out",
+        "the source's validation part is not used",
+    )
+
+
+def test_an_empty_class_is_a_mistake(tmp_path: Path) -> None:
+    write_class_folders(tmp_path)
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(UserError, match="1 of 3 class folders hold no image") as caught:
+        load_dataset_by_name(str(tmp_path))
+    assert "cat" in str(caught.value.received)
+
+
+def test_a_class_without_training_folder_is_a_mistake(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "train")
+    write_class_folders(tmp_path / "test", ("ants",))
+    with pytest.raises(UserError, match="no training folder") as caught:
+        load_dataset_by_name(str(tmp_path))
+    assert caught.value.hint == "did you mean ant?"
+
+
+def test_folders_without_images_and_two_test_folders_are_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no images by class"):
+        load_dataset_by_name(str(tmp_path))
+    for name in ("train", "val", "valid"):
+        write_class_folders(tmp_path / name)
+    with pytest.raises(UserError, match="same part"):
+        load_dataset_by_name(str(tmp_path))
