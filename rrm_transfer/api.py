@@ -61,7 +61,9 @@ def teach(
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
-    return _run(recipe, role="teacher", publish=_publish, narrator=narrator, overwrite=overwrite, resume=resume)
+    return _run(
+        recipe, role="teacher", publish=_publish, narrator=narrator, overwrite=overwrite, resume=resume
+    )
 
 
 def _publish(result: RunResult) -> None:

@@ -26,7 +26,7 @@ _STORAGE_ERRORS = {
 
 app = typer.Typer(
     name="rrm-transfer",
-    help="Transfer a robust teacher's representation into any timm classifier, at the price of plain training.",
+    help="Transfer a robust teacher's representation into any timm classifier.",
     epilog="Without arguments, `rrm-transfer run` runs the quickstart: offline, on embedded data.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

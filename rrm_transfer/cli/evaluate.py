@@ -38,13 +38,13 @@ def evaluate(
 ) -> None:
     """Measure clean and robust accuracy, in float32 and evaluation mode.
 
-    Examples:
+    For example:
 
         rrm-transfer evaluate
 
         rrm-transfer evaluate runs/quickstart --eps 8/255,0.05,0.1 --steps 50 --restarts 10
 
-        rrm-transfer evaluate model.pth --teacher-arch resnet18 --teacher-normalisation cifar10 --dataset cifar10
+        rrm-transfer evaluate model.pth --teacher-normalisation cifar10 --dataset cifar10
     """
     from rrm_transfer.core.quantities import parse_fraction
     from rrm_transfer.engine.evaluate_job import evaluate as evaluate_job

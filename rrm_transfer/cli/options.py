@@ -25,7 +25,9 @@ StudentArgs = Annotated[
 ]
 Pretrained = Annotated[
     bool | None,
-    typer.Option("--pretrained/--no-pretrained", help="Start the student from timm's weights.", show_default=False),
+    typer.Option(
+        "--pretrained/--no-pretrained", help="Start the student from timm's weights.", show_default=False
+    ),
 ]
 Dataset = Annotated[
     str | None,
@@ -39,10 +41,14 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Recipe override such as train.epochs=8; may be repeated.")
 ]
 Output = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<recipe>-<student>-<UTC time>.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that stands in the output folder.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a run that stands in the output folder.")
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue the run in the output folder; start where there is none.")
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="Of initial weights, data order, augmentation and attacks.")]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="Of initial weights, data order, augmentation and attacks.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]

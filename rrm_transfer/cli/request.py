@@ -39,9 +39,11 @@ def request(
         for section, options in sections.items()
     }
     content = read_recipe(recipe or base).model_dump(exclude_unset=True)
-    named = {part for part in ("teacher", "student") if "name" in given.get(part, {})}
+    named: set[str] = {part for part in ("teacher", "student") if "name" in given.get(part, {})}
     if named and recipe is None:
-        kept = {part: content[part] for part in ("teacher", "student") if part in content and part not in named}
+        kept = {
+            part: content[part] for part in ("teacher", "student") if part in content and part not in named
+        }
         content = {"name": "transfer" if "teacher" in content else "teacher", **kept}
     for part in named:
         # Arguments, weights and normalisation belong to the network that they were written for.

@@ -44,7 +44,7 @@ def run(
 
     Without arguments: the quickstart, offline on embedded data.
 
-    Examples:
+    For example:
 
         rrm-transfer run
 

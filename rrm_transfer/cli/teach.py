@@ -28,7 +28,7 @@ def teach(
 ) -> None:
     """Make a robust teacher by adversarial training; its run folder is a --teacher.
 
-    Examples:
+    For example:
 
         rrm-transfer teach --recipe fashion-mnist-teacher --dataset /data/fashion-mnist
 

@@ -15,19 +15,20 @@ from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import DataSet
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.data.sources import load_dataset_by_name
+from rrm_transfer.engine.model_facts import ModelFacts, facts_about
 from rrm_transfer.engine.optimisation import Optimisation
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime, automatic_precision
 from rrm_transfer.engine.training import TrainingPlan
 from rrm_transfer.objectives import argument_problems, build_objective, objective_arguments
-from rrm_transfer.objectives.base import Objective
+from rrm_transfer.objectives.base import Need, Objective
 from rrm_transfer.recipe.defaults import SMALL_IMAGE, Kind, fill_in, training_defaults
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.students.names import resolve_student_name
 from rrm_transfer.students.student import Student, build_student, kind_of
 from rrm_transfer.teachers.loading import load_teacher
+from rrm_transfer.teachers.sources import find_origin
 from rrm_transfer.teachers.teacher import Teacher
-from rrm_transfer.teachers.zoo import zoo_entry
 
 LARGE_DEFAULT_SIZE = 224
 
@@ -41,6 +42,7 @@ class Assembly:
         data: Images and labels.
         fit: How images are brought to the student's input size.
         teacher: None for training from scratch.
+        teacher_facts: What its source says about it.
         threat: Of training and evaluation.
     """
 
@@ -48,13 +50,22 @@ class Assembly:
     data: DataSet
     fit: Fit
     teacher: Teacher | None
+    teacher_facts: ModelFacts
     threat: ThreatModel
+
+    def control(self) -> Student:
+        """Builds the same student for plain training."""
+        return make_student(self.recipe, self.data, self.fit.size, None)
 
     def student(self) -> Student:
         """Builds the student with its initial weights; equal calls build equal students."""
-        return make_student(
-            self.recipe, self.data, self.fit.size, None if self.teacher is None else self.teacher.width
-        )
+        width = None if self.teacher is None else self.teacher.width
+        student = make_student(self.recipe, self.data, self.fit.size, width)
+        if self.teacher is not None and "classifier" in self.objective().needs:
+            classifier = self.teacher.classifier()
+            assert classifier is not None  # checked when the run was assembled
+            student.adopt_classifier(*classifier)
+        return student
 
     def objective(self) -> Objective:
         """Builds the recipe's objective."""
@@ -111,15 +122,25 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     if recipe.student.name != asked:
         narrator.note(f"student {asked}: {recipe.student.name}")
     needs = build_objective(recipe.objective.name, **recipe.objective.arguments).needs
-    entry = zoo_entry(recipe.teacher.name) if recipe.teacher is not None else None
+    known = ModelFacts()
+    if needs and recipe.teacher is None:
+        raise UserError(
+            f"The objective {recipe.objective.name!r} needs a teacher.", hint="name it: --teacher T"
+        )
+    if needs and recipe.teacher is not None:
+        # Before anything is loaded: an unknown name or an unreachable hub should cost seconds.
+        find_origin(recipe.teacher.name, arch=recipe.teacher.arch, weights=recipe.teacher.weights)
+        known = facts_about(recipe.teacher.name)
 
     if recipe.data.name is None:
-        if entry is None or entry.dataset is None:
-            raise UserError("The data set is not known.", hint="name it: --dataset D (or data.name in the recipe)")
-        recipe.data.name = entry.dataset
+        if known.dataset is None:
+            raise UserError(
+                "The data set is not known.", hint="name it: --dataset D (or data.name in the recipe)"
+            )
+        recipe.data.name = known.dataset
     threat = recipe.threat
-    threat.norm = threat.norm or (entry.norm if entry else None) or "Linf"
-    threat.eps = threat.eps or (entry.eps if entry else None) or 8 / 255
+    threat.norm = threat.norm or known.norm or "Linf"
+    threat.eps = threat.eps or known.eps or 8 / 255
 
     with runtime.main_first():
         data = load_dataset_by_name(recipe.data.name, held_out=recipe.data.held_out, seed=recipe.seed)
@@ -131,13 +152,9 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
 
     teacher = None
     if needs:
-        if recipe.teacher is None:
-            raise UserError(
-                f"The objective {recipe.objective.name!r} needs a teacher.", hint="name it: --teacher T"
-            )
         with runtime.main_first():
             teacher = _load_teacher(recipe, data, fit, allow_code=allow_code)
-        _check_fits(teacher, data, recipe, logits="logits" in needs)
+        _check_fits(teacher, data, recipe, needs)
         narrator.note(
             f"teacher: {teacher.name}, {teacher.architecture}, width {teacher.width}, "
             f"normalisation {teacher.provenance['normalisation']}, {teacher.provenance['view']}"
@@ -159,7 +176,7 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     recipe.evaluate.eps = recipe.evaluate.eps or [threat.eps]
     runtime.check_divisible(recipe.train.global_batch_size or 1, recipe.train.accumulation)
     narrator.note(_training_line(recipe, row.source, kind))
-    return Assembly(recipe, data, fit, teacher, ThreatModel(threat.norm, threat.eps))
+    return Assembly(recipe, data, fit, teacher, known, ThreatModel(threat.norm, threat.eps))
 
 
 def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | None) -> Student:
@@ -234,14 +251,20 @@ def _load_teacher(recipe: Recipe, data: DataSet, fit: Fit, *, allow_code: bool) 
     )
 
 
-def _check_fits(teacher: Teacher, data: DataSet, recipe: Recipe, *, logits: bool) -> None:
-    section = recipe.teacher
+def _check_fits(teacher: Teacher, data: DataSet, recipe: Recipe, needs: frozenset[Need]) -> None:
+    section, logits = recipe.teacher, "logits" in needs
     assert section is not None
     if logits and teacher.num_classes is None:
         raise UserError(
             f"The objective {recipe.objective.name!r} needs logits, and the teacher has no classifier.",
             received=teacher.name,
             hint="an objective that matches features only, such as rrm",
+        )
+    if "classifier" in needs and teacher.classifier() is None:
+        raise UserError(
+            "No loss term trains the student's classifier, and the teacher has none that it could take over.",
+            received=teacher.name,
+            hint="--set objective.ce_weight=0.005, or a teacher whose head is one linear layer",
         )
     if teacher.num_classes == data.num_classes or (section.features_only and not logits):
         return

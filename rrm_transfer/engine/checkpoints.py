@@ -47,7 +47,9 @@ class Checkpoints:
         """Writes a checkpoint, then removes those that it makes unnecessary."""
         target = self._folder / f"{self._phase}-{_FINAL if final else f'{step:08d}'}"
         with replacing_folder(target) as folder:
-            save_file({name: value.contiguous() for name, value in checkpoint.tensors.items()}, folder / _TENSORS)
+            save_file(
+                {name: value.contiguous() for name, value in checkpoint.tensors.items()}, folder / _TENSORS
+            )
             facts = {"step": step, "facts": checkpoint.facts, "sha256": sha256_of(folder / _TENSORS)}
             (folder / _STATE).write_text(json.dumps(facts), encoding="utf-8")
         for old in self._steps()[: None if final else -2]:

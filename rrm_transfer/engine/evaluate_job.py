@@ -15,13 +15,11 @@ from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.engine.assembly import automatic_size
 from rrm_transfer.engine.evaluation import PGDSpec, balanced_sample, measure
 from rrm_transfer.engine.metrics import Metrics
+from rrm_transfer.engine.model_facts import facts_about
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.engine.runtime import Runtime
-from rrm_transfer.recipe.loading import read_recipe
-from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.teachers.loading import load_teacher
-from rrm_transfer.teachers.zoo import zoo_entry
 
 ATTACKS = ("none", "pgd")
 SPLITS = ("test", "train", "held-out")
@@ -77,16 +75,15 @@ def evaluate(
     runtime = Runtime()
     narrator = narrator if narrator is not None and runtime.is_main else Narrator()
     folder = RunFolder(Path(model))
-    recipe = read_recipe(str(folder.recipe)) if folder.is_started else None
-    entry = zoo_entry(model)
-    norm = norm or (recipe and recipe.threat.norm) or (entry and entry.norm) or "Linf"
-    eps = eps or [(recipe and recipe.threat.eps) or (entry and entry.eps) or 8 / 255]
-    dataset = dataset or (recipe and recipe.data.name) or (entry and entry.dataset)
+    known = facts_about(model)
+    norm = norm or known.norm or "Linf"
+    eps = eps or [known.eps or 8 / 255]
+    dataset = dataset or known.dataset
     if not dataset:
         raise UserError("The data set is not known.", received=model, hint="name it: --dataset D")
 
-    data = load_dataset_by_name(dataset, **_division(recipe))
-    fit = choose_fit(data.test.size, (recipe and recipe.data.image_size) or automatic_size(data))
+    data = load_dataset_by_name(dataset, held_out=known.held_out, seed=known.seed)
+    fit = choose_fit(data.test.size, known.image_size or automatic_size(data))
     network = load_teacher(
         model, arch=arch, weights=weights, normalisation=normalisation, channels=data.channels,
         image_size=fit.size,
@@ -108,15 +105,14 @@ def evaluate(
     metrics = Metrics(rows, indices, chosen.fingerprint)
     if output is None and folder.is_started:
         radii = "-".join(format_eps(radius).replace("/", "of") for radius in eps)
-        output = folder.path / "evaluations" / f"{data.name}-{split}-{norm}-{radii}-{steps}x{restarts}-{len(chosen)}.json"
+        output = (
+            folder.path
+            / "evaluations"
+            / f"{data.name}-{split}-{norm}-{radii}-{steps}x{restarts}-{len(chosen)}.json"
+        )
     if output is not None and runtime.is_main:
         metrics.write(output)
     return metrics, output
-
-
-def _division(recipe: Recipe | None) -> dict[str, float | int]:
-    """Returns how the run divided its data, so that its held-out part is found again."""
-    return {} if recipe is None else {"held_out": recipe.data.held_out, "seed": recipe.seed}
 
 
 def _part(data: DataSet, split: str) -> ImageSet:

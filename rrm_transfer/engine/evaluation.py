@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ def balanced_sample(labels: Tensor, count: int | None) -> list[int] | None:
         return None
     # The n-th image of every class comes before the (n+1)-th of any.
     occurrence = torch.zeros_like(labels)
-    for value in labels.unique():
+    for value in set(labels.tolist()):
         members = (labels == value).nonzero().flatten()
         occurrence[members] = torch.arange(len(members))
     order = torch.argsort(occurrence, stable=True)
@@ -87,43 +88,40 @@ def measure(
 
     with narrator.task(f"{role}: evaluation", len(share)) as task:
         for batch in evaluation_batches(share, fit=fit, batch_size=batch_size, device=runtime.device):
-            with torch.no_grad():
-                correct = logits(batch.x).argmax(1) == batch.y
-            survivors[0] += correct.tolist()
-            for flags, spec in zip(survivors[1:], specs, strict=True):
-                flags += attacked(logits, batch.x, batch.y, correct, spec, Randomness(seed, 0, batch.index)).tolist()
+            randomness = Randomness(seed, 0, batch.index)
+            for number, spec in enumerate((None, *specs)):
+                x = batch.x
+                if spec is not None:
+                    x = pgd(
+                        logits,
+                        x,
+                        batch.y,
+                        threat=spec.threat,
+                        steps=spec.steps,
+                        restarts=spec.restarts,
+                        randomness=randomness,
+                    )
+                with torch.no_grad():
+                    survivors[number] += (logits(x).argmax(1) == batch.y).tolist()
             task.update(len(survivors[0]), {"clean": f"{sum(survivors[0]) / len(survivors[0]):.1%}"})
 
     rows = []
-    for number, flags in enumerate(survivors):
+    for flags, spec in zip(survivors, (None, *specs), strict=True):
         everyone = runtime.gather(flags)
         if len(everyone) != len(images):
             raise RuntimeError(f"{len(everyone)} results for {len(images)} images")
-        proportion = Proportion(sum(everyone), len(everyone))
-        if number == 0:
-            rows.append(row(role, split, proportion))
-        else:
-            spec = specs[number - 1]
-            rows.append(
-                row(
-                    role, split, proportion, attack="pgd", norm=spec.threat.norm, eps=spec.threat.eps,
-                    steps=spec.steps, restarts=spec.restarts,
-                )  # fmt: skip
-            )
+        rows.append(row(role, split, Proportion(sum(everyone), len(everyone)), **_facts(spec)))
     return rows
 
 
-def attacked(
-    logits: nn.Module, x: Tensor, y: Tensor, correct: Tensor, spec: PGDSpec, randomness: Randomness
-) -> Tensor:
-    """Returns which images of a batch survive, ``(B,)`` bool; those lost without an attack stay lost."""
-    alive = correct.clone()
-    if bool(correct.any()):
-        chosen = Randomness(randomness.seed, randomness.epoch, randomness.index[correct])
-        x_adv = pgd(
-            logits, x[correct], y[correct], threat=spec.threat, steps=spec.steps, restarts=spec.restarts,
-            randomness=chosen,
-        )  # fmt: skip
-        with torch.no_grad():
-            alive[correct] = logits(x_adv).argmax(1) == y[correct]
-    return alive
+def _facts(spec: PGDSpec | None) -> dict[str, Any]:
+    if spec is None:
+        return {}
+    threat = spec.threat
+    return {
+        "attack": "pgd",
+        "norm": threat.norm,
+        "eps": threat.eps,
+        "steps": spec.steps,
+        "restarts": spec.restarts,
+    }

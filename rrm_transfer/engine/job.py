@@ -21,7 +21,7 @@ from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.teacher_check import check_teacher
-from rrm_transfer.engine.training import Trainer, TrainingResult
+from rrm_transfer.engine.training import Trainer
 from rrm_transfer.objectives import build_objective
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.recipe.loading import dump_recipe
@@ -133,7 +133,7 @@ class _Job:
             self.assembly.threat,
             fit=self.assembly.fit,
             batch_size=self.recipe.evaluate.batch_size,
-            published=teacher.published,
+            published=self.assembly.teacher_facts.published,
             runtime=self.runtime,
             narrator=self.narrator,
         )
@@ -153,12 +153,16 @@ class _Job:
             teacher_rows, timing["teacher"] = self._teacher_rows()
             rows += teacher_rows
         if recipe.control.enabled:
-            control = self.assembly.student()
+            control = self.assembly.control()
             plain = build_objective("natural")
-            timing["control"] = self._train("control", control, plain, recipe.control.epochs, stop, resume=resume)
+            timing["control"] = self._train(
+                "control", control, plain, recipe.control.epochs, stop, resume=resume
+            )
             rows += self._measure(control, "control")
         objective = self.assembly.objective()
-        timing[self.role] = self._train("student", student, objective, recipe.train.epochs, stop, resume=resume)
+        timing[self.role] = self._train(
+            "student", student, objective, recipe.train.epochs, stop, resume=resume
+        )
         rows += self._measure(student, self.role)
         self.log("evaluated", {"rows": len(rows)})
         metrics = Metrics(rows, self.indices, self.images.fingerprint, timing)
@@ -221,15 +225,18 @@ class _Job:
         )
 
     def _teacher_rows(self) -> tuple[list[Row], dict[str, Any]]:
-        """Returns the teacher's test rows and timing: its own published ones where they are the same measurement."""
+        """Returns the teacher's test rows and timing; rows that it comes with, where they are the same."""
         teacher = self.assembly.teacher
         assert teacher is not None
-        known = None if teacher.metrics is None else read_metrics(teacher.metrics)
+        source = self.assembly.teacher_facts.metrics
+        known = None if source is None else read_metrics(source)
         timing = {} if known is None else known.timing.get("teacher", {})
         if known is not None and known.data == self.images.fingerprint:
             rows = [row for row in known.of("teacher") if row.measurement in self._measurements()]
             if len(rows) == 1 + len(self.specs):
-                self.narrator.note(f"teacher: test figures taken from the metrics that {teacher.name} comes with")
+                self.narrator.note(
+                    f"teacher: test figures taken from the metrics that {teacher.name} comes with"
+                )
                 return rows, timing
         if teacher.num_classes != self.assembly.data.num_classes:
             return [], timing
@@ -246,7 +253,9 @@ class _Job:
     def _export(self, student: Student) -> None:
         data = self.assembly.data
         few = self.images.select(list(range(min(_SAMPLE, len(self.images)))))
-        batches = evaluation_batches(few, fit=self.assembly.fit, batch_size=_SAMPLE, device=torch.device("cpu"))
+        batches = evaluation_batches(
+            few, fit=self.assembly.fit, batch_size=_SAMPLE, device=torch.device("cpu")
+        )
         save_student(
             student.cpu(),
             self.folder.student,
@@ -266,7 +275,9 @@ class _Job:
             "threat": {"norm": self.assembly.threat.norm, "eps": self.assembly.threat.eps},
             "dataset": self.assembly.data.name,
             "fit": self.assembly.fit.describe(self.assembly.data.test.size),
-            "teacher": None if teacher is None else {"name": teacher.name, "sha256": teacher.provenance["sha256"]},
+            "teacher": None
+            if teacher is None
+            else {"name": teacher.name, "sha256": teacher.provenance["sha256"]},
         }
 
 

@@ -113,6 +113,8 @@ def read_metrics(path: Path) -> Metrics:
         rows = [Row(**entry) for entry in content.pop("rows")]
         return Metrics(rows=rows, **content)
     except FileNotFoundError:
-        raise UserError("There is no metrics.json.", received=path, hint="the run may not be finished") from None
+        raise UserError(
+            "There is no metrics.json.", received=path, hint="the run may not be finished"
+        ) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"Not a metrics.json that this version reads: {error!r}", received=path) from None

@@ -78,7 +78,9 @@ class Schedule:
                 optimizer,
                 sched=sched,
                 num_epochs=epochs,
-                decay_milestones=list(settings.milestones) if settings.schedule == "multistep" else [epochs + 1],
+                decay_milestones=list(settings.milestones)
+                if settings.schedule == "multistep"
+                else [epochs + 1],
                 decay_rate=settings.decay_rate,
                 min_lr=settings.min_lr,
                 warmup_epochs=settings.warmup_epochs,

@@ -29,7 +29,9 @@ class Narrator:
 
     def warn(self, text: str) -> None:
         if self.console is not None:
-            self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+            self.console.print(
+                f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True
+            )
 
     def task(self, title: str, total: int, *, done: int = 0) -> Task:
         """Returns a context manager that shows how far a task of ``total`` units has come."""

@@ -70,7 +70,9 @@ class RunFolder:
                 )
         elif any(self.path.iterdir()):
             raise UserError(
-                "The output folder is not empty and holds no run.", received=self.path, hint="another --output"
+                "The output folder is not empty and holds no run.",
+                received=self.path,
+                hint="another --output",
             )
 
     def check_same(self, recipe_yaml: str, *, processes: int) -> None:
@@ -82,7 +84,9 @@ class RunFolder:
         before = self.recipe.read_text(encoding="utf-8").splitlines()
         difference = [
             line
-            for line in difflib.unified_diff(before, recipe_yaml.splitlines(), "started", "now", lineterm="", n=0)
+            for line in difflib.unified_diff(
+                before, recipe_yaml.splitlines(), "started", "now", lineterm="", n=0
+            )
             if line[:1] in "+-" and line[:3] not in ("+++", "---")
         ]
         try:
@@ -93,7 +97,8 @@ class RunFolder:
             difference += [f"-processes: {started}", f"+processes: {processes}"]
         if difference:
             raise UserError(
-                "The run in the output folder is another one, so it cannot be resumed:\n" + "\n".join(difference),
+                "The run in the output folder is another one, so it cannot be resumed:\n"
+                + "\n".join(difference),
                 received=self.path,
                 hint="the same command as before with --resume, or another --output",
             )

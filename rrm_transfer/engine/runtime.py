@@ -21,7 +21,9 @@ def automatic_precision() -> Precision:
     """Returns bf16 where the device has instructions for it, else float32."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
+    return (
+        "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
+    )
 
 
 class Runtime:
@@ -82,7 +84,7 @@ class Runtime:
         for buffer in module.buffers():
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
-                buffer /= self.world
+                buffer.div_(self.world)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

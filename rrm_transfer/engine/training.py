@@ -104,10 +104,11 @@ class _LossWindow:
         finite = table.isfinite()
         if not bool(finite.all()):
             row, column = (int(v) for v in (~finite).nonzero()[0])
+            step = self.first_step + row
             raise UserError(
-                f"The loss term {self.names[column]!r} is not finite at optimiser step {self.first_step + row}.",
+                f"The loss term {self.names[column]!r} is not finite at optimiser step {step}.",
                 received=float(table[row, column]),
-                hint="lower train.lr, or set train.clip_grad or train.precision=float32; the last checkpoint is kept",
+                hint="lower train.lr, or set train.clip_grad; the last checkpoint is kept",
             )
         means = table.mean(0).tolist()
         self.values = []
@@ -263,8 +264,9 @@ class Trainer:
         return self.plan.threat.with_eps(self.plan.threat.eps * (self._step + 1) / (warmup + 1))
 
     def _record(self, epoch: int, losses: dict[str, float], rate: float) -> None:
+        lr = self._optimizer.param_groups[0]["lr"]
         facts = {"phase": self.plan.phase, "step": self._step, "epoch": epoch, "losses": losses}
-        self._log("step", {**facts, "lr": self._optimizer.param_groups[0]["lr"], "images_per_s": round(rate, 1)})
+        self._log("step", {**facts, "lr": lr, "images_per_s": round(rate, 1)})
 
     def _save(self, *, final: bool = False) -> None:
         self._window.read()
@@ -295,7 +297,9 @@ class Trainer:
 
         self._student.load_state_dict(under("student/"))
         state = under("objective/")
-        share = {name: value.tensor_split(self.runtime.world)[self.runtime.rank] for name, value in state.items()}
+        share = {
+            name: value.tensor_split(self.runtime.world)[self.runtime.rank] for name, value in state.items()
+        }
         self.objective.load_state_dict(share)
         unpack_optimizer(self._optimizer, checkpoint.tensors, checkpoint.facts["optimizer"])
         self._step = checkpoint.facts["step"]

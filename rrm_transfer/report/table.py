@@ -23,16 +23,22 @@ def print_result(result: RunResult) -> None:
         console.print(f"{label}: {value}", highlight=False, markup=False, soft_wrap=True)
 
 
+def print_metrics(metrics: Metrics) -> None:
+    """Prints the accuracies of an evaluation."""
+    Console().print(accuracy_table(metrics))
+
+
 def result_document(result: RunResult) -> dict[str, Any]:
-    """Returns what ``--json`` prints: metrics.json, with the run folder and the line that loads the student."""
+    """Returns what ``--json`` prints: metrics.json, the run folder and the line that loads the student."""
     return {**result.metrics.to_json(), "folder": str(result.folder), "load": result.load_line}
 
 
 def accuracy_table(metrics: Metrics) -> Table:
     """Makes one line for each model: clean and robust accuracy with intervals, and training time."""
-    test = [row for row in metrics.rows if row.split == "test"]
+    test = [row for row in metrics.rows if row.split == "test"] or metrics.rows
     columns = list(dict.fromkeys(measurement_title(row) for row in test))
-    table = Table(title=f"accuracy on {max(row.count for row in test):,} test images, 95 % Wilson intervals")
+    count = max(row.count for row in test)
+    table = Table(title=f"accuracy on {count:,} {test[0].split} images, 95 % Wilson intervals")
     table.add_column("model")
     for column in columns:
         table.add_column(column, justify="right")

@@ -10,6 +10,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.pixels import Normalise, PixelStatistics
 from rrm_transfer.students.creation import create_timm
@@ -122,6 +123,28 @@ class Student(nn.Module):
             x: Pixels in [0, 1], ``(B, C, H, W)``.
         """
         return cast(Outputs, self.head(self.form.represent(self.model, self.normalise(x))))
+
+    @torch.no_grad()
+    def adopt_classifier(self, weight: Tensor, bias: Tensor) -> None:
+        """Takes over a teacher's classifier and freezes it, for training without labels or logits.
+
+        Args:
+            weight: ``(classes, feature width)``.
+            bias: ``(classes,)``.
+
+        Raises:
+            UserError: The network's own classifier has no bias to fold this one's into.
+        """
+        classifier = self.head.classifier
+        if classifier.bias is None:
+            raise UserError(
+                "This student's classifier has no bias, so it cannot take over a teacher's.",
+                received=self.architecture,
+                hint="another student, or objective.ce_weight above 0",
+            )
+        classifier.weight.copy_(weight)
+        classifier.bias.copy_(bias)
+        classifier.requires_grad_(False)
 
     def fold(self) -> nn.Module:
         """Returns a new timm network, in eval mode and contiguous, whose classifier is the whole head."""

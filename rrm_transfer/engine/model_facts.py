@@ -1,0 +1,61 @@
+"""What is known about a model before it is loaded: the data and the threat model that it was made for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rrm_transfer.core.threat import Norm
+from rrm_transfer.engine.run_folder import RunFolder
+from rrm_transfer.recipe.loading import read_recipe
+from rrm_transfer.teachers.zoo import EMBEDDED, zoo_entry
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a run folder's recipe or the zoo says about a model; None where nothing does.
+
+    Attributes:
+        dataset: That it was trained on, as ``--dataset`` takes it.
+        norm: Of its threat model.
+        eps: Of its threat model, in pixel units.
+        image_size: Side of its input in pixels.
+        held_out: Part of the training data that was kept for selection.
+        seed: With which that part was cut.
+        metrics: The figures that it comes with.
+        published: Published figures in words.
+    """
+
+    dataset: str | None = None
+    norm: Norm | None = None
+    eps: float | None = None
+    image_size: int | None = None
+    held_out: float = 0.0
+    seed: int = 0
+    metrics: Path | None = None
+    published: str | None = None
+
+
+def facts_about(name: str) -> ModelFacts:
+    """Looks up a model by the name that a user gives it.
+
+    Raises:
+        UserError: It is a run folder whose recipe cannot be read.
+    """
+    folder = RunFolder(Path(name))
+    if folder.is_started:
+        recipe = read_recipe(str(folder.recipe))
+        return ModelFacts(
+            dataset=recipe.data.name,
+            norm=recipe.threat.norm,
+            eps=recipe.threat.eps,
+            image_size=recipe.data.image_size,
+            held_out=recipe.data.held_out,
+            seed=recipe.seed,
+            metrics=folder.metrics if folder.is_finished else None,
+        )
+    entry = zoo_entry(name)
+    if entry is None:
+        return ModelFacts()
+    metrics = EMBEDDED / str(entry.file) / "metrics.json" if entry.source == "embedded" else None
+    return ModelFacts(entry.dataset, entry.norm, entry.eps, metrics=metrics, published=entry.published)
