@@ -9,7 +9,16 @@ if TYPE_CHECKING:
     from rrm_transfer.api import Recipe, RunResult, evaluate, load_student, read_recipe, teach, transfer
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "RunResult", "__version__", "evaluate", "load_student", "read_recipe", "teach", "transfer"]
+__all__ = [
+    "Recipe",
+    "RunResult",
+    "__version__",
+    "evaluate",
+    "load_student",
+    "read_recipe",
+    "teach",
+    "transfer",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""``python -m rrm_transfer``: the command line under accelerate, torchrun and wherever no script is on PATH."""
+"""``python -m rrm_transfer``: the command line under accelerate and torchrun."""
 
 from rrm_transfer.cli.app import main
 

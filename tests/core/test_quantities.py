@@ -15,7 +15,8 @@ def test_numbers_and_fractions_are_read(text: str | int, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "8/0", "-1", -0.5, "1/2/3", "__import__('os')", "nan", "inf", "8 of 255", "1e999", True, "0x10"]
+    "text",
+    ["", "8/0", "-1", -0.5, "1/2/3", "__import__('os')", "nan", "inf", "8 of 255", "1e999", True, "0x10"],
 )
 def test_everything_else_is_refused(text: str | float) -> None:
     with pytest.raises(UserError, match="8/255"):
@@ -30,7 +31,11 @@ def test_eps_is_written_as_the_field_writes_it(eps: float, text: str) -> None:
 
 def test_wilson_interval_matches_published_values() -> None:
     # Newcombe, Statistics in Medicine 1998, Table I, method 3 (score without continuity correction).
-    for correct, count, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)]:
+    for correct, count, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+    ]:
         measured = Proportion(correct, count).interval()
         assert measured == pytest.approx((low, high), abs=5e-5)
 
