@@ -25,6 +25,7 @@ from rrm_transfer.objectives.base import Need, Objective
 from rrm_transfer.recipe.defaults import SMALL_IMAGE, Kind, fill_in, training_defaults
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.students.names import resolve_student_name
+from rrm_transfer.students.pretrained import require_hub_weights
 from rrm_transfer.students.student import Student, build_student, kind_of
 from rrm_transfer.teachers.loading import load_teacher
 from rrm_transfer.teachers.sources import find_origin
@@ -165,7 +166,9 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     kind = _kind(recipe.student.name)
     row = training_defaults(kind, fit.size)
     if recipe.student.pretrained is None:
-        recipe.student.pretrained = row.pretrained and recipe.student.weights is None
+        recipe.student.pretrained = (
+            row.pretrained and recipe.student.weights is None and _weights_can_be_had(recipe, narrator)
+        )
     student = make_student(recipe, data, fit.size, None if teacher is None else teacher.width)
     for note in student.notes:
         narrator.note(f"student: {note}")
@@ -221,6 +224,18 @@ def _check_objective(recipe: Recipe) -> None:
     for argument in objective_arguments(name):
         if argument.name not in arguments:
             setattr(recipe.objective, argument.name, argument.default)
+
+
+def _weights_can_be_had(recipe: Recipe, narrator: Narrator) -> bool:
+    """Tells whether timm's weights are at hand; asked for explicitly, their absence would be an error."""
+    try:
+        require_hub_weights(recipe.student.name)
+    except UserError as error:
+        narrator.warn(
+            f"a transformer does better from timm's weights; this one starts from scratch: {error.what}"
+        )
+        return False
+    return True
 
 
 def _kind(architecture: str) -> Kind:

@@ -18,7 +18,7 @@ class TrainingDefaults:
 
     Attributes:
         source: Where the row comes from.
-        pretrained: Whether the student starts from timm's weights.
+        pretrained: Whether the student starts from timm's weights where they can be had.
         augmentation: Random changes of training images.
     """
 
@@ -75,8 +75,8 @@ DEFAULTS: dict[tuple[Kind, Literal["small", "large"]], TrainingDefaults] = {
         augmentation=_LARGE,
     ),
     ("transformer", "small"): TrainingDefaults(
-        source="timm's habits for transformers; small images start from scratch",
-        pretrained=False,
+        source="timm's habits for transformers",
+        pretrained=True,
         epochs=100,
         global_batch_size=128,
         optimizer="adamw",
@@ -91,7 +91,7 @@ DEFAULTS: dict[tuple[Kind, Literal["small", "large"]], TrainingDefaults] = {
         augmentation=_CROP_AND_FLIP,
     ),
     ("transformer", "large"): TrainingDefaults(
-        source="timm's habits for transformers, from timm's weights",
+        source="timm's habits for transformers",
         pretrained=True,
         epochs=60,
         global_batch_size=256,
