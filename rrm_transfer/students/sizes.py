@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from timm.data import resolve_input_data_config
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
@@ -80,6 +82,20 @@ class _Rehearsal:
                 self.name, num_classes=self.num_classes, channels=self.channels, args=args, stem=self.stem
             )
 
+    def reference(self, args: Mapping[str, object]) -> nn.Module:
+        try:
+            return self.build(args)
+        except UserError:
+            raise
+        except Exception as error:
+            if not args:
+                raise
+            raise UserError(
+                f"timm cannot build {self.name} with the student's arguments.",
+                received=", ".join(f"{key}={value}" for key, value in args.items()),
+                allowed=f"timm said: {type(error).__name__}: {error}",
+            ) from None
+
     def images(self, count: int) -> Tensor:
         return torch.empty(count, self.channels, self.image_size, self.image_size, device="meta")
 
@@ -91,6 +107,8 @@ class _Rehearsal:
             with torch.no_grad():
                 positions = _positions(cast(Any, model).forward_features(self.images(1)), model)
                 form.represent(model, self.images(1))
+            # some networks run at any size by rescaling the image, yet timm exports them for one size only
+            resolve_input_data_config(model, {"input_size": tuple(self.images(1).shape[1:])})
         except UserError:
             raise
         except Exception as error:  # timm refuses a size by whatever its layers happen to raise
@@ -137,14 +155,13 @@ def plan_input(
     given = dict(args)
     stem = cast(str | None, given.pop("stem", None))
     rehearsal = _Rehearsal(name, num_classes, channels, image_size, stem)
-    reference = rehearsal.build(given)
+    reference = rehearsal.reference(given)
     find_head(reference, name)
     accepted = accepted_args(reference)
     own = get_pretrained_cfg(name).input_size[1:] == (image_size, image_size)
     bases: list[dict[str, object]] = (
         [{}] if own or "img_size" not in accepted else [{"img_size": image_size}, {}]
     )
-    refusals: list[str] = []
     best: _Trial | None = None
     for base in bases:
         plain = rehearsal.attempt({**base, **given})
@@ -153,13 +170,12 @@ def plan_input(
         )
         if best is not None:
             break
-        refusals.append(cast(str, plain))
     if best is None:
         raise UserError(
             f"{name} cannot take {image_size} px images with {channels} channels.",
             received=f"image size {image_size}" + "".join(f", {k}={v}" for k, v in given.items()),
-            allowed=f"its own size is {get_pretrained_cfg(name).input_size[1]} px; timm said: {refusals[0]}",
-            hint="choose a larger image size, another architecture, or arguments for timm.create_model",
+            allowed=f"its own size is {get_pretrained_cfg(name).input_size[1]} px; timm said: {plain}",
+            hint="resize the images to that size, or choose another architecture or other student arguments",
         )
     width, unused = rehearsal.unused(best)
     return InputPlan(
@@ -230,18 +246,21 @@ def patch_size(model: nn.Module) -> int | None:
             size = size[0]
         if isinstance(size, int):
             return size
-    return None
+    default = inspect.signature(type(model)).parameters.get("patch_size")
+    return default.default if default is not None and isinstance(default.default, int) else None
 
 
 def _positions(features: object, model: nn.Module) -> int | None:
-    """Counts the positions of what ``forward_features`` returned, prefix tokens excluded."""
+    """Counts the positions of what ``forward_features`` returned, class tokens excluded."""
     if isinstance(features, tuple | list):
         return min((n for n in (_positions(item, model) for item in features) if n is not None), default=None)
-    if not isinstance(features, Tensor):
+    if not isinstance(features, Tensor) or features.dim() not in (3, 4):
         return None
+    width = cast(Any, model).num_features
+    first, last = features.shape[1], features.shape[-1]
     if features.dim() == 4:
-        last = features.shape[-1] == cast(Any, model).num_features != features.shape[1]
-        return math.prod(features.shape[1:3] if last else features.shape[2:])
-    if features.dim() == 3:
-        return features.shape[1] - int(getattr(model, "num_prefix_tokens", 0))
-    return None
+        return math.prod(features.shape[1:3] if last == width != first else features.shape[2:])
+    if last != width:
+        return last if first == width else min(first, last)
+    prefix = getattr(model, "num_prefix_tokens", getattr(model, "cls_token", None) is not None)
+    return first - int(prefix)

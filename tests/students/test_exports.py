@@ -15,7 +15,9 @@ from rrm_transfer.students import Student, build_student, load_student, save_stu
 
 
 def export(folder: Path, name: str = "test_resnet", channels: int = 3, **args: object) -> Student:
-    student = build_student(name, num_classes=3, channels=channels, image_size=32, feature_width=10, args=args)
+    student = build_student(
+        name, num_classes=3, channels=channels, image_size=32, feature_width=10, args=args
+    )
     x = torch.rand(4, channels, 32, 32)
     student.train()(x)
     error = save_student(
@@ -45,7 +47,10 @@ def test_stock_timm_and_load_student_reload_bit_equal(name: str, channels: int, 
 
 def test_the_configuration_describes_this_student_and_not_its_source(tmp_path: Path) -> None:
     export(tmp_path / "student", "resnet18.a1_in1k")
-    assert sorted(path.name for path in (tmp_path / "student").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "student").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
     config = json.loads((tmp_path / "student" / "config.json").read_text())
     recorded = config["pretrained_cfg"]
     source = timm.models.get_pretrained_cfg("resnet18.a1_in1k")
@@ -68,10 +73,10 @@ def test_a_student_with_another_stem_is_refused_by_timm_and_loaded_by_us(tmp_pat
     student = export(folder, "resnet18", stem="cifar")
     assert not student.stock
     assert student.model.get_parameter("conv1.weight").shape == (64, 3, 3, 3)
-    with pytest.raises(RuntimeError, match="not a stock timm network, load it with rrm_transfer.load_student"):
+    with pytest.raises(RuntimeError, match="load it with rrm_transfer"):
         timm.create_model(f"local-dir:{folder}", pretrained=True)
     (weights,) = folder.glob("*.safetensors")
-    with pytest.raises(RuntimeError, match="conv1.weight"):
+    with pytest.raises(RuntimeError, match="conv1"):
         timm.create_model("resnet18", num_classes=3, checkpoint_path=weights)
     assert weights.name != "model.safetensors"
     assert all(key.startswith("rrm_transfer.") for key in load_file(weights))

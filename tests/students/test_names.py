@@ -33,7 +33,9 @@ def test_an_ambiguous_name_lists_what_it_could_be() -> None:
     assert "efficientnet_b0" in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "near"), [("resnet5", "resnet50"), ("vit_smal", "vit_small"), ("qwen", "qwen3_vit")])
+@pytest.mark.parametrize(
+    ("text", "near"), [("resnet5", "resnet50"), ("vit_smal", "vit_small"), ("qwen", "qwen3_vit")]
+)
 def test_an_unknown_name_lists_the_nearest(text: str, near: str) -> None:
     with pytest.raises(UserError, match="Unknown student") as caught:
         resolve_student_name(text)

@@ -26,9 +26,8 @@ def test_logits_are_computed_from_the_projected_features() -> None:
     x = torch.rand(3, 3, 32, 32)
     logits, features = student(x)
     assert features.shape == (3, 24)
-    z = student.model.forward_head(  # type: ignore[operator]
-        student.model.forward_features(student.normalise(x)), pre_logits=True  # type: ignore[operator]
-    )
+    z = student.form.represent(student.model, student.normalise(x))
+    assert z.shape == (3, student.model.head_hidden_size)
     torch.testing.assert_close(features, student.head.projection(z))
     torch.testing.assert_close(logits, student.head.classifier(features))
 
@@ -68,7 +67,7 @@ def test_weights_depend_on_the_seed_alone_and_the_global_state_is_untouched() ->
 
 
 def test_fold_is_the_product_of_both_maps_and_leaves_the_student_alone() -> None:
-    student = small().to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    student = small().to(memory_format=torch.channels_last).eval()
     before = copy.deepcopy(student.state_dict())
     folded = student.fold()
     assert isinstance(student.head.projection, nn.Linear)
@@ -115,6 +114,12 @@ def test_unknown_argument_lists_what_the_architecture_takes() -> None:
     with pytest.raises(UserError, match="no argument 'patch'") as caught:
         small("test_vit", args={"patch": 3})
     assert "patch_size" in str(caught.value)
+
+
+def test_arguments_that_timm_cannot_use_are_the_users_mistake() -> None:
+    with pytest.raises(UserError, match="timm cannot build test_resnet") as caught:
+        small(args={"output_stride": 5})
+    assert "output_stride=5" in str(caught.value)
 
 
 def test_encoders_are_not_classifiers() -> None:
