@@ -146,6 +146,7 @@ class DataSet:
         channels: 1 or 3.
         licence: As the source states it.
         source: Where the images came from.
+        label_groups: The source's own classes that make up each class, where a label map was applied.
         notes: Every choice that was made for the user, to be printed and recorded.
     """
 
@@ -158,6 +159,7 @@ class DataSet:
     channels: int
     licence: str | None
     source: str
+    label_groups: tuple[tuple[int, ...], ...] | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property

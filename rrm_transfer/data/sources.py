@@ -12,6 +12,7 @@ from rrm_transfer.data.hub_source import load_hub, parse_hub_name
 from rrm_transfer.data.idx import find_idx_parts
 from rrm_transfer.data.idx_source import load_fashion_mnist_mini, load_idx_folder
 from rrm_transfer.data.images import DataSet
+from rrm_transfer.data.label_maps import find_label_map, relabel
 from rrm_transfer.data.parquet_source import find_parquet_files, load_parquet
 from rrm_transfer.data.parts import SourceParts, assemble
 
@@ -22,13 +23,19 @@ FORMS = (
 
 
 def load_dataset_by_name(
-    name: str, *, held_out: float = 0.0, seed: int = 0, train_limit: int | None = None
+    name: str,
+    *,
+    label_map: str | None = None,
+    held_out: float = 0.0,
+    seed: int = 0,
+    train_limit: int | None = None,
 ) -> DataSet:
     """Loads a data set and divides it.
 
     Args:
         name: ``fashion-mnist-mini``, a local path, or a Hugging Face data set name; a path that exists
             comes before a hub name.
+        label_map: Groups the source's classes, such as ``restricted-imagenet``.
         held_out: Fraction of the training part to cut for selection.
         seed: Of the held-out part and of the limit.
         train_limit: Training images to keep, None for all.
@@ -36,7 +43,9 @@ def load_dataset_by_name(
     Raises:
         UserError: There is no such data set, or something is wrong with it.
     """
-    return assemble(_find(name), held_out=held_out, seed=seed, train_limit=train_limit)
+    chosen = None if label_map is None else find_label_map(label_map)
+    parts = _find(name) if chosen is None else relabel(_find(name), chosen)
+    return assemble(parts, held_out=held_out, seed=seed, train_limit=train_limit)
 
 
 def _find(name: str) -> SourceParts:

@@ -15,6 +15,7 @@ from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import DataSet
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.data.sources import load_dataset_by_name
+from rrm_transfer.engine.labels import align_labels
 from rrm_transfer.engine.model_facts import ModelFacts, facts_about
 from rrm_transfer.engine.optimisation import Optimisation
 from rrm_transfer.engine.progress import Narrator
@@ -144,7 +145,12 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     threat.eps = threat.eps or known.eps or 8 / 255
 
     with runtime.main_first():
-        data = load_dataset_by_name(recipe.data.name, held_out=recipe.data.held_out, seed=recipe.seed)
+        data = load_dataset_by_name(
+            recipe.data.name,
+            label_map=recipe.data.label_map,
+            held_out=recipe.data.held_out,
+            seed=recipe.seed,
+        )
     for note in data.notes:
         narrator.note(f"data: {note}")
     recipe.data.image_size = recipe.data.image_size or automatic_size(data)
@@ -155,6 +161,7 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     if needs:
         with runtime.main_first():
             teacher = _load_teacher(recipe, data, fit, allow_code=allow_code)
+        align_labels(teacher, data, narrator)
         _check_fits(teacher, data, recipe, needs)
         narrator.note(
             f"teacher: {teacher.name}, {teacher.architecture}, width {teacher.width}, "

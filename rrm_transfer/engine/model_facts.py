@@ -19,6 +19,7 @@ class ModelFacts:
         dataset: That it was trained on, as ``--dataset`` takes it.
         norm: Of its threat model.
         eps: Of its threat model, in pixel units.
+        label_map: That was applied to the data.
         image_size: Side of its input in pixels.
         held_out: Part of the training data that was kept for selection.
         seed: With which that part was cut.
@@ -29,6 +30,7 @@ class ModelFacts:
     dataset: str | None = None
     norm: Norm | None = None
     eps: float | None = None
+    label_map: str | None = None
     image_size: int | None = None
     held_out: float = 0.0
     seed: int = 0
@@ -49,6 +51,7 @@ def facts_about(name: str) -> ModelFacts:
             dataset=recipe.data.name,
             norm=recipe.threat.norm,
             eps=recipe.threat.eps,
+            label_map=recipe.data.label_map,
             image_size=recipe.data.image_size,
             held_out=recipe.data.held_out,
             seed=recipe.seed,

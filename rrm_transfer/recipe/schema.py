@@ -98,6 +98,7 @@ class DataSection(Section):
     Attributes:
         name: ``fashion-mnist-mini``, a local folder or file, or a Hugging Face data set; None: what the
             teacher was trained on.
+        label_map: Groups the source's classes: ``restricted-imagenet``.
         image_size: Side of the student's input in pixels; None: automatic.
         held_out: Part of the training split that is kept for selection, in [0, 1).
         augmentation: None: automatic.
@@ -105,6 +106,7 @@ class DataSection(Section):
     """
 
     name: str | None = None
+    label_map: str | None = None
     image_size: Count | None = None
     held_out: Annotated[Quantity, Field(lt=1)] = 0.0
     augmentation: AugmentationSection | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, cast
 
@@ -62,6 +63,7 @@ class Teacher(nn.Module):
         self.normalise = Normalise(statistics.for_channels(self.channels))
         self.network = network
         self.provenance = {**(provenance or {}), "view": str(view), "normalisation": str(statistics)}
+        self._groups: tuple[tuple[int, ...], ...] | None = None
         self.requires_grad_(False)
         self.eval()
         probe = self._probe()
@@ -81,7 +83,24 @@ class Teacher(nn.Module):
             x: Pixels in [0, 1] at the data's size and channels, ``(B, C, H, W)``.
         """
         outputs: Outputs = self.network(self.normalise(self.view(x)))
-        return outputs
+        if self._groups is None:
+            return outputs
+        columns = [outputs.logits[:, list(group)].logsumexp(1) for group in self._groups]
+        return Outputs(torch.stack(columns, 1), outputs.features)
+
+    def group_classes(self, groups: Sequence[Sequence[int]], names: Sequence[str] | None) -> None:
+        """Gives the teacher the data's classes, each made of some of its own.
+
+        A group's logit is the log of the sum of its members' exponentials, so that its probability is the
+        sum of theirs among all classes in groups; a group of one keeps its logit.
+
+        Args:
+            groups: For each class of the data, the teacher's own classes.
+            names: Of the data's classes.
+        """
+        self._groups = tuple(tuple(group) for group in groups)
+        self.num_classes = len(self._groups)
+        self.class_names = None if names is None else tuple(names)
 
     def features(self, x: Tensor) -> Tensor:
         """Returns the representation, ``(B, width)``."""
@@ -98,7 +117,13 @@ class Teacher(nn.Module):
         """
         if self._classifier is None:
             return None
-        return _weight_and_bias(self.network.get_submodule(self._classifier))
+        weight, bias = _weight_and_bias(self.network.get_submodule(self._classifier))
+        if self._groups is None:
+            return weight, bias
+        if any(len(group) > 1 for group in self._groups):
+            return None
+        rows = [group[0] for group in self._groups]
+        return weight[rows], bias[rows]
 
     @torch.no_grad()
     def _probe(self) -> Outputs:
