@@ -15,6 +15,7 @@ from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.engine.assembly import Assembly, assemble
 from rrm_transfer.engine.checkpoints import Checkpoints
 from rrm_transfer.engine.evaluation import PGDSpec, balanced_sample, measure
+from rrm_transfer.engine.gallery import make_gallery
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.metrics import Metrics, Role, Row, read_metrics
 from rrm_transfer.engine.progress import Narrator
@@ -168,6 +169,7 @@ class _Job:
         metrics = Metrics(rows, self.indices, self.images.fingerprint, timing)
         result = RunResult(self.folder.path, metrics, recipe, self._provenance(), self._load_line(student))
         if self.runtime.is_main:
+            self._exhibit(student)
             self._export(student)
             publish(result)
             metrics.write(self.folder.metrics)
@@ -249,6 +251,20 @@ class _Job:
             ("test", "none", None, None, None, None, count),
             *(("test", "pgd", *attack, count) for attack in attacks),
         }
+
+    def _exhibit(self, student: Student) -> None:
+        gallery = make_gallery(
+            student,
+            self.images,
+            threat=self.assembly.threat,
+            steps=self.recipe.evaluate.steps,
+            restarts=self.recipe.evaluate.restarts,
+            seed=self.recipe.seed,
+            fit=self.assembly.fit,
+            class_names=self.assembly.data.class_names,
+            device=self.runtime.device,
+        )
+        gallery.write(self.folder.gallery)
 
     def _export(self, student: Student) -> None:
         data = self.assembly.data
