@@ -134,18 +134,10 @@ def scan(name: str) -> Scan:
         encoder = not hasattr(model, "get_classifier")
         return Scan(name, module, parameters, "encoder", None, None if encoder else str(error))
     pool = getattr(model, "global_pool", None)
-    parts = [
-        type(getattr(model, part, None)).__name__ for part in ("head", "fc_norm", "attn_pool", "head_dist")
-    ]
-    kinds = {type(child).__name__ for child in getattr(model, "head", nn.Identity()).modules()}
-    signature = [
-        module,
-        type(model).__name__,
-        form,
-        pool if isinstance(pool, str) else "",
-        *parts,
-        *sorted(kinds),
-    ]
+    head = getattr(model, "head", None)
+    signature = [module, type(model).__name__, form, pool if isinstance(pool, str) else ""]
+    signature += [type(getattr(model, part, None)).__name__ for part in ("head", "fc_norm", "attn_pool")]
+    signature += sorted({type(m).__name__ for m in head.modules()} if isinstance(head, nn.Module) else ())
     return Scan(name, module, parameters, "|".join(signature), form)
 
 

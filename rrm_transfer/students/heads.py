@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.students.names import near_classifier
 
-Affine = nn.Linear | nn.Conv2d
-
 
 @dataclass(frozen=True)
 class Leaf:
@@ -72,33 +70,27 @@ class Head:
             z = model.get_submodule(path)(z)
         return z
 
-    def has_bias(self, model: nn.Module) -> bool:
-        """Whether the classifier can hold a bias."""
-        return all(affine(model, leaf).bias is not None for leaf in self.leaves)
-
-    def read(self, model: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    def read(self, model: nn.Module) -> tuple[Tensor, Tensor] | None:
         """Returns the weight ``(classes, width)`` and bias of a classifier of one leaf; None for others."""
         if len(self.leaves) > 1:
             return None
-        layer = affine(model, self.leaves[0])
-        bias = None if layer.bias is None else layer.bias.detach().clone()
-        return layer.weight.detach().flatten(1).clone(), bias
+        weight, bias = _tensors(model, self.leaves[0])
+        return weight.detach().flatten(1), bias.detach()
 
     @torch.no_grad()
-    def write(self, model: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+    def write(self, model: nn.Module, weight: Tensor, bias: Tensor) -> None:
         """Makes the model's own classifier compute ``weight @ z + bias``.
 
         Args:
             model: The timm model; changed in place.
             weight: ``(classes, width)``.
-            bias: ``(classes,)``; None for a classifier without one.
+            bias: ``(classes,)``.
         """
         first = self.leaves[0]
         for leaf in self.leaves:
-            layer = affine(model, leaf)
-            layer.weight.copy_((leaf.gain * weight[:, slice(*leaf.columns)]).view_as(layer.weight))
-            if layer.bias is not None and bias is not None:
-                layer.bias.copy_(bias)
+            own_weight, own_bias = _tensors(model, leaf)
+            own_weight.copy_((leaf.gain * weight[:, slice(*leaf.columns)]).view_as(own_weight))
+            own_bias.copy_(bias)
             for path, source in zip(leaf.before, first.before, strict=True):
                 model.get_submodule(path).load_state_dict(model.get_submodule(source).state_dict())
         for parameter in _parameters(model, self.silenced):
@@ -110,9 +102,8 @@ class Head:
         return _parameters(model, [*(leaf.path for leaf in self.leaves), *twins, *self.silenced])
 
 
-def affine(model: nn.Module, leaf: Leaf) -> Affine:
-    """Returns the leaf's layer."""
-    return cast(Affine, model.get_submodule(leaf.path))
+def _tensors(model: nn.Module, leaf: Leaf) -> tuple[nn.Parameter, nn.Parameter]:
+    return model.get_parameter(f"{leaf.path}.weight"), model.get_parameter(f"{leaf.path}.bias")
 
 
 def find_head(model: nn.Module, name: str) -> Head:
@@ -155,7 +146,9 @@ _EXTRAS = ("aux_head", "weights", "weights_dist")
 
 
 def _linear(module: nn.Module, path: str) -> Head | None:
-    return Head("linear", (Leaf(path),)) if isinstance(module, nn.Linear) else None
+    return (
+        Head("linear", (Leaf(path),)) if isinstance(module, nn.Linear) and module.bias is not None else None
+    )
 
 
 def _convolution(module: nn.Module, path: str) -> Head | None:

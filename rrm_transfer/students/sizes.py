@@ -37,7 +37,6 @@ class InputPlan:
         width: Of the representation.
         positions: Of the last map or token grid; None where it has no such form.
         model: The network on the meta device: shapes without numbers.
-        unused: Names of the parameters that no gradient reaches, the classifier's own excluded.
         notes: What was chosen and what to be warned of.
     """
 
@@ -47,7 +46,6 @@ class InputPlan:
     width: int
     positions: int | None
     model: nn.Module
-    unused: frozenset[str]
     notes: tuple[str, ...]
 
 
@@ -58,6 +56,7 @@ class _Trial:
     args: dict[str, object]
     model: nn.Module
     form: Head
+    width: int
     positions: int | None
     goal: int
 
@@ -96,8 +95,8 @@ class _Rehearsal:
                 allowed=f"timm said: {type(error).__name__}: {error}",
             ) from None
 
-    def images(self, count: int) -> Tensor:
-        return torch.empty(count, self.channels, self.image_size, self.image_size, device="meta")
+    def image(self) -> Tensor:
+        return torch.empty(1, self.channels, self.image_size, self.image_size, device="meta")
 
     def attempt(self, args: Mapping[str, object]) -> _Trial | str:
         """Returns the network that ran, or why it did not."""
@@ -105,25 +104,17 @@ class _Rehearsal:
             model = self.build(args).eval()
             form = find_head(model, self.name)
             with torch.no_grad():
-                positions = _positions(cast(Any, model).forward_features(self.images(1)), model)
-                form.represent(model, self.images(1))
+                positions = _positions(cast(Any, model).forward_features(self.image()), model)
+                width = form.represent(model, self.image()).shape[1]
             # some networks run at any size by rescaling the image, yet timm exports them for one size only
-            resolve_input_data_config(model, {"input_size": tuple(self.images(1).shape[1:])})
+            resolve_input_data_config(model, {"input_size": tuple(self.image().shape[1:])})
         except UserError:
             raise
         except Exception as error:  # timm refuses a size by whatever its layers happen to raise
             return f"{type(error).__name__}: {error}".partition("\n")[0]
         patch = patch_size(model)
         one_grid = patch is not None and positions == (self.image_size // patch) ** 2
-        return _Trial(dict(args), model, form, positions, (_GRID if one_grid else _SIDE) ** 2)
-
-    def unused(self, trial: _Trial) -> tuple[int, frozenset[str]]:
-        """Returns the representation's width and the parameters without gradient."""
-        idle = {id(parameter) for parameter in trial.form.idle_parameters(trial.model)}
-        representation = trial.form.represent(trial.model.train(), self.images(2))
-        representation.sum().backward()  # type: ignore[no-untyped-call]
-        names = (n for n, p in trial.model.named_parameters() if p.grad is None and id(p) not in idle)
-        return representation.shape[1], frozenset(names)
+        return _Trial(dict(args), model, form, width, positions, (_GRID if one_grid else _SIDE) ** 2)
 
 
 def plan_input(
@@ -177,15 +168,13 @@ def plan_input(
             allowed=f"its own size is {get_pretrained_cfg(name).input_size[1]} px; timm said: {plain}",
             hint="resize the images to that size, or choose another architecture or other student arguments",
         )
-    width, unused = rehearsal.unused(best)
     return InputPlan(
         args=best.args,
         stem=stem,
         form=best.form,
-        width=width,
+        width=best.width,
         positions=best.positions,
         model=best.model,
-        unused=unused,
         notes=tuple(_notes(best, given, image_size, accepted)),
     )
 

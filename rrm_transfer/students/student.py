@@ -10,7 +10,6 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.pixels import Normalise, PixelStatistics
 from rrm_transfer.students.creation import create_timm
@@ -34,19 +33,16 @@ class MatchedHead(nn.Module):
         feature_width: Of the matched representation; equal to ``width`` for no projection.
         num_classes: Of the classifier.
         always: Project even where the widths are equal.
-        bias: Whether the maps have one; without where the network's own classifier has none to fold into.
     """
 
     projection: nn.Linear | nn.Identity
     classifier: nn.Linear
 
-    def __init__(
-        self, width: int, feature_width: int, num_classes: int, *, always: bool = False, bias: bool = True
-    ) -> None:
+    def __init__(self, width: int, feature_width: int, num_classes: int, *, always: bool = False) -> None:
         super().__init__()
         needed = always or feature_width != width
-        self.projection = nn.Linear(width, feature_width, bias=bias) if needed else nn.Identity()
-        self.classifier = nn.Linear(feature_width, num_classes, bias=bias)
+        self.projection = nn.Linear(width, feature_width) if needed else nn.Identity()
+        self.classifier = nn.Linear(feature_width, num_classes)
 
     def forward(self, z: Tensor) -> Outputs:
         """Returns logits and projected features of a representation ``(B, width)``."""
@@ -54,14 +50,18 @@ class MatchedHead(nn.Module):
         return Outputs(logits=self.classifier(features), features=features)
 
     @torch.no_grad()
-    def folded(self) -> tuple[Tensor, Tensor | None]:
+    def set_classifier(self, weight: Tensor, bias: Tensor) -> None:
+        """Copies a weight ``(classes, feature width)`` and a bias ``(classes,)`` into the classifier."""
+        self.classifier.weight.copy_(weight)
+        self.classifier.bias.copy_(bias)
+
+    @torch.no_grad()
+    def folded(self) -> tuple[Tensor, Tensor]:
         """Returns the one affine map that both make: ``W_c P`` and ``W_c b_P + b_c``, computed in float64."""
         weight, bias = self.classifier.weight, self.classifier.bias
         if isinstance(self.projection, nn.Identity):
-            return weight.clone(), None if bias is None else bias.clone()
+            return weight.clone(), bias.clone()
         product = weight.double() @ self.projection.weight.double()
-        if bias is None:
-            return product.to(weight.dtype), None
         shift = weight.double() @ self.projection.bias.double() + bias.double()
         return product.to(weight.dtype), shift.to(bias.dtype)
 
@@ -124,27 +124,15 @@ class Student(nn.Module):
         """
         return cast(Outputs, self.head(self.form.represent(self.model, self.normalise(x))))
 
-    @torch.no_grad()
     def adopt_classifier(self, weight: Tensor, bias: Tensor) -> None:
         """Takes over a teacher's classifier and freezes it, for training without labels or logits.
 
         Args:
             weight: ``(classes, feature width)``.
             bias: ``(classes,)``.
-
-        Raises:
-            UserError: The network's own classifier has no bias to fold this one's into.
         """
-        classifier = self.head.classifier
-        if classifier.bias is None:
-            raise UserError(
-                "This student's classifier has no bias, so it cannot take over a teacher's.",
-                received=self.architecture,
-                hint="another student, or objective.ce_weight above 0",
-            )
-        classifier.weight.copy_(weight)
-        classifier.bias.copy_(bias)
-        classifier.requires_grad_(False)
+        self.head.set_classifier(weight, bias)
+        self.head.classifier.requires_grad_(False)
 
     def fold(self) -> nn.Module:
         """Returns a new timm network, in eval mode and contiguous, whose classifier is the whole head."""
@@ -235,16 +223,10 @@ def build_student(
             plan.width if feature_width is None else feature_width,
             num_classes,
             always=projection == "always",
-            bias=plan.form.has_bias(model),
         )
-    for path in plan.unused:
-        model.get_parameter(path).requires_grad_(False)
     own = plan.form.read(model)
     if own is not None and isinstance(head.projection, nn.Identity):
-        with torch.no_grad():
-            for target, source in zip((head.classifier.weight, head.classifier.bias), own, strict=True):
-                if source is not None:
-                    target.copy_(source)
+        head.set_classifier(*own)
     config = cast(Mapping[str, tuple[float, ...]], model.pretrained_cfg)
     return Student(
         model,

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.students import MatchedHead, Student, build_student
+from rrm_transfer.students import Student, build_student
 from rrm_transfer.students.student import kind_of
 
 
@@ -79,12 +79,13 @@ def test_fold_is_the_product_of_both_maps_and_leaves_the_student_alone() -> None
     torch.testing.assert_close(folded(student.normalise(x)), student(x).logits)
 
 
-def test_a_head_without_bias_folds_into_a_classifier_without_one() -> None:
-    head = MatchedHead(6, 4, 3, bias=False)
-    weight, bias = head.folded()
-    z = torch.rand(2, 6)
-    assert bias is None
-    torch.testing.assert_close(z @ weight.T, head(z).logits)
+def test_a_teachers_classifier_is_taken_over_and_frozen() -> None:
+    student = small()
+    weight, bias = torch.randn(5, 24), torch.randn(5)
+    student.adopt_classifier(weight, bias)
+    logits, features = student.eval()(torch.rand(2, 3, 32, 32))
+    torch.testing.assert_close(logits, features @ weight.T + bias)
+    assert not any(parameter.requires_grad for parameter in student.head.classifier.parameters())
 
 
 def test_default_normalisation_is_the_architectures_and_averages_to_grey() -> None:
