@@ -13,45 +13,37 @@ from timm.models import get_pretrained_cfg, load_state_dict
 from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.hub import require_hub
 from rrm_transfer.students.heads import Head
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-_TIMEOUT_S = 5.0
+_SECONDS = 5.0
 
 
 def require_hub_weights(name: str) -> None:
     """Checks within seconds that timm's weights for ``name`` are in the cache or can be fetched.
 
-    timm itself would go through half a minute of retries per file.
-
     Raises:
         UserError: timm names no weights, or they are neither cached nor within reach.
     """
     config = get_pretrained_cfg(name)
+    hint = "give a local file as the student's weights, or train without --pretrained"
     if not config.has_weights:
-        raise UserError(
-            "timm has no weights for this architecture.",
-            received=name,
-            hint="train without --pretrained, or give a local file as the student's weights",
-        )
+        raise UserError("timm has no weights for this architecture.", received=name, hint=hint)
     repository, url = config.hf_hub_id, config.url
-    try:
-        if repository:
-            files = (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
-            if any(isinstance(huggingface_hub.try_to_load_from_cache(repository, f), str) for f in files):
-                return
-            location = huggingface_hub.hf_hub_url(repository, files[0])
-            huggingface_hub.get_hf_file_metadata(location, timeout=_TIMEOUT_S)
-        elif not (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).exists():
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_S).close()
-    except huggingface_hub.errors.EntryNotFoundError:
-        return  # the repository answers and has its weights under the older file name
-    except Exception as error:  # whatever the HTTP client raises: the answer to the user is the same
-        raise UserError(
-            "The student's pretrained weights are not in the cache and cannot be fetched.",
-            received=f"{name} from {repository or url}: {str(error).partition(chr(10))[0]}",
-            hint="give a local file as the student's weights, or train without --pretrained",
-        ) from None
+    if repository:
+        files = (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
+        if not any(isinstance(huggingface_hub.try_to_load_from_cache(repository, f), str) for f in files):
+            require_hub(f"{name} from {repository}", hint=hint)
+    elif not (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).exists():
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_SECONDS).close()
+        except OSError as error:
+            raise UserError(
+                "The student's pretrained weights are not in the cache and cannot be fetched.",
+                received=f"{name} from {url}: {error}",
+                hint=hint,
+            ) from None
 
 
 def read_local_weights(path: Path, model: nn.Module, form: Head) -> dict[str, Tensor]:

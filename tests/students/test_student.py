@@ -158,7 +158,7 @@ def test_local_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 def test_pretrained_without_network_is_a_clear_error_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="cannot be fetched") as caught:
+    with pytest.raises(UserError, match="cannot be reached") as caught:
         small("resnet50", pretrained=True)
     assert "local file" in str(caught.value)
 
