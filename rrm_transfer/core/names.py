@@ -1,9 +1,12 @@
-"""Suggestions for names that were not found."""
+"""Names: suggestions for those that were not found, and what of a name may be published."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_LOCAL = re.compile(r"(?:[\w-]+:(?!//))?(?:[/\\~.]|[A-Za-z]:[/\\])")
 
 
 def nearest(name: str, options: Iterable[str], count: int = 5) -> list[str]:
@@ -17,3 +20,8 @@ def did_you_mean(name: str, options: Iterable[str]) -> str | None:
     """Returns a hint that names the nearest options, or None where nothing is near."""
     close = nearest(name, options)
     return f"did you mean {' or '.join(close)}?" if close else None
+
+
+def public_name(name: str) -> str:
+    """Returns the last part of a local path, and any other name as it is: folders may name people."""
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if _LOCAL.match(name) else name

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from rrm_transfer import __version__
+from rrm_transfer.core.names import public_name
 from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.engine.assembly import Assembly, assemble
 from rrm_transfer.engine.checkpoints import Checkpoints
@@ -293,7 +294,7 @@ class _Job:
             "fit": self.assembly.fit.describe(self.assembly.data.test.size),
             "teacher": None
             if teacher is None
-            else {"name": teacher.name, "sha256": teacher.provenance["sha256"]},
+            else {"name": public_name(teacher.name), "sha256": teacher.provenance["sha256"]},
         }
 
 

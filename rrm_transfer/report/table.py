@@ -56,8 +56,14 @@ def measurement_title(row: Row) -> str:
     """Names a measurement as a column head: ``clean``, ``Linf 8/255 pgd-20``."""
     if row.attack == "none" or row.eps is None:
         return "clean"
+    return f"{row.norm} {format_eps(row.eps)}\n{attack_title(row)}"
+
+
+def attack_title(row: Row) -> str:
+    """Names an attack with its effort: ``pgd-20×5``, ``autoattack``."""
+    steps = "" if row.steps is None else f"-{row.steps}"
     restarts = f"×{row.restarts}" if row.restarts and row.restarts > 1 else ""
-    return f"{row.norm} {format_eps(row.eps)}\n{row.attack}-{row.steps}{restarts}"
+    return f"{row.attack}{steps}{restarts}"
 
 
 def cell(row: Row) -> str:
