@@ -62,13 +62,14 @@ def create_timm(
             received=f"{unknown[0]}={args[unknown[0]]}",
             allowed=accepted_args(create_timm(name, num_classes=num_classes, channels=channels, args={})),
         ) from None
-    except RuntimeError as error:
-        if state is None:
+    except (RuntimeError, OSError) as error:
+        if not pretrained:
             raise
+        problem = "cannot be fetched" if isinstance(error, OSError) else "do not fit this network"
         raise UserError(
-            f"The weights are not those of {name}.",
+            f"The weights for {name} {problem}.",
             received=" ".join(str(error).split())[:600],
-            hint="check the architecture's name, or give the arguments that the weights were trained with",
+            hint="check the name, the arguments and the image size, or train without pretrained weights",
         ) from None
     cast(dict[str, object], model.pretrained_cfg).pop("state_dict", None)
     if stem is not None:

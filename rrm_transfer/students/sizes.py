@@ -107,7 +107,8 @@ class _Rehearsal:
                 positions = _positions(cast(Any, model).forward_features(self.image()), model)
                 width = form.represent(model, self.image()).shape[1]
             # some networks run at any size by rescaling the image, yet timm exports them for one size only
-            resolve_input_data_config(model, {"input_size": tuple(self.image().shape[1:])})
+            expected = {"input_size": tuple(self.image().shape[1:]), "mean": (0.5,), "std": (0.5,)}
+            resolve_input_data_config(model, expected)
         except UserError:
             raise
         except Exception as error:  # timm refuses a size by whatever its layers happen to raise

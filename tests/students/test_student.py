@@ -146,7 +146,7 @@ def test_local_weights_load_strictly_but_for_the_classifier(tmp_path: Path) -> N
 def test_local_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_vit").state_dict(), path)
-    with pytest.raises(UserError, match="not those of test_resnet") as caught:
+    with pytest.raises(UserError, match="weights for test_resnet do not fit") as caught:
         small(weights=path)
     assert "conv1.0.weight" in str(caught.value)
     (tmp_path / "broken.safetensors").write_bytes(b"<html>not found</html>")
