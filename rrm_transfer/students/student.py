@@ -24,9 +24,9 @@ Kind = Literal["convolutional", "transformer"]
 class MatchedHead(nn.Module):
     """A projection to the teacher's width and, reading its output, the classifier.
 
-    The projection stands in the path of the logits, as in Vaishnavi et al. (USENIX Security 2022, section
-    4): robustness of the matched representation then reaches the decision. Both maps are affine, so they
-    fold into one.
+    The projection stands in the path of the logits, as in Vaishnavi et al., "Transferring adversarial
+    robustness through robust representation matching", USENIX Security 2022: the robustness of the matched
+    representation then reaches the decision. Both maps are affine, so they fold into one.
 
     Args:
         width: Of the student's representation.
