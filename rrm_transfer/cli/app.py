@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from rrm_transfer import __version__
 from rrm_transfer.cli import evaluate, inspect, recipes, run, teach
+from rrm_transfer.cli.output import first_to_report
 from rrm_transfer.core.errors import Interrupted, UserError
 
+EXIT_BUG = 1
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
 
@@ -59,21 +60,24 @@ def main() -> None:
     try:
         app()  # exits by itself, also with 2 on a wrong option
     except UserError as error:
-        _complain(str(error))
-        sys.exit(EXIT_MISTAKE)
+        _end(EXIT_MISTAKE, str(error))
     except Interrupted as error:
-        _complain(str(error), label="stopped")
-        sys.exit(EXIT_INTERRUPTED)
+        _end(EXIT_INTERRUPTED, str(error), label="stopped")
     except OSError as error:
         reason = _STORAGE_ERRORS.get(error.errno or 0)
         if reason is None:
             raise
-        _complain(f"A file could not be written or read: {reason}.\n  received: {error.filename}")
-        sys.exit(EXIT_MISTAKE)
+        where = f"\n  received: {error.filename}" if error.filename else ""
+        _end(EXIT_MISTAKE, f"A file could not be written or read: {reason}.{where}")
+    except Exception:
+        if first_to_report():
+            raise
+        sys.exit(EXIT_BUG)
 
 
-def _complain(message: str, *, label: str = "error") -> None:
-    """Prints a message once, however many processes have the same problem."""
-    if os.environ.get("RANK", "0") == "0":
+def _end(code: int, message: str, *, label: str = "error") -> NoReturn:
+    """Prints a message once, however many processes have the same problem, and exits."""
+    if first_to_report():
         typer.secho(f"{label}: ", nl=False, err=True, bold=True)
         typer.echo(message, err=True)
+    sys.exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -27,6 +28,21 @@ def narrator(quiet: bool) -> Narrator:
 def is_first_process() -> bool:
     """Tells whether this process is the one that prints."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def first_to_report() -> bool:
+    """Tells, once, whether a problem of this process is news: no other process of the run has reported one.
+
+    Where one process fails, the others fail after it, since they wait for it in vain.
+    """
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_initialized():
+        return is_first_process()
+    try:
+        store = distributed.distributed_c10d._get_default_store()
+        return bool(store.add("rrm_transfer/problem", 1) == 1)
+    except RuntimeError:  # the process that kept the store is gone: the problem was its own
+        return False
 
 
 def print_json(document: Any) -> None:

@@ -38,10 +38,10 @@ def request(
         section: {key: value for key, value in options.items() if value is not None}
         for section, options in sections.items()
     }
-    content = read_recipe(recipe or base).model_dump(exclude_unset=True)
+    content: dict[str, Any] = read_recipe(recipe or base).model_dump(exclude_unset=True)
     named: set[str] = {part for part in ("teacher", "student") if "name" in given.get(part, {})}
     if named and recipe is None:
-        kept = {
+        kept: dict[str, Any] = {
             part: content[part] for part in ("teacher", "student") if part in content and part not in named
         }
         content = {"name": "transfer" if "teacher" in content else "teacher", **kept}

@@ -60,5 +60,5 @@ class RecipeError(UserError):
         )
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818  # it is not an error
     """A run was asked to stop, and its state is saved."""

@@ -1,10 +1,11 @@
-"""Checkpoints without pickle: tensors as safetensors, everything else as JSON, a checksum for both."""
+"""Checkpoints without pickle: tensors as safetensors, everything else as JSON, one checksum over both."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,15 @@ _FINAL = "final"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved: named tensors, and JSON-like facts."""
+    """The state of one training phase.
 
+    Attributes:
+        step: Optimiser steps done.
+        tensors: By name.
+        facts: What else there is; JSON values only.
+    """
+
+    step: int
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
 
@@ -43,30 +51,34 @@ class Checkpoints:
         self._phase = phase
         self._warn = warn
 
-    def save(self, step: int, checkpoint: Checkpoint, *, final: bool = False) -> Path:
+    def save(self, checkpoint: Checkpoint, *, final: bool = False) -> Path:
         """Writes a checkpoint, then removes those that it makes unnecessary."""
-        target = self._folder / f"{self._phase}-{_FINAL if final else f'{step:08d}'}"
+        target = self._folder / f"{self._phase}-{_FINAL if final else f'{checkpoint.step:08d}'}"
         with replacing_folder(target) as folder:
-            save_file(
-                {name: value.contiguous() for name, value in checkpoint.tensors.items()}, folder / _TENSORS
-            )
-            facts = {"step": step, "facts": checkpoint.facts, "sha256": sha256_of(folder / _TENSORS)}
-            (folder / _STATE).write_text(json.dumps(facts), encoding="utf-8")
-        for old in self._steps()[: None if final else -2]:
+            # Copies: networks may share tensors, which safetensors refuses.
+            tensors = {
+                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, value in checkpoint.tensors.items()
+            }
+            save_file(tensors, folder / _TENSORS)
+            state = {"step": checkpoint.step, "facts": checkpoint.facts}
+            sealed = {"sha256": _seal(folder / _TENSORS, state), **state}
+            (folder / _STATE).write_text(json.dumps(sealed), encoding="utf-8")
+        # Two files: should the final one turn out to be damaged, the one before it is there.
+        for old in self._steps()[: -1 if final else -2]:
             shutil.rmtree(old)
         return target
 
-    def final(self) -> Checkpoint | None:
-        """Returns the checkpoint of a finished phase, or None."""
-        return self._read(self._folder / f"{self._phase}-{_FINAL}")
-
-    def latest(self) -> Checkpoint | None:
-        """Returns the newest whole checkpoint of an unfinished phase, or None."""
+    def newest(self) -> tuple[Checkpoint | None, bool]:
+        """Returns the newest whole checkpoint, or None, and whether it ends its phase."""
+        final = self._read(self._folder / f"{self._phase}-{_FINAL}")
+        if final is not None:
+            return final, True
         for path in reversed(self._steps()):
             checkpoint = self._read(path)
             if checkpoint is not None:
-                return checkpoint
-        return None
+                return checkpoint, False
+        return None, False
 
     def _steps(self) -> list[Path]:
         return sorted(self._folder.glob(f"{self._phase}-[0-9]*"))
@@ -76,37 +88,13 @@ class Checkpoints:
             return None
         try:
             state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-            if sha256_of(path / _TENSORS) != state["sha256"]:
+            if state.pop("sha256") != _seal(path / _TENSORS, state):
                 raise ValueError("its checksum differs")
-            return Checkpoint(load_file(path / _TENSORS), {"step": state["step"], **state["facts"]})
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            return Checkpoint(state["step"], load_file(path / _TENSORS), state["facts"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             self._warn(f"checkpoint {path.name} is damaged ({error}); the one before it is used")
             return None
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Splits an optimiser's state into tensors and facts."""
-    state = optimizer.state_dict()
-    tensors: dict[str, Tensor] = {}
-    scalars: dict[str, dict[str, Any]] = {}
-    for index, values in state["state"].items():
-        for key, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{key}"] = value
-            else:
-                scalars.setdefault(str(index), {})[key] = value
-    return tensors, {"scalars": scalars, "groups": state["param_groups"]}
-
-
-def unpack_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
-) -> None:
-    """Puts back what ``pack_optimizer`` returned."""
-    state: dict[int, dict[str, Any]] = {
-        int(index): dict(values) for index, values in facts["scalars"].items()
-    }
-    for name, value in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, key = name.split("/", 2)
-            state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
+def _seal(tensors: Path, state: dict[str, Any]) -> str:
+    return hashlib.sha256(f"{sha256_of(tensors)} {json.dumps(state, sort_keys=True)}".encode()).hexdigest()

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from rrm_transfer.core.errors import Interrupted
+
+_REPEAT_SECONDS = 3.0
+"""Terminal and launcher may each deliver the same request; later than this, a repetition is impatience."""
+
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a flag; a second one acts at once."""
+    """Turns SIGINT, SIGTERM and SIGHUP into the end of a run; a later second one acts at once.
 
-    _signals = (signal.SIGINT, signal.SIGTERM)
+    A signal raises ``Interrupted`` where the program is, except within ``deferred``: there it is left to the
+    block to look at ``received``.
+    """
+
+    _signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.received = False
+        self._deferred = False
+        self._first = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         for number in self._signals:
+            if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup
+                continue
             try:
                 self._previous[number] = signal.signal(number, self._handle)
             except ValueError:  # not the main thread: signals are not ours to take
@@ -29,9 +45,31 @@ class StopRequest:
     ) -> None:
         self._restore()
 
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Lets the block come to its end first.
+
+        Raises:
+            Interrupted: The block ended as if nothing had happened, and a signal was received meanwhile.
+        """
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        if self.received:
+            raise Interrupted("stopped between training and what follows")
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
-        self._restore()
+        now = time.monotonic()
+        if self.received:
+            if now - self._first > _REPEAT_SECONDS:
+                self._restore()
+                signal.raise_signal(number)
+            return
+        self.received, self._first = True, now
+        if not self._deferred:
+            raise Interrupted(f"stopped by {signal.Signals(number).name}")
 
     def _restore(self) -> None:
         while self._previous:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from rrm_transfer import __version__
+from rrm_transfer.core.errors import Interrupted
 from rrm_transfer.core.names import public_name
 from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.engine.assembly import Assembly, assemble
@@ -81,22 +83,33 @@ def run(
     """
     runtime = Runtime()
     narrator = narrator if narrator is not None and runtime.is_main else Narrator()
+    warning = runtime.launch_warning()
+    if warning is not None:
+        narrator.warn(warning)
     folder = RunFolder(_output(recipe, runtime))
-    folder.check(overwrite=overwrite, resume=resume)
-    assembly = assemble(recipe, runtime, narrator, allow_code=allow_code)
-    assembly.recipe.output = folder.path
-    resume = resume and folder.is_started
-    if resume:
-        folder.check_same(dump_recipe(assembly.recipe), processes=runtime.world)
-    job = _Job(assembly, runtime, narrator, folder, role)
-    student = assembly.student()
-    teacher_rows = job.teacher_check()
-    if runtime.is_main and not resume:
-        folder.open(dump_recipe(assembly.recipe), processes=runtime.world, overwrite=overwrite)
-    runtime.barrier()
-    narrator.note(f"run folder: {folder.path}")
     with StopRequest() as stop:
-        return job.execute(student, teacher_rows, stop, publish, resume=resume)
+        folder.check(overwrite=overwrite, resume=resume)
+        resume = runtime.from_main(resume and folder.is_started and not folder.is_finished)
+        assembly = assemble(recipe, runtime, narrator, allow_code=allow_code)
+        assembly.recipe.output = folder.path
+        text = dump_recipe(assembly.recipe)
+        if resume:
+            folder.check_same(text, processes=runtime.world)
+        job = _Job(assembly, runtime, narrator, folder, role)
+        student = assembly.student()
+        teacher_rows = job.teacher_check()
+        with folder.locked() if runtime.is_main else nullcontext():
+            if runtime.is_main:
+                folder.check(overwrite=overwrite, resume=resume)
+                folder.open(text, processes=runtime.world, resume=resume)
+            runtime.barrier()
+            narrator.note(f"run folder: {folder.path}")
+            try:
+                return job.execute(student, teacher_rows, stop, publish, resume=resume)
+            except Interrupted as stopped:
+                raise Interrupted(
+                    f"{stopped}\n  next:     the same command with --output {folder.path} --resume"
+                ) from None
 
 
 class _Job:

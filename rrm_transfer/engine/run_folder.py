@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import fcntl
 import json
 import os
 import platform
 import shutil
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
+from rrm_transfer import __version__
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import write_text
 
-_LIBRARIES = ("rrm-transfer", "torch", "torchvision", "timm", "accelerate", "datasets", "safetensors")
+_LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "datasets", "safetensors")
 
 
 class RunFolder:
@@ -39,6 +44,7 @@ class RunFolder:
         self.environment = path / "environment.json"
         self.log_file = path / "log.jsonl"
         self.checkpoints = path / "checkpoints"
+        self._lock = path / ".lock"
 
     @property
     def is_finished(self) -> bool:
@@ -71,7 +77,7 @@ class RunFolder:
                     received=self.path,
                     hint="--resume to continue it, or --overwrite to replace it",
                 )
-        elif any(self.path.iterdir()):
+        elif any(p != self.environment and not _is_temporary(p) for p in self.path.iterdir()):
             raise UserError(
                 "The output folder is not empty and holds no run.",
                 received=self.path,
@@ -84,12 +90,10 @@ class RunFolder:
         Raises:
             UserError: Recipe or number of processes differ; the difference is shown.
         """
-        before = self.recipe.read_text(encoding="utf-8").splitlines()
+        before, now = (_without_output(t) for t in (self.recipe.read_text(encoding="utf-8"), recipe_yaml))
         difference = [
             line
-            for line in difflib.unified_diff(
-                before, recipe_yaml.splitlines(), "started", "now", lineterm="", n=0
-            )
+            for line in difflib.unified_diff(before, now, "started", "now", lineterm="", n=0)
             if line[:1] in "+-" and line[:3] not in ("+++", "---")
         ]
         try:
@@ -106,13 +110,69 @@ class RunFolder:
                 hint="the same command as before with --resume, or another --output",
             )
 
-    def open(self, recipe_yaml: str, *, processes: int, overwrite: bool) -> None:
-        """Creates the folder and writes the recipe and the environment."""
-        if overwrite and self.is_started:
-            shutil.rmtree(self.path)
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps the folder, which is created where it is missing, to this process for the block.
+
+        The lock is the operating system's and ends with the process, so that none is ever stale.
+
+        Raises:
+            UserError: Another run has it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.environment, json.dumps(environment(processes), indent=1) + "\n")
-        write_text(self.recipe, recipe_yaml)
+        holder = f"process {os.getpid()} on {socket.gethostname()}"
+        with self._take_lock() as lock:
+            lock.write(holder)
+            lock.flush()
+            try:
+                yield
+            finally:
+                self._lock.unlink(missing_ok=True)
+
+    def _take_lock(self) -> IO[str]:
+        while True:
+            lock = self._lock.open("a+", encoding="utf-8")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with lock:
+                    lock.seek(0)
+                    raise UserError(
+                        "Another run is working in the output folder.",
+                        received=f"{self.path}, held by {lock.read() or 'a run that is just starting'}",
+                        hint="another --output, or wait for it",
+                    ) from None
+            if self._is_still(lock):
+                # Workers that outlive a killed run must not keep its lock.
+                os.register_at_fork(after_in_child=lock.close)
+                lock.truncate(0)
+                return lock
+            lock.close()
+
+    def _is_still(self, lock: IO[str]) -> bool:
+        """Tells whether nobody removed the lock file between its opening and its locking."""
+        try:
+            return os.path.samestat(os.fstat(lock.fileno()), self._lock.stat())
+        except FileNotFoundError:
+            return False
+
+    def open(self, recipe_yaml: str, *, processes: int, resume: bool) -> None:
+        """Makes the folder ready for a run that holds its lock: a new one, or the one that stands there."""
+        for folder in (self.path, self.checkpoints):
+            for entry in folder.glob("*"):
+                if entry != self._lock and (not resume or _is_temporary(entry)):
+                    _remove(entry)
+        if resume:
+            self._mend_log()
+        else:
+            write_text(self.environment, json.dumps(environment(processes), indent=1) + "\n")
+            write_text(self.recipe, recipe_yaml)
+
+    def _mend_log(self) -> None:
+        """Removes the line that a killed run was writing."""
+        if self.log_file.is_file():
+            with self.log_file.open("rb+") as stream:
+                stream.truncate(stream.read().rfind(b"\n") + 1)
 
     def log(self, event: str, facts: dict[str, Any]) -> None:
         """Appends one event to log.jsonl."""
@@ -127,6 +187,22 @@ def environment(processes: int) -> dict[str, Any]:
         "processes": processes,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: version(name) for name in _LIBRARIES},
+        "versions": {"rrm-transfer": __version__, **{name: version(name) for name in _LIBRARIES}},
         "devices": devices or [f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads"],
     }
+
+
+def _is_temporary(path: Path) -> bool:
+    """Tells whether an entry is the lock, or what `replacing_file` left when its process was killed."""
+    return path.name.startswith(".")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _without_output(recipe_yaml: str) -> list[str]:
+    return [line for line in recipe_yaml.splitlines() if not line.startswith("output:")]

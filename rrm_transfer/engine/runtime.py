@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
+import psutil  # type: ignore[import-untyped]
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
-from torch import nn
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from rrm_transfer.core.errors import UserError
 
 Precision = Literal["float32", "bf16"]
+
+_SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
+_LAUNCHED = re.compile(r"launch\b.*?--num[-_]processes[= ](\d+)")
 
 
 def automatic_precision() -> Precision:
@@ -31,9 +38,19 @@ class Runtime:
 
     Precision is applied here and not by accelerate: accelerate patches the ``forward`` of the network
     that it prepares, and evaluation in float32 would inherit the patch.
+
+    Raises:
+        UserError: accelerate is configured to shard the student.
     """
 
     def __init__(self) -> None:
+        for variable, name in _SHARDING.items():
+            if os.environ.get(variable, "").lower() in ("1", "true"):
+                raise UserError(
+                    f"A student is not sharded: {name} is not supported, each process holds all of it.",
+                    received=f"{variable}={os.environ[variable]}",
+                    hint="an accelerate configuration without it, or torchrun",
+                )
         # A forward may run several times before one backward (clean and adversarial input), which the
         # broadcast of buffers before each forward does not allow; see `average_statistics`.
         kwargs = DistributedDataParallelKwargs(broadcast_buffers=False)
@@ -66,25 +83,43 @@ class Runtime:
 
     def from_main(self, value: Any) -> Any:
         """Returns the main process's ``value`` on every process."""
-        return self.gather([value])[0]
+        return broadcast_object_list([value])[0]
 
     def any(self, flag: bool) -> bool:
         """Tells whether ``flag`` holds on any process."""
-        return flag if self.world == 1 else any(self.gather([flag]))
+        return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Returns the mean of the processes' floating-point ``value``, on every process."""
+        if self.world == 1:
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total / self.world
 
     def autocast(self, precision: Precision) -> AbstractContextManager[Any]:
         if precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
+    @contextmanager
+    def prepared(self, module: nn.Module) -> Iterator[nn.Module]:
+        """Gives ``module`` with its gradients synchronised over the processes."""
+        try:
+            yield self.accelerator.prepare_model(module)
+        finally:
+            self.accelerator.free_memory()
+
     def average_statistics(self, module: nn.Module) -> None:
-        """Gives all processes the mean of their floating-point buffers (batch-norm statistics)."""
+        """Gives all processes the mean of their batch-norm statistics."""
         if self.world == 1:
             return
-        for buffer in module.buffers():
-            if buffer.is_floating_point():
-                dist.all_reduce(buffer)
-                buffer.div_(self.world)
+        norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+        buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+        if buffers:
+            means = torch.split(self.mean(torch.cat(buffers)), [len(buffer) for buffer in buffers])
+            for buffer, value in zip(buffers, means, strict=True):
+                buffer.copy_(value)
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
@@ -104,3 +139,19 @@ class Runtime:
                 received=f"train.global_batch_size={global_batch_size}",
                 allowed=f"multiples of {self.world}, at least {self.world * accumulation}",
             )
+
+    def launch_warning(self) -> str | None:
+        """Tells of a launcher that was asked for more processes than it started, which it does silently."""
+        parent = psutil.Process().parent()
+        try:
+            command = "" if parent is None else " ".join(parent.cmdline())
+        except psutil.Error:
+            return None
+        asked = _LAUNCHED.search(command)
+        if self.world > 1 or asked is None or int(asked[1]) == 1:
+            return None
+        return (
+            f"accelerate launch was asked for {asked[1]} processes and started one. On CPU: torchrun "
+            f"--nproc_per_node {asked[1]} -m rrm_transfer …, or ACCELERATE_USE_CPU=true accelerate launch "
+            f"--multi_gpu --num_processes {asked[1]} -m rrm_transfer …"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,12 +15,14 @@ from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.randomness import Randomness, derive_seed
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.loader import Batch, TrainingLoader
-from rrm_transfer.engine.checkpoints import Checkpoint, Checkpoints, pack_optimizer, unpack_optimizer
+from rrm_transfer.engine.checkpoints import Checkpoint, Checkpoints
 from rrm_transfer.engine.interruption import StopRequest
+from rrm_transfer.engine.losses import LossWindow
 from rrm_transfer.engine.optimisation import Optimisation, Schedule, build_optimizer
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Precision, Runtime
 from rrm_transfer.engine.step import TrainingStep
+from rrm_transfer.engine.training_state import pack, unpack
 from rrm_transfer.objectives.base import Objective
 
 Log = Callable[[str, dict[str, Any]], None]
@@ -78,43 +80,6 @@ class TrainingResult:
         return self.images / max(self.seconds, 1e-9)
 
 
-@dataclass
-class _LossWindow:
-    """Losses since the last look at them: kept on the device, so that a step does not wait for it."""
-
-    names: list[str] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-    first_step: int = 0
-
-    def add(self, step: int, terms: dict[str, Tensor]) -> None:
-        if not self.values:
-            self.first_step = step
-        self.names = list(terms)
-        self.values.append(torch.stack(list(terms.values())))
-
-    def read(self) -> dict[str, float]:
-        """Returns the mean of each term since the last call.
-
-        Raises:
-            UserError: A loss was not finite.
-        """
-        if not self.values:
-            return {}
-        table = torch.stack(self.values)
-        finite = table.isfinite()
-        if not bool(finite.all()):
-            row, column = (int(v) for v in (~finite).nonzero()[0])
-            step = self.first_step + row
-            raise UserError(
-                f"The loss term {self.names[column]!r} is not finite at optimiser step {step}.",
-                received=float(table[row, column]),
-                hint="lower train.lr, or set train.clip_grad; the last checkpoint is kept",
-            )
-        means = table.mean(0).tolist()
-        self.values = []
-        return dict(zip(self.names, means, strict=True))
-
-
 class Trainer:
     """Trains one student with one objective.
 
@@ -158,7 +123,7 @@ class Trainer:
         self._schedule = Schedule(
             self._optimizer, plan.optimisation, epochs=plan.epochs, steps_per_epoch=self._steps_per_epoch
         )
-        self._window = _LossWindow()
+        self._window = LossWindow(runtime, self._place)
         self._step = 0
         self._seconds = 0.0
 
@@ -171,41 +136,42 @@ class Trainer:
 
         Raises:
             Interrupted: ``stop`` was received; the state is saved.
-            UserError: A loss was not finite.
+            UserError: A loss or a weight was not finite.
         """
-        finished = self._checkpoints.final() if resume else None
-        started = finished or (self._checkpoints.latest() if resume else None)
-        if started is not None:
-            self._restore(started)
-            self._log("resume", {"phase": self.plan.phase, "step": self._step})
-            self._narrator.note(f"{self.plan.phase}: resumed at step {self._step} of {self.total_steps}")
-        if finished is None:
-            prepared = self.runtime.accelerator.prepare_model(self._student)
-            self._loop(prepared, stop)
-            self._save(final=True)
+        finished = resume and self._restore()
+        if not finished:
+            with stop.deferred(), self.runtime.prepared(self._student) as prepared:
+                self._loop(prepared, stop)
+                self._save(final=True)
         images = self._step // self.objective.replays * self.loader.global_batch_size
         return TrainingResult(self._seconds, self._step, images)
 
     def _loop(self, prepared: nn.Module, stop: StopRequest) -> None:
-        title = f"{self.plan.phase}: {type(self.objective).__name__}"
-        begun, before = time.monotonic(), self._seconds
-        first = self._step
+        plan, runtime = self.plan, self.runtime
+        # Asking every process whether to stop costs a synchronisation, which is cheap on CPUs only.
+        ask_always = runtime.world == 1 or runtime.device.type == "cpu"
+        images_per_step = self.loader.global_batch_size / self.objective.replays
+        begun, before, first = time.monotonic(), self._seconds, self._step
+        title = f"{plan.phase}: {type(self.objective).__name__}"
         with self._narrator.task(title, self.total_steps, done=self._step) as task:
             for epoch, batch in self._batches():
                 self._update(prepared, epoch, batch)
                 self._step += 1
-                self._seconds = before + time.monotonic() - begun
-                look = self._step % self.plan.log_every == 0 or self._step == self.total_steps
+                seconds = time.monotonic() - begun
+                self._seconds = before + seconds
+                look = self._step % plan.log_every == 0 or self._step == self.total_steps
                 if look:
                     losses = self._window.read()
-                    rate = (self._step - first) * self.loader.global_batch_size / (time.monotonic() - begun)
+                    rate = (self._step - first) * images_per_step / max(seconds, 1e-9)
                     facts = {name: f"{value:.4f}" for name, value in losses.items()}
                     task.update(self._step, {**facts, "images/s": f"{rate:.0f}"})
                     self._record(epoch, losses, rate)
-                if (look or self.runtime.world == 1) and self.runtime.any(stop.received):
+                if self._step == self.total_steps:
+                    break
+                if (look or ask_always) and runtime.any(stop.received):
                     self._save()
-                    raise Interrupted(f"{self.plan.phase} stopped at step {self._step} of {self.total_steps}")
-                if self._step % self.plan.checkpoint_every == 0 and self._step < self.total_steps:
+                    raise Interrupted(f"{plan.phase} stopped at step {self._step} of {self.total_steps}")
+                if self._step % plan.checkpoint_every == 0:
                     self._save()
 
     def _batches(self) -> Iterator[tuple[int, Batch]]:
@@ -217,6 +183,10 @@ class Trainer:
                 for _ in range(replays - skipped):
                     yield epoch, batch
                 skipped = 0
+
+    def _place(self, step: int) -> str:
+        epoch, position = divmod(step - 1, self._steps_per_epoch)
+        return f"epoch {epoch + 1}, batch {position // self.objective.replays + 1}"
 
     def _update(self, prepared: nn.Module, epoch: int, batch: Batch) -> None:
         plan, accelerator = self.plan, self.runtime.accelerator
@@ -255,7 +225,7 @@ class Trainer:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.runtime.average_statistics(self._student)
-        self._window.add(self._step, totals)
+        self._window.add(self._step + 1, totals)
 
     def _threat(self) -> ThreatModel:
         warmup = self.plan.eps_warmup_epochs * self._steps_per_epoch
@@ -269,38 +239,46 @@ class Trainer:
         self._log("step", {**facts, "lr": lr, "images_per_s": round(rate, 1)})
 
     def _save(self, *, final: bool = False) -> None:
-        self._window.read()
+        self._window.check()
+        self._check_weights()
         objective = self._objective_state()
         if self.runtime.is_main:
-            tensors, facts = pack_optimizer(self._optimizer)
-            tensors |= {f"student/{name}": value for name, value in self._student.state_dict().items()}
-            tensors |= {f"objective/{name}": value for name, value in objective.items()}
-            path = self._checkpoints.save(
-                self._step,
-                Checkpoint(tensors, {"optimizer": facts, "seconds": self._seconds}),
-                final=final,
-            )
+            tensors, facts = pack(self._student, self._optimizer, objective)
+            checkpoint = Checkpoint(self._step, tensors, {**facts, "seconds": self._seconds})
+            path = self._checkpoints.save(checkpoint, final=final)
             self._log("checkpoint", {"phase": self.plan.phase, "step": self._step, "path": path.name})
         self.runtime.barrier()
+
+    def _check_weights(self) -> None:
+        # The last step's losses are those of the weights before it.
+        state = self._student.state_dict()
+        for name, value in state.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise UserError(
+                    f"The student's weights are not finite after step {self._step}, "
+                    f"{self._place(self._step)}.",
+                    received=name,
+                    hint="a lower train.lr, or train.clip_grad; the last checkpoint is kept",
+                )
 
     def _objective_state(self) -> dict[str, Tensor]:
         parts = self.runtime.gather([self.objective.state_dict()])
         return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {
-                name.removeprefix(prefix): value
-                for name, value in checkpoint.tensors.items()
-                if name.startswith(prefix)
-            }
-
-        self._student.load_state_dict(under("student/"))
-        state = under("objective/")
-        share = {
-            name: value.tensor_split(self.runtime.world)[self.runtime.rank] for name, value in state.items()
-        }
-        self.objective.load_state_dict(share)
-        unpack_optimizer(self._optimizer, checkpoint.tensors, checkpoint.facts["optimizer"])
-        self._step = checkpoint.facts["step"]
+    def _restore(self) -> bool:
+        """Goes back to the newest checkpoint, if there is one; tells whether training was done by then."""
+        found = self._checkpoints.newest() if self.runtime.is_main else (None, False)
+        # From the main process, whose files the others need not see.
+        checkpoint, finished = self.runtime.from_main(found)
+        if checkpoint is None:
+            return False
+        state = unpack(self._student, self._optimizer, checkpoint.tensors, checkpoint.facts)
+        world, rank = self.runtime.world, self.runtime.rank
+        self.objective.load_state_dict(
+            {name: value.tensor_split(world)[rank] for name, value in state.items()}
+        )
+        self._step = checkpoint.step
         self._seconds = checkpoint.facts["seconds"]
+        self._log("resume", {"phase": self.plan.phase, "step": self._step})
+        self._narrator.note(f"{self.plan.phase}: resumed at step {self._step} of {self.total_steps}")
+        return bool(finished)

@@ -1,0 +1,61 @@
+"""What of a training phase must be kept to go on exactly, as named tensors and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+_STUDENT = "student/"
+_OPTIMIZER = "optimizer/"
+_OBJECTIVE = "objective/"
+
+
+def pack(
+    student: nn.Module, optimizer: Optimizer, objective: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors and the facts of a checkpoint.
+
+    Args:
+        student: The network in training.
+        optimizer: Of its weights.
+        objective: The objective's state, of all processes.
+    """
+    tensors = {_STUDENT + name: value for name, value in student.state_dict().items()}
+    tensors |= {_OBJECTIVE + name: value for name, value in objective.items()}
+    state = optimizer.state_dict()
+    scalars: dict[str, dict[str, Any]] = {}
+    for index, values in state["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{_OPTIMIZER}{index}/{key}"] = value
+            else:
+                scalars.setdefault(str(index), {})[key] = value
+    return tensors, {"scalars": scalars, "groups": state["param_groups"]}
+
+
+def unpack(
+    student: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Puts back what ``pack`` took from the student and the optimiser; returns the objective's state."""
+    student.load_state_dict(_under(_STUDENT, tensors))
+    state: dict[int, dict[str, Any]] = {
+        int(index): dict(values) for index, values in facts["scalars"].items()
+    }
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for name, value in _under(_OPTIMIZER, tensors).items():
+        index, key = name.split("/", 1)
+        weight = weights[int(index)]
+        if value.shape == weight.shape:
+            # In the weight's memory format: another one takes other kernels, which may round otherwise.
+            value = torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)  # noqa: PLW2901
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
+    return _under(_OBJECTIVE, tensors)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

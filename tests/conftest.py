@@ -1,0 +1,33 @@
+"""No test reaches a network or takes more than one thread; a tiny data set and its teacher for all."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+
+os.environ.update({"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"})
+
+import pytest
+import torch
+
+from tests import tiny
+
+torch.set_num_threads(1)
+gc.freeze()  # what was imported stays: collections need not look at it
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An idx folder of 64 training and 32 test images in four classes that are easy to tell apart."""
+    return tiny.write_data(tmp_path_factory.mktemp("data") / "quarters")
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stock timm folder: a network that tells the tiny data apart, also under attack."""
+    return tiny.write_teacher(tmp_path_factory.mktemp("teacher") / "tiny-teacher")
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()

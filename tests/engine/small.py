@@ -1,0 +1,163 @@
+"""The training loop on networks of a few hundred weights, without a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rrm_transfer.core.outputs import Outputs
+from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.data.augment import Augmentation
+from rrm_transfer.data.fit import Fit
+from rrm_transfer.data.images import MemoryImages
+from rrm_transfer.data.loader import TrainingLoader
+from rrm_transfer.engine.checkpoints import Checkpoints
+from rrm_transfer.engine.interruption import StopRequest
+from rrm_transfer.engine.optimisation import Optimisation
+from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.engine.runtime import Runtime
+from rrm_transfer.engine.training import Trainer, TrainingPlan, TrainingResult
+from rrm_transfer.objectives import build_objective
+from tests.data.fixtures import memory_images
+
+CLASSES = 4
+SIZE = 8
+
+PLAN = TrainingPlan(
+    phase="student",
+    epochs=2,
+    accumulation=1,
+    optimisation=Optimisation(
+        optimizer="momentum",
+        lr=0.05,
+        momentum=0.9,
+        weight_decay=1e-4,
+        schedule="cosine",
+        min_lr=0.0,
+        milestones=(),
+        decay_rate=0.1,
+        warmup_epochs=0.5,
+    ),
+    threat=ThreatModel("Linf", 8 / 255),
+    eps_warmup_epochs=0.5,
+    clip_grad=None,
+    precision="float32",
+    channels_last=False,
+    checkpoint_every=100,
+    log_every=1,
+    seed=0,
+)
+
+
+class Network(nn.Module):
+    """A convolution, a normalisation, a hidden layer and a classifier."""
+
+    def __init__(self, *, norm: str = "batch", dropout: float = 0.0, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.convolution = nn.Conv2d(1, 6, 3, stride=2, padding=1)
+            self.norm = nn.BatchNorm2d(6) if norm == "batch" else nn.GroupNorm(1, 6)
+            self.dropout = nn.Dropout(dropout)
+            self.hidden = nn.Linear(6 * 16, 5)
+            self.classifier = nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Outputs:
+        z = F.gelu(self.norm(self.convolution(x - 0.5))).flatten(1)
+        features = self.hidden(self.dropout(z))
+        return Outputs(self.classifier(features), features)
+
+
+def frozen_teacher() -> Network:
+    return Network(seed=1).requires_grad_(False).eval()
+
+
+def small_images(count: int = 45) -> MemoryImages:
+    return memory_images(count, channels=1, size=SIZE, classes=CLASSES)
+
+
+@dataclass
+class Run:
+    """One phase of training, and what it logged.
+
+    Attributes:
+        folder: Of its checkpoints.
+        plan: What to do.
+        objective: Its name.
+        arguments: Its arguments.
+        network: Arguments of ``Network``.
+        batch: Images per step.
+        stop_after: Step after which the run is asked to stop.
+        images: To train on.
+    """
+
+    folder: Path
+    plan: TrainingPlan = PLAN
+    objective: str = "rrm"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    batch: int = 9
+    stop_after: int | None = None
+    images: MemoryImages = field(default_factory=small_images)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stop = StopRequest()
+        self.student = Network(**self.network)
+        self.teacher = frozen_teacher()
+        runtime = Runtime()
+        objective = build_objective(self.objective, **self.arguments)
+        self.trainer = Trainer(
+            self.plan,
+            runtime=runtime,
+            student=self.student,
+            teacher=self.teacher if objective.needs else None,
+            objective=objective,
+            loader=TrainingLoader(
+                self.images,
+                fit=Fit("none", SIZE),
+                augmentation=Augmentation(crop_padding=1, flip=True),
+                global_batch_size=self.batch,
+                seed=self.plan.seed,
+                rank=runtime.rank,
+                world=runtime.world,
+                device=runtime.device,
+            ),
+            checkpoints=Checkpoints(self.folder, self.plan.phase, self.warnings.append),
+            narrator=Narrator(),
+            log=self._log,
+        )
+
+    def __call__(self, *, resume: bool = False) -> TrainingResult:
+        return self.trainer.run(self.stop, resume=resume)
+
+    def _log(self, event: str, facts: dict[str, Any]) -> None:
+        self.events.append({"event": event, **facts})
+        if event == "step" and facts["step"] == self.stop_after:
+            self.stop.received = True
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [entry for entry in self.events if entry["event"] == event]
+
+    @property
+    def losses(self) -> list[dict[str, float]]:
+        return [entry["losses"] for entry in self.of("step")]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.student.state_dict().items()}
+
+
+def with_optimisation(plan: TrainingPlan, **changes: Any) -> TrainingPlan:
+    return replace(plan, optimisation=replace(plan.optimisation, **changes))
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Tells whether two states are the same to the last bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,0 +1,24 @@
+"""Every objective's first losses are what they were when they were frozen."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rrm_transfer.objectives import OBJECTIVES
+from tests.engine.golden import FILE, STEPS, losses
+
+GOLDEN = json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def test_all_objectives_are_frozen() -> None:
+    assert sorted(GOLDEN) == OBJECTIVES.names
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.names)
+def test_losses_are_the_frozen_ones(objective: str) -> None:
+    found = losses(objective)
+    assert len(found) == STEPS
+    for step, (now, then) in enumerate(zip(found, GOLDEN[objective], strict=True), start=1):
+        assert now == pytest.approx(then, abs=1e-4, rel=1e-4), f"step {step}"
