@@ -1,8 +1,7 @@
-"""Networks by name: timm's, and timm's with the stem that CIFAR networks use.
+"""The stem of CIFAR networks, and how weights that need it are kept from stock timm.
 
-A CIFAR stem (3×3 stride 1, no max-pool) keeps nearly every tensor's shape, so stock timm would load such
-weights and answer wrongly. The stem is therefore part of the architecture's name, `resnet18+cifar_stem`,
-which stock timm refuses.
+A CIFAR stem keeps nearly every tensor's shape, so stock timm would load such weights and answer wrongly.
+An export with one therefore has a file name and keys of its own, and an architecture that timm refuses.
 """
 
 from __future__ import annotations
@@ -13,7 +12,12 @@ from torch import nn
 
 from rrm_transfer.core.errors import UserError
 
+STEMS = ("cifar",)
 CIFAR_STEM = "+cifar_stem"
+"""Follows a timm name where the stem is part of it: ``resnet18+cifar_stem``."""
+
+MARKED_WEIGHTS = "rrm_student.safetensors"
+MARKED_PREFIX = "rrm_transfer."
 
 
 def has_cifar_stem(architecture: str) -> bool:
@@ -40,25 +44,34 @@ def create_network(architecture: str, **args: Any) -> nn.Module:
 
     network = cast(nn.Module, timm.create_model(base_architecture(architecture), **args))
     if has_cifar_stem(architecture):
-        _put_cifar_stem(network, architecture)
+        replace_stem(network, "cifar", base_architecture(architecture))
     return network
 
 
-def _put_cifar_stem(network: nn.Module, architecture: str) -> None:
-    stem, pool = getattr(network, "conv1", None), getattr(network, "maxpool", None)
-    if not isinstance(stem, nn.Conv2d) or pool is None:
+def replace_stem(model: nn.Module, stem: str, name: str) -> None:
+    """Gives a ResNet the stem that is usual for CIFAR: a 3×3 convolution of stride 1 and no max-pool.
+
+    He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2.
+
+    Args:
+        model: A network with ``conv1``, ``bn1`` and ``maxpool``, as timm's ResNets have; changed in place.
+        stem: ``"cifar"``.
+        name: The architecture, for messages.
+
+    Raises:
+        UserError: The stem is unknown or the network has another form.
+    """
+    if stem not in STEMS:
+        raise UserError("Unknown stem.", received=stem, allowed=STEMS)
+    first, norm = getattr(model, "conv1", None), getattr(model, "bn1", None)
+    if not isinstance(first, nn.Module) or norm is None or not hasattr(model, "maxpool"):
         raise UserError(
-            "Only networks with a single stem convolution and a max-pool, such as timm's ResNets, can have a "
-            "CIFAR stem.",
-            received=architecture,
+            "The CIFAR stem fits ResNet-like networks only (those with conv1, bn1 and maxpool).",
+            received=name,
+            hint="leave the stem argument out: image sizes are adapted to automatically",
         )
-    network.conv1 = nn.Conv2d(
-        stem.in_channels,
-        stem.out_channels,
-        kernel_size=3,
-        padding=1,
-        bias=stem.bias is not None,
-        device=stem.weight.device,
-    )
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    network.maxpool = nn.Identity()
+    outermost = next(module for module in first.modules() if isinstance(module, nn.Conv2d))
+    convolution = nn.Conv2d(outermost.in_channels, norm.num_features, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    model.conv1 = convolution
+    model.maxpool = nn.Identity()

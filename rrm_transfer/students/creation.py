@@ -10,8 +10,7 @@ import timm
 from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
-
-STEMS = ("cifar",)
+from rrm_transfer.core.stems import replace_stem
 
 
 def create_timm(
@@ -31,7 +30,7 @@ def create_timm(
         num_classes: Of its own classifier.
         channels: Of the images.
         args: Further arguments for ``timm.create_model``.
-        stem: ``"cifar"`` to replace the stem, see :func:`replace_stem`.
+        stem: ``"cifar"`` to replace the stem, see `rrm_transfer.core.stems`.
         pretrained: Load weights, strictly but for the classifier: ``state``, else those that timm names.
         state: A complete state dict in any form that timm knows for the architecture.
 
@@ -88,34 +87,3 @@ def accepted_args(model: nn.Module) -> list[str]:
             {p.name: None for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         )
     return list(names)
-
-
-def replace_stem(model: nn.Module, stem: str, name: str) -> None:
-    """Gives a ResNet the stem that is usual for CIFAR: a 3×3 convolution of stride 1 and no max-pool.
-
-    He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2. Tensor shapes deeper
-    in the network stay as they are, so stock timm could load the weights and answer wrongly; see
-    :mod:`rrm_transfer.students.saving` for how that is prevented.
-
-    Args:
-        model: A network with ``conv1``, ``bn1`` and ``maxpool``, as timm's ResNets have; changed in place.
-        stem: ``"cifar"``.
-        name: The architecture, for messages.
-
-    Raises:
-        UserError: The stem is unknown or the network has another form.
-    """
-    if stem not in STEMS:
-        raise UserError("Unknown stem.", received=stem, allowed=STEMS)
-    first, norm = getattr(model, "conv1", None), getattr(model, "bn1", None)
-    if not isinstance(first, nn.Module) or norm is None or not hasattr(model, "maxpool"):
-        raise UserError(
-            "The CIFAR stem fits ResNet-like networks only (those with conv1, bn1 and maxpool).",
-            received=name,
-            hint="leave the stem argument out: image sizes are adapted to automatically",
-        )
-    outermost = next(module for module in first.modules() if isinstance(module, nn.Conv2d))
-    convolution = nn.Conv2d(outermost.in_channels, norm.num_features, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    model.conv1 = convolution
-    model.maxpool = nn.Identity()

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.pixels import Normalise, PixelStatistics
+from rrm_transfer.core.stems import MARKED_PREFIX, MARKED_WEIGHTS
 from rrm_transfer.students.creation import create_timm
-from rrm_transfer.students.saving import CONFIG, MARKED_PREFIX, MARKED_WEIGHTS
+from rrm_transfer.students.saving import CONFIG
 
 
 class LoadedStudent(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_folder
+from rrm_transfer.core.stems import MARKED_PREFIX, MARKED_WEIGHTS
 from rrm_transfer.students.student import Student
 
 FOLD_TOLERANCE = 1e-5
@@ -21,8 +22,6 @@ FOLD_TOLERANCE = 1e-5
 
 CONFIG = "config.json"
 STOCK_WEIGHTS = "model.safetensors"
-MARKED_WEIGHTS = "rrm_student.safetensors"
-MARKED_PREFIX = "rrm_transfer."
 
 
 def fold_error(student: Student, folded: nn.Module, sample: Tensor) -> float:

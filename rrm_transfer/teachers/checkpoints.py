@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import sha256_of
 from rrm_transfer.core.pixels import PixelStatistics
+from rrm_transfer.teachers.containers import state_dict_in
 from rrm_transfer.teachers.reading import read_file
+from rrm_transfer.teachers.unwrapping import unwrap
 
 
 @dataclass(frozen=True)
@@ -53,4 +54,7 @@ def open_checkpoint(file: Path, *, sha256: str | None = None) -> Checkpoint:
             allowed=f"sha256 {sha256}",
             hint="the file is damaged or was replaced; remove it and fetch it again",
         )
-    return Checkpoint(file, found, cast(Mapping[str, Tensor], content))
+    state_dict = state_dict_in(content, source=file)
+    unwrapped = unwrap(state_dict.tensors)
+    entries = tuple(f"entry {name}" for name in state_dict.path)
+    return Checkpoint(file, found, unwrapped.tensors, unwrapped.statistics, (*entries, *unwrapped.form))

@@ -10,8 +10,10 @@ import torch
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.pixels import PixelStatistics, parse_statistics
 from rrm_transfer.teachers.checkpoints import Checkpoint, open_checkpoint
-from rrm_transfer.teachers.networks import Blueprint, adapt, build_model
+from rrm_transfer.teachers.networks import adapt, build_model
+from rrm_transfer.teachers.networks.building import is_factory
 from rrm_transfer.teachers.origins import Origin
+from rrm_transfer.teachers.planning import draw_plan
 from rrm_transfer.teachers.sources import find_origin
 from rrm_transfer.teachers.strictness import load_strictly
 from rrm_transfer.teachers.teacher import Teacher
@@ -48,16 +50,29 @@ def load_teacher(
     """
     origin = find_origin(source, arch=arch, weights=weights)
     checkpoint = open_checkpoint(origin.file, sha256=origin.sha256)
-    blueprint = Blueprint(origin.architecture or "", origin.args)
-    statistics, said_by = _statistics(normalisation, checkpoint, origin)
-    model = build_model(blueprint, allow_code=allow_code)
-    report = load_strictly(model, checkpoint.tensors, source=str(origin.file))
-    view = View((channels, blueprint.args.get("in_chans", 3)), (image_size, origin.image_size))
+    plan = draw_plan(origin, checkpoint)
+    if plan.blueprint.args.get("num_classes") == 0 and not features_only:
+        raise UserError(
+            "This network has no classifier, and a random one would teach nothing.",
+            received=source,
+            hint="use an objective that matches features only, such as label-free rrm",
+        )
+    statistics, said_by = find_statistics(normalisation, checkpoint, origin)
+    model = build_model(plan.blueprint, allow_code=allow_code)
+    report = load_strictly(
+        model,
+        plan.tensors,
+        source=str(origin.file),
+        dispensable=plan.classifier_names(model) if features_only else (),
+    )
+    # What a factory's network takes is not known; it gets the data as they are.
+    own_channels = channels if is_factory(plan.blueprint.architecture) else 3
+    view = View((channels, plan.blueprint.args.get("in_chans", own_channels)), (image_size, plan.image_size))
     side = view.size[1] or image_size
     return Teacher(
         adapt(model, torch.rand(2, view.channels[1], side, side)),
         name=origin.name,
-        architecture=blueprint.architecture,
+        architecture=plan.blueprint.architecture,
         statistics=statistics,
         view=view,
         has_classifier=not features_only,
@@ -68,8 +83,9 @@ def load_teacher(
             "source": source,
             "file": origin.file.name,
             "sha256": checkpoint.sha256,
-            "stem": blueprint.stem,
-            "form": list(checkpoint.form),
+            "stem": plan.blueprint.stem,
+            "arguments": dict(plan.blueprint.args),
+            "form": list(plan.form),
             "load": report.counts(),
             "normalisation_from": said_by,
             **origin.facts,
@@ -77,9 +93,14 @@ def load_teacher(
     )
 
 
-def _statistics(
+def find_statistics(
     normalisation: str | None, checkpoint: Checkpoint, origin: Origin
 ) -> tuple[PixelStatistics, str]:
+    """Returns the normalisation and who said it: the user, the weights file, or the source.
+
+    Raises:
+        UserError: Nobody says it.
+    """
     if normalisation is not None:
         return parse_statistics(normalisation), "the user"
     if checkpoint.statistics is not None:

@@ -11,8 +11,9 @@ from typing import Any
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import hub_file
 from rrm_transfer.core.pixels import PixelStatistics
+from rrm_transfer.core.stems import CIFAR_STEM, MARKED_WEIGHTS
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS = ("model.safetensors", MARKED_WEIGHTS, "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,13 @@ def described_by(config: Path, *, name: str, weights: Path) -> Origin:
             else None
         )
         labels = content.get("label_names") or pretrained.get("label_names")
+        architecture = content["architecture"]
+        if weights.name == MARKED_WEIGHTS:
+            architecture = content["rrm"]["architecture"] + CIFAR_STEM
         return Origin(
             name=name,
             file=weights,
-            architecture=content["architecture"],
+            architecture=architecture,
             args={key: value for key, value in args.items() if value is not None},
             statistics=statistics,
             image_size=side,

@@ -158,7 +158,11 @@ def _refusal(path: Path, kind: Kind, problem: Exception) -> UserError | None:
 
 
 def _damaged(path: Path, problem: Exception) -> UserError:
-    first_line = (str(problem) or type(problem).__name__).splitlines()[0]
+    # torch's own words for a pickle that makes no sense advise to read it without care.
+    is_advice = isinstance(problem, pickle.UnpicklingError)
+    reason = "a pickle in it breaks off" if is_advice else (str(problem) or type(problem).__name__)
     return UserError(
-        f"The checkpoint is damaged or cut short: {first_line[:160]}", received=path, hint=_FETCH_AGAIN
+        f"The checkpoint is damaged or cut short: {reason.splitlines()[0][:160]}",
+        received=path,
+        hint=_FETCH_AGAIN,
     )

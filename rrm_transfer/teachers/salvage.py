@@ -137,7 +137,7 @@ def main() -> None:
     try:
         tensors = state_dict_in(read_inertly(source), source=source).tensors
     except UserError as problem:
-        sys.exit(str(problem))
+        sys.exit(problem.what)
     with replacing_file(target) as temporary:
         save_file(
             {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()},

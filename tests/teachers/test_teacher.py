@@ -9,8 +9,9 @@ from torch import nn
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.pixels import PixelStatistics
-from rrm_transfer.teachers import Teacher, load_teacher
+from rrm_transfer.teachers.loading import load_teacher
 from rrm_transfer.teachers.networks import adapt
+from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.teachers.view import View
 from tests.teachers.fixtures import LABELS, pixels, tiny, tiny_folder
 

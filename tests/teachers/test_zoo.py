@@ -10,10 +10,9 @@ import torch
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import sha256_of
 from rrm_transfer.core.pixels import parse_statistics
-from rrm_transfer.teachers import load_teacher, zoo, zoo_entry
-from rrm_transfer.teachers import zoo as zoo_module
+from rrm_transfer.teachers.loading import load_teacher
 from rrm_transfer.teachers.networks.building import is_known
-from rrm_transfer.teachers.zoo import EMBEDDED, ZooEntry, zoo_origin
+from rrm_transfer.teachers.zoo import EMBEDDED, ZooEntry, zoo, zoo_entry, zoo_origin
 from tests.teachers.fixtures import pixels, tiny
 
 
@@ -62,8 +61,8 @@ def test_first_download_is_recorded_and_enforced(tmp_path: Path, monkeypatch: py
     torch.save(tiny().state_dict(), file)
     entry = replace(zoo()[1], name="tiny", architecture="test_resnet")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(zoo_module, "hub_file", lambda *_args, **_kwargs: file)
-    monkeypatch.setattr(zoo_module, "_table", lambda: {"tiny": entry})
+    monkeypatch.setattr("rrm_transfer.teachers.zoo.hub_file", lambda *_args, **_kwargs: file)
+    monkeypatch.setattr("rrm_transfer.teachers.zoo._table", lambda: {"tiny": entry})
     assert zoo_origin(entry).sha256 == sha256_of(file)
     record = tmp_path / "cache" / "rrm-transfer" / "zoo-sha256.json"
     assert json.loads(record.read_text()) == {"tiny": sha256_of(file)}
@@ -85,6 +84,6 @@ def test_embedded_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for file in (EMBEDDED / "fashion_mnist").iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     (copy / "SHA256").write_text(f"{'0' * 64}  model.safetensors\n")
-    monkeypatch.setattr(zoo_module, "EMBEDDED", tmp_path)
+    monkeypatch.setattr("rrm_transfer.teachers.zoo.EMBEDDED", tmp_path)
     with pytest.raises(UserError, match="not those that were recorded"):
         load_teacher("fashion_mnist_linf", channels=1, image_size=32)

@@ -1,4 +1,4 @@
-"""From an architecture's name to a network."""
+"""From an architecture's name to a model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import timm
@@ -13,9 +14,29 @@ from torch import nn
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
-from rrm_transfer.core.stems import base_architecture, create_network
+from rrm_transfer.core.stems import base_architecture, create_network, has_cifar_stem
+from rrm_transfer.teachers.networks.plain import AlexNet, CifarVGG
+from rrm_transfer.teachers.networks.preact_resnet import PreActResNet18
+from rrm_transfer.teachers.networks.wide_resnet import DeepMindWideResNet, TradesWideResNet
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_WIDE = re.compile(r"wrn_(\d+)_(\d+)_(trades|deepmind_relu|deepmind_silu)")
+
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
+    "preact_resnet18": partial(PreActResNet18, final_norm=True, shortcut_of="activation"),
+    "preact_resnet18_no_norm": partial(PreActResNet18, final_norm=False, shortcut_of="activation"),
+    "preact_resnet18_input_shortcut": partial(PreActResNet18, final_norm=False, shortcut_of="input"),
+    **{f"cifar_vgg{depth}": partial(CifarVGG, depth=depth) for depth in (11, 13, 16, 19)},
+    "alexnet": AlexNet,
+    "alexnet_2048": partial(AlexNet, width=2048),
+}
+"""Networks that timm lacks. `wrn_DEPTH_WIDTH_DIALECT` comes beside them."""
+WIDE_FORMS = tuple(
+    f"wrn_{depth}_{width}_{dialect}"
+    for depth, width in ((28, 10), (34, 10), (34, 20), (70, 16))
+    for dialect in ("trades", "deepmind_relu", "deepmind_silu")
+)
+"""The usual Wide ResNets; any depth 6n + 4 and width can be built."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +55,7 @@ class Blueprint:
     @property
     def stem(self) -> str:
         """``cifar`` or ``stock``."""
-        return "stock" if self.architecture == base_architecture(self.architecture) else "cifar"
+        return "cifar" if has_cifar_stem(self.architecture) else "stock"
 
 
 def is_factory(text: str) -> bool:
@@ -42,14 +63,19 @@ def is_factory(text: str) -> bool:
     return _FACTORY.fullmatch(text) is not None
 
 
-def is_known(architecture: str) -> bool:
-    """Tells whether the name is timm's or this package's."""
+def is_timm(architecture: str) -> bool:
+    """Tells whether timm builds it, a CIFAR stem aside."""
     return bool(timm.is_model(base_architecture(architecture)))
 
 
+def is_known(architecture: str) -> bool:
+    """Tells whether the name is timm's or this package's."""
+    return architecture in NETWORKS or _wide(architecture) is not None or is_timm(architecture)
+
+
 def known_architectures() -> list[str]:
-    """Returns every name that can be built."""
-    return list(timm.list_models())
+    """Returns the names that can be built."""
+    return [*NETWORKS, *WIDE_FORMS, *timm.list_models()]
 
 
 def build_model(blueprint: Blueprint, *, allow_code: bool = False) -> nn.Module:
@@ -64,15 +90,31 @@ def build_model(blueprint: Blueprint, *, allow_code: bool = False) -> nn.Module:
     """
     name, args = blueprint.architecture, dict(blueprint.args)
     if is_factory(name):
-        return _factory(name, allow_code)(**args)
+        return _factory(name, allow_code)()
     if not is_known(name):
         raise UserError(
             "Unknown teacher architecture.", received=name, hint=did_you_mean(name, known_architectures())
         )
+    construct = NETWORKS.get(name) or _wide(name) or partial(create_network, name)
     try:
-        return create_network(name, **args)
+        return construct(**args)
     except (TypeError, ValueError, AssertionError, RuntimeError) as problem:
         raise UserError(f"{name} cannot be built: {problem}", received=args) from problem
+
+
+def _wide(name: str) -> Callable[..., nn.Module] | None:
+    match = _WIDE.fullmatch(name)
+    if match is None or (int(match[1]) - 4) % 6:
+        return None
+    depth, width, dialect = int(match[1]), int(match[2]), match[3]
+    if dialect == "trades":
+        return partial(TradesWideResNet, depth=depth, width=width)
+    return partial(
+        DeepMindWideResNet,
+        depth=depth,
+        width=width,
+        activation="silu" if dialect == "deepmind_silu" else "relu",
+    )
 
 
 def _factory(location: str, allow_code: bool) -> Callable[..., nn.Module]:

@@ -1,0 +1,79 @@
+"""What can be told about a teacher before it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.stems import base_architecture
+from rrm_transfer.teachers.checkpoints import open_checkpoint
+from rrm_transfer.teachers.loading import find_statistics
+from rrm_transfer.teachers.networks import adapt, build_model
+from rrm_transfer.teachers.planning import draw_plan
+from rrm_transfer.teachers.sources import find_origin
+from rrm_transfer.teachers.strictness import compare
+
+_ANY_SIZE = 64
+
+
+def inspect_teacher(
+    source: str,
+    *,
+    arch: str | None = None,
+    weights: Path | None = None,
+    normalisation: str | None = None,
+    allow_code: bool = False,
+) -> dict[str, object]:
+    """Tells what a source holds. What would stop `load_teacher` is counted here, where it can be.
+
+    Args:
+        source: As `load_teacher` takes it.
+        arch: The architecture, where the source does not say it.
+        weights: A file that replaces the source's.
+        normalisation: Overrides what the source says.
+        allow_code: Whether ``package.module:factory`` may be imported and called.
+
+    Returns:
+        JSON values: ``architecture``, ``stem`` (``cifar`` or ``stock``), ``arguments`` of the constructor,
+        ``width`` of the representation, ``classes``, ``channels``, ``image_size`` (null: the data's),
+        ``normalisation`` (``unknown`` where nothing says it), ``matched``, ``missing``, ``unexpected`` and
+        ``wrong_shape`` counts, ``fits``, ``form``, ``file``, ``sha256``, ``class_names``, and what the zoo
+        states.
+
+    Raises:
+        UserError: The source is unknown or unreadable, or its architecture cannot be told.
+    """
+    origin = find_origin(source, arch=arch, weights=weights)
+    checkpoint = open_checkpoint(origin.file, sha256=origin.sha256)
+    plan = draw_plan(origin, checkpoint)
+    try:
+        said = str(find_statistics(normalisation, checkpoint, origin)[0])
+    except UserError:
+        said = "unknown"
+    model = build_model(plan.blueprint, allow_code=allow_code)
+    report = compare(model, plan.tensors)
+    channels = plan.blueprint.args.get("in_chans", 3)
+    size = plan.image_size or _ANY_SIZE
+    sample = torch.rand(2, channels, size, size)
+    with torch.no_grad():
+        outputs = adapt(model.eval(), sample)(sample)
+    return {
+        "source": source,
+        "architecture": base_architecture(plan.blueprint.architecture),
+        "stem": plan.blueprint.stem,
+        "arguments": dict(plan.blueprint.args),
+        "width": outputs.features.shape[1],
+        "classes": outputs.logits.shape[1],
+        "channels": channels,
+        "image_size": plan.image_size,
+        "normalisation": said,
+        **report.counts(),
+        "fits": report.fits,
+        "form": list(plan.form),
+        "file": str(origin.file),
+        "sha256": checkpoint.sha256,
+        "class_names": None if origin.class_names is None else list(origin.class_names),
+        **origin.facts,
+    }
