@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rrm_transfer.engine.evaluate_job import evaluate
 from rrm_transfer.engine.job import RunResult
 from rrm_transfer.engine.job import run as _run
 from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.report.card import write_card
+from rrm_transfer.report.page import write_report
 from rrm_transfer.students.loading import load_student
 
 __all__ = ["Recipe", "RunResult", "evaluate", "load_student", "read_recipe", "teach", "transfer"]
@@ -67,4 +67,6 @@ def teach(
 
 
 def _publish(result: RunResult) -> None:
-    write_card(result, Path(result.folder) / "README.md")
+    folder = RunFolder(result.folder)
+    write_card(result, folder.card)
+    write_report(folder, result.metrics)

@@ -1,0 +1,163 @@
+"""The report's charts: accuracy against eps, losses and learning rate against steps."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from rrm_transfer.core.quantities import format_eps
+from rrm_transfer.engine.metrics import Row
+from rrm_transfer.report.charts import LINES, MARKERS, STYLES, Curve, Scale, Style, line_chart
+from rrm_transfer.report.record import Record
+from rrm_transfer.report.table import ROLES, attack_title
+from rrm_transfer.report.wording import percent
+
+_WIDE = 12
+"""Ratio of the largest to the smallest value above which an axis is logarithmic."""
+
+_Key = tuple[str, str, str, str]
+"""Images, split, norm and attack: what the points of one chart have in common."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with what stands under it."""
+
+    svg: Markup
+    caption: str
+
+
+def robustness_charts(record: Record) -> list[Chart]:
+    """Draws a chart for each attack that was made at two radii or more, or for the one made at most."""
+    groups: dict[_Key, dict[str, dict[float, Row]]] = defaultdict(lambda: defaultdict(dict))
+    clean: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
+    for source, metrics in record.measurements():
+        images = metrics.data or source or ""
+        for row in metrics.rows:
+            if row.attack == "none" or row.eps is None:
+                clean[images, row.split].setdefault(row.model, row)
+            else:
+                points = groups[images, row.split, str(row.norm), attack_title(row)][row.model]
+                points.setdefault(row.eps, row)
+    for (images, split, *_), group in groups.items():
+        for model, points in group.items():
+            if model in clean[images, split]:
+                points.setdefault(0.0, clean[images, split][model])
+
+    def radii(key: _Key) -> int:
+        return len({eps for points in groups[key].values() for eps in points if eps})
+
+    keys = [key for key in groups if radii(key) > 1]
+    keys = keys or [key for key in groups if key[1] == "test"][:1]
+    keys.sort(key=radii, reverse=True)
+    chance = 1 / record.classes
+    return [_robustness_chart(f"eps{n}", key, groups[key], chance) for n, key in enumerate(keys)]
+
+
+def _robustness_chart(name: str, key: _Key, group: Mapping[str, Mapping[float, Row]], chance: float) -> Chart:
+    _, split, norm, attack = key
+    unit = 255 if norm == "Linf" else 1
+    title = f"eps in 1/255 ({norm})" if norm == "Linf" else f"eps in pixel units ({norm})"
+    curves, words, counts = [], [], set()
+    for model in ROLES:
+        rows = [row for _, row in sorted(group.get(model, {}).items())]
+        if not rows:
+            continue
+        eps = sorted(group[model])
+        curves.append(
+            Curve(
+                model,
+                STYLES[model],
+                x=[unit * value for value in eps],
+                y=[row.accuracy for row in rows],
+                low=[row.low for row in rows],
+                high=[row.high for row in rows],
+            )
+        )
+        values = (f"{percent(row.accuracy)} at {format_eps(e)}" for e, row in zip(eps, rows, strict=True))
+        words.append(f"{model} {', '.join(values)}")
+        counts |= {row.count for row in rows}
+    x = sorted({value for curve in curves for value in curve.x})
+    positive = [value for value in x if value]
+    wide = bool(positive) and positive[-1] > _WIDE * positive[0]
+    svg = line_chart(
+        name,
+        curves,
+        x=Scale(title, log=wide, linear_until=positive[0] if wide else None, ticks=_ticks(x, wide=wide)),
+        y=Scale("accuracy", top=1.0, percent=True),
+        alt=f"Accuracy against eps under {attack}: {'; '.join(words)}.",
+        reference=("chance", chance),
+    )
+    images = " or ".join(f"{count:,}" for count in sorted(counts))
+    return Chart(svg, f"Accuracy under {attack} on {images} {split} images; bands are 95 % intervals.")
+
+
+def _ticks(values: list[float], *, wide: bool) -> list[float]:
+    """Chooses the measured values that leave room for each other's labels."""
+    ticks = values[:1]
+    for value in values[1:]:
+        if value > (1.9 * ticks[-1] if wide else ticks[-1] + values[-1] / 9):
+            ticks.append(value)
+    return ticks
+
+
+def training_charts(record: Record) -> list[Chart]:
+    """Draws the losses of each phase, and the learning rates of all."""
+    phases = _steps(record)
+    charts = [_loss_chart(phase, steps) for phase, steps in phases.items()]
+    return [*charts, _rate_chart(phases)] if charts else []
+
+
+def _steps(record: Record) -> dict[str, list[dict[str, Any]]]:
+    """Returns the ``step`` events of each phase in order; a step that a resumed run repeats counts last."""
+    phases: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for event in record.events:
+        if event.get("event") == "step":
+            phases[event["phase"]][event["step"]] = event
+    return {phase: [steps[step] for step in sorted(steps)] for phase, steps in phases.items()}
+
+
+def _loss_chart(phase: str, steps: list[dict[str, Any]]) -> Chart:
+    colour = STYLES.get(phase, STYLES["student"]).colour
+    curves, words = [], []
+    for number, term in enumerate(dict.fromkeys(term for step in steps for term in step["losses"])):
+        points = [(step["step"], step["losses"][term]) for step in steps if term in step["losses"]]
+        style = Style(colour, MARKERS[number % len(MARKERS)], LINES[number % len(LINES)])
+        x, y = zip(*points, strict=True)
+        curves.append(Curve(term, style, x, y))
+        words.append(f"{term} from {y[0]:.4g} to {y[-1]:.4g}")
+    values = [value for curve in curves for value in curve.y]
+    wide = min(values) > 0 and max(values) > _WIDE * min(values)
+    svg = line_chart(
+        f"loss-{phase}",
+        curves,
+        x=Scale("optimiser step"),
+        y=Scale("loss", log=wide),
+        alt=f"Losses of the {phase} against optimiser steps: {', '.join(words)}.",
+    )
+    return Chart(svg, f"Training losses of the {phase}, unweighted, each the mean since the point before.")
+
+
+def _rate_chart(phases: Mapping[str, list[dict[str, Any]]]) -> Chart:
+    curves = [
+        Curve(
+            phase,
+            STYLES.get(phase, STYLES["student"]),
+            x=[step["step"] for step in steps],
+            y=[step["lr"] for step in steps],
+        )
+        for phase, steps in phases.items()
+    ]
+    highest = ", ".join(f"{curve.label} at most {max(curve.y):.4g}" for curve in curves)
+    svg = line_chart(
+        "rate",
+        curves,
+        x=Scale("optimiser step"),
+        y=Scale("learning rate"),
+        alt=f"Learning rate against optimiser steps: {highest}.",
+    )
+    return Chart(svg, "Learning rate.")

@@ -1,0 +1,174 @@
+"""report.html: a run on one page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import jinja2
+import yaml
+
+from rrm_transfer.core.files import write_text
+from rrm_transfer.engine.metrics import Metrics, Row, read_metrics
+from rrm_transfer.engine.run_folder import RunFolder
+from rrm_transfer.report.curves import robustness_charts, training_charts
+from rrm_transfer.report.pictures import exhibition
+from rrm_transfer.report.record import Record, read_record
+from rrm_transfer.report.table import ROLES, attack_title, duration
+from rrm_transfer.report.verdict import difference, headline, verdict
+from rrm_transfer.report.wording import at, ball, figure, percent, points
+
+_ORDER = {"suspicious": 0, "pass": 1}
+
+
+def write_report(folder: RunFolder, metrics: Metrics) -> None:
+    """Writes a run's report.
+
+    Args:
+        folder: Complete but for metrics.json, which is written last.
+        metrics: What metrics.json holds or will hold.
+    """
+    write_text(folder.report, render(read_record(folder, metrics)))
+
+
+def refresh_report(folder: RunFolder) -> None:
+    """Writes a finished run's report again, after an evaluation."""
+    write_report(folder, read_metrics(folder.metrics))
+
+
+def render(record: Record) -> str:
+    """Returns the page."""
+    made = record.provenance["role"]
+    chosen = headline(record.metrics.rows, made, record.threat)
+    return _template().render(
+        record=record,
+        made=made,
+        verdict=verdict(chosen, _worst(record)),
+        headline=chosen,
+        clean=next((row for row in record.metrics.of(made) if ball(row) == "clean"), None),
+        tables=[table for name, metrics in record.measurements() for table in _tables(name, metrics)],
+        robustness=robustness_charts(record),
+        training=training_charts(record),
+        costs=_costs(record.metrics),
+        checks=[(name, _by_status(metrics.checks)) for name, metrics in record.measurements()],
+        exhibition=None if record.gallery is None else exhibition(record.gallery),
+        recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True),
+        command=_command(record),
+        started=_started(record),
+    )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Accuracies on one set of images.
+
+    Attributes:
+        name: Of the evaluation, None for the run's own.
+        split: Of the data set.
+        models: Columns.
+        lines: One for each measurement, with the rows by model.
+    """
+
+    name: str | None
+    split: str
+    models: list[str]
+    lines: list[tuple[Row, dict[str, Row]]]
+
+
+def _tables(name: str | None, metrics: Metrics) -> list[_Table]:
+    tables = []
+    for split in sorted({row.split for row in metrics.rows}, key=lambda split: (split != "test", split)):
+        rows = [row for row in metrics.rows if row.split == split]
+        lines: dict[tuple[object, ...], dict[str, Row]] = {}
+        for row in rows:
+            lines.setdefault(row.measurement, {})[row.model] = row
+        models = [role for role in ROLES if any(row.model == role for row in rows)]
+        described = [(next(iter(line.values())), line) for line in lines.values()]
+        described.sort(key=lambda line: (line[0].norm or "", line[0].eps or 0.0))
+        tables.append(_Table(name, split, models, described))
+    return tables
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What training one model cost.
+
+    Attributes:
+        facts: Of metrics.json.
+        per_image: Time for an image relative to plain training; None where that was not measured.
+        total: Time in all relative to plain training.
+    """
+
+    model: str
+    facts: dict[str, Any]
+    per_image: float | None
+    total: float | None
+
+
+def _costs(metrics: Metrics) -> list[_Cost]:
+    timing = {role: metrics.timing[role] for role in ROLES if role in metrics.timing}
+    plain = timing.get("control", {})
+
+    def ratio(above: float | None, below: float | None) -> float | None:
+        return above / below if above and below else None
+
+    return [
+        _Cost(
+            role,
+            facts,
+            # The teacher was trained at another time and maybe on another machine.
+            None if role == "teacher" else ratio(plain.get("images_per_s"), facts.get("images_per_s")),
+            None if role == "teacher" else ratio(facts.get("train_seconds"), plain.get("train_seconds")),
+        )
+        for role, facts in timing.items()
+    ]
+
+
+def _worst(record: Record) -> Counter[str]:
+    """Counts the checks by status; one that was made several times counts as it came out worst."""
+    worst: dict[str, str] = {}
+    for _, metrics in record.measurements():
+        for check in metrics.checks:
+            statuses = (worst.get(check["name"], check["status"]), check["status"])
+            worst[check["name"]] = min(statuses, key=_severity)
+    return Counter(worst.values())
+
+
+def _severity(status: str) -> int:
+    return _ORDER.get(status, len(_ORDER))
+
+
+def _by_status(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(checks, key=lambda check: _severity(check["status"]))
+
+
+def _command(record: Record) -> str:
+    verb = "teach" if record.provenance["role"] == "teacher" else "run"
+    processes = record.environment["processes"]
+    launch = f"accelerate launch --num_processes {processes} -m " if processes > 1 else ""
+    program = "rrm_transfer" if launch else "rrm-transfer"
+    return f"{launch}{program} {verb} --recipe recipe.yaml --output again"
+
+
+def _started(record: Record) -> str | None:
+    if not record.events:
+        return None
+    return datetime.fromtimestamp(record.events[0]["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rrm_transfer.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        at=at, attack=attack_title, ball=ball, duration=duration, figure=figure, percent=percent,
+        points=points,
+    )  # fmt: skip
+    environment.globals["difference"] = difference
+    return environment.get_template("report.html.jinja")

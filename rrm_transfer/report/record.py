@@ -1,0 +1,114 @@
+"""Everything that a run folder holds for its report, fit to be published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.names import public_name
+from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.engine.gallery import Gallery, read_gallery
+from rrm_transfer.engine.metrics import Metrics, read_metrics
+from rrm_transfer.engine.run_folder import RunFolder
+
+_STATE = ".state.json"
+"""Ends the names of unfinished evaluations."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run, as its folder tells it.
+
+    Attributes:
+        metrics: Of the run.
+        evaluations: Made of it afterwards, by file name.
+        unreadable: File names in ``evaluations/`` that hold something else.
+        recipe: Resolved, without the output folder and without local folders.
+        environment: Versions and devices.
+        student: ``config.json`` of the exported network.
+        events: Of log.jsonl, in order.
+        gallery: None where none was kept.
+    """
+
+    metrics: Metrics
+    evaluations: dict[str, Metrics]
+    unreadable: list[str]
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    student: dict[str, Any]
+    events: list[dict[str, Any]]
+    gallery: Gallery | None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        section: dict[str, Any] = self.student["rrm"]
+        return section
+
+    @property
+    def threat(self) -> ThreatModel:
+        return ThreatModel(**self.provenance["threat"])
+
+    @property
+    def classes(self) -> int:
+        return int(self.student["num_classes"])
+
+    def measurements(self) -> Iterator[tuple[str | None, Metrics]]:
+        """Yields the run's metrics, named None, and every evaluation with its name."""
+        yield None, self.metrics
+        yield from self.evaluations.items()
+
+
+def read_record(folder: RunFolder, metrics: Metrics) -> Record:
+    """Reads a run folder.
+
+    Args:
+        folder: Complete but for metrics.json, which is written last.
+        metrics: What it holds or will hold.
+    """
+    evaluations: dict[str, Metrics] = {}
+    unreadable = []
+    for path in sorted(folder.evaluations.glob("*.json")):
+        if path.name.endswith(_STATE):
+            continue
+        try:
+            evaluations[path.stem] = read_metrics(path)
+        except UserError:
+            unreadable.append(path.name)
+    return Record(
+        metrics=metrics,
+        evaluations=evaluations,
+        unreadable=unreadable,
+        recipe=_public(_without_output(yaml.safe_load(folder.recipe.read_text(encoding="utf-8")))),
+        environment=json.loads(folder.environment.read_text(encoding="utf-8")),
+        student=_public(json.loads((folder.student / "config.json").read_text(encoding="utf-8"))),
+        events=_events(folder),
+        gallery=read_gallery(folder.gallery) if folder.gallery.is_file() else None,
+    )
+
+
+def _without_output(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in recipe.items() if key != "output"}
+
+
+def _public(value: Any) -> Any:
+    """Takes the folders from every string that is a local path."""
+    if isinstance(value, dict):
+        return {key: _public(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_public(entry) for entry in value]
+    return public_name(value) if isinstance(value, str) else value
+
+
+def _events(folder: RunFolder) -> list[dict[str, Any]]:
+    events = []
+    if folder.log_file.is_file():
+        for line in folder.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):  # the line that a killed process was writing
+                events.append(json.loads(line))
+    return events
