@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import timm
-import torch
-
 from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.core.threat import ThreatModel
@@ -16,6 +13,13 @@ from rrm_transfer.data.images import DataSet
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.engine.labels import align_labels
+from rrm_transfer.engine.learners import (
+    Learner,
+    TeacherNetwork,
+    build_teacher_network,
+    kind_of_learner,
+    resolve_learner_name,
+)
 from rrm_transfer.engine.model_facts import ModelFacts, facts_about
 from rrm_transfer.engine.optimisation import Optimisation
 from rrm_transfer.engine.progress import Narrator
@@ -23,11 +27,10 @@ from rrm_transfer.engine.runtime import Runtime, automatic_precision
 from rrm_transfer.engine.training import TrainingPlan
 from rrm_transfer.objectives import argument_problems, build_objective, objective_arguments
 from rrm_transfer.objectives.base import Need, Objective
-from rrm_transfer.recipe.defaults import SMALL_IMAGE, Kind, fill_in, training_defaults
+from rrm_transfer.recipe.defaults import SMALL_IMAGE, fill_in, training_defaults
 from rrm_transfer.recipe.schema import Recipe
-from rrm_transfer.students.names import resolve_student_name
 from rrm_transfer.students.pretrained import require_hub_weights
-from rrm_transfer.students.student import Student, build_student, kind_of
+from rrm_transfer.students.student import Student, build_student
 from rrm_transfer.teachers.loading import load_teacher
 from rrm_transfer.teachers.sources import find_origin
 from rrm_transfer.teachers.teacher import Teacher
@@ -55,14 +58,20 @@ class Assembly:
     teacher_facts: ModelFacts
     threat: ThreatModel
 
-    def control(self) -> Student:
+    def control(self) -> Learner:
         """Builds the same student for plain training."""
         return make_student(self.recipe, self.data, self.fit.size, None)
 
-    def student(self) -> Student:
+    def student(self) -> Learner:
         """Builds the student with its initial weights; equal calls build equal students."""
         width = None if self.teacher is None else self.teacher.width
         student = make_student(self.recipe, self.data, self.fit.size, width)
+        if self.teacher is not None and isinstance(student, TeacherNetwork):
+            raise UserError(
+                "A network that timm lacks can be taught from scratch, not be a student.",
+                received=student.architecture,
+                hint=f"rrm-transfer teach --student {student.architecture} --dataset D",
+            )
         if self.teacher is not None and "classifier" in self.objective().needs:
             classifier = self.teacher.classifier()
             assert classifier is not None  # checked when the run was assembled
@@ -170,16 +179,17 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     else:
         recipe.teacher = None
 
-    kind = _kind(recipe.student.name)
+    kind = kind_of_learner(recipe.student.name)
     row = training_defaults(kind, fit.size)
     if recipe.student.pretrained is None:
         recipe.student.pretrained = (
             row.pretrained and recipe.student.weights is None and _weights_can_be_had(recipe, narrator)
         )
     student = make_student(recipe, data, fit.size, None if teacher is None else teacher.width)
-    for note in student.notes:
-        narrator.note(f"student: {note}")
-    recipe.student.args = {**student.model_args, **({"stem": student.stem} if student.stem else {})}
+    if isinstance(student, Student):
+        for note in student.notes:
+            narrator.note(f"student: {note}")
+        recipe.student.args = {**student.model_args, **({"stem": student.stem} if student.stem else {})}
     recipe = fill_in(recipe, row, precision=automatic_precision())
     if recipe.train.channels_last is None:
         recipe.train.channels_last = kind == "convolutional"
@@ -189,8 +199,18 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     return Assembly(recipe, data, fit, teacher, known, ThreatModel(threat.norm, threat.eps))
 
 
-def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | None) -> Student:
-    """Builds the recipe's student for ``data``."""
+def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | None) -> Learner:
+    """Builds what the recipe trains on ``data``."""
+    network = build_teacher_network(
+        recipe.student.name,
+        num_classes=data.num_classes,
+        channels=data.channels,
+        image_size=image_size,
+        args=recipe.student.args,
+        seed=recipe.seed,
+    )
+    if network is not None:
+        return network
     return build_student(
         recipe.student.name,
         num_classes=data.num_classes,
@@ -215,7 +235,7 @@ def check_names(recipe: Recipe) -> Recipe:
         UserError: A name is unknown or an argument is wrong.
     """
     recipe = recipe.model_copy(deep=True)
-    recipe.student.name = resolve_student_name(recipe.student.name)
+    recipe.student.name = resolve_learner_name(recipe.student.name)
     _check_objective(recipe)
     return recipe
 
@@ -243,11 +263,6 @@ def _weights_can_be_had(recipe: Recipe, narrator: Narrator) -> bool:
         )
         return False
     return True
-
-
-def _kind(architecture: str) -> Kind:
-    with torch.device("meta"):
-        return kind_of(timm.create_model(architecture))
 
 
 def automatic_size(data: DataSet) -> int:

@@ -20,6 +20,7 @@ from rrm_transfer.engine.checkpoints import Checkpoints
 from rrm_transfer.engine.evaluation import PGDSpec, balanced_sample, measure
 from rrm_transfer.engine.gallery import make_gallery
 from rrm_transfer.engine.interruption import StopRequest
+from rrm_transfer.engine.learners import Learner, TeacherNetwork, export_learner
 from rrm_transfer.engine.metrics import Metrics, Role, Row, read_metrics
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.run_folder import RunFolder
@@ -30,8 +31,6 @@ from rrm_transfer.objectives import build_objective
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.recipe.loading import dump_recipe
 from rrm_transfer.recipe.schema import Recipe
-from rrm_transfer.students.saving import save_student
-from rrm_transfer.students.student import Student
 
 _SAMPLE = 8
 """Test images on which the exported network must answer like the trained one."""
@@ -91,7 +90,7 @@ def run(
         folder.check(overwrite=overwrite, resume=resume)
         resume = runtime.from_main(resume and folder.is_started and not folder.is_finished)
         assembly = assemble(recipe, runtime, narrator, allow_code=allow_code)
-        assembly.recipe.output = folder.path
+        assembly.recipe.output = None  # where a run was written is not part of what it was
         text = dump_recipe(assembly.recipe)
         if resume:
             folder.check_same(text, processes=runtime.world)
@@ -155,7 +154,7 @@ class _Job:
 
     def execute(
         self,
-        student: Student,
+        student: Learner,
         teacher_check: list[Row],
         stop: StopRequest,
         publish: Callable[[RunResult], None],
@@ -190,15 +189,17 @@ class _Job:
         self.runtime.barrier()
         return result
 
-    def _load_line(self, student: Student) -> str:
+    def _load_line(self, student: Learner) -> str:
         if student.stock:
             return f'timm.create_model("local-dir:{self.folder.student}", pretrained=True)'
+        if isinstance(student, TeacherNetwork):
+            return f"rrm-transfer run --teacher {self.folder.path}"
         return f'rrm_transfer.load_student("{self.folder.student}")'
 
     def _train(
         self,
         phase: str,
-        student: Student,
+        student: Learner,
         objective: Objective,
         epochs: int | None,
         stop: StopRequest,
@@ -266,7 +267,7 @@ class _Job:
             *(("test", "pgd", *attack, count) for attack in attacks),
         }
 
-    def _exhibit(self, student: Student) -> None:
+    def _exhibit(self, student: Learner) -> None:
         gallery = make_gallery(
             student,
             self.images,
@@ -280,13 +281,13 @@ class _Job:
         )
         gallery.write(self.folder.gallery)
 
-    def _export(self, student: Student) -> None:
+    def _export(self, student: Learner) -> None:
         data = self.assembly.data
         few = self.images.select(list(range(min(_SAMPLE, len(self.images)))))
         batches = evaluation_batches(
             few, fit=self.assembly.fit, batch_size=_SAMPLE, device=torch.device("cpu")
         )
-        save_student(
+        export_learner(
             student.cpu(),
             self.folder.student,
             sample=next(iter(batches)).x,
