@@ -34,7 +34,7 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import write_text
 from rrm_transfer.students import Student, build_student, save_student
 from rrm_transfer.students.heads import find_head
-from rrm_transfer.students.sizes import plan_input
+from rrm_transfer.students.sizes import InputPlan, plan_input
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
 TOLERANCE = 1e-5
@@ -149,21 +149,15 @@ def representatives(scans: list[Scan]) -> list[Scan]:
     return sorted(smallest.values(), key=lambda s: (s.module, s.name))
 
 
-def smallest_size(name: str) -> int:
-    """Returns the least of a few image sizes that an architecture takes."""
-    own = timm.models.get_pretrained_cfg(name).input_size[1]
-    for size in (32, 64, 128):
-        if size < own and _takes(name, size):
-            return size
-    return int(own)
-
-
-def _takes(name: str, size: int) -> bool:
-    try:
-        plan_input(name, num_classes=CLASSES, channels=3, image_size=size, args={})
-    except UserError:
-        return False
-    return True
+def plans(name: str) -> dict[int, InputPlan | str]:
+    """Plans an architecture for the surveyed sizes, or tells why one is refused."""
+    found: dict[int, InputPlan | str] = {}
+    for size in SIZES:
+        try:
+            found[size] = plan_input(name, num_classes=CLASSES, channels=3, image_size=size, args={})
+        except UserError as error:
+            found[size] = f"refused ({str(error.allowed).partition('timm said: ')[2][:80]})"
+    return found
 
 
 def examine(name: str, reload: Reload, *, image_size: int, args: dict[str, object] | None = None) -> Row:
@@ -230,28 +224,26 @@ def _disturb(student: Student) -> None:
                 module.bias.normal_(std=0.1)
 
 
-def describe_sizes(name: str) -> dict[str, str]:
-    """Tells what is chosen for small images, or why they are refused."""
-    told: dict[str, str] = {}
-    for size in SIZES:
-        try:
-            plan = plan_input(name, num_classes=CLASSES, channels=3, image_size=size, args={})
-        except UserError as error:
-            told[str(size)] = f"refused ({str(error.allowed).partition('timm said: ')[2][:80]})"
-            continue
-        chosen = ", ".join(f"{key}={value}" for key, value in plan.args.items() if key != "img_size")
-        told[str(size)] = f"{chosen or 'as it is'} → {plan.positions or '?'}"
-    return told
-
-
 def survey_row(one: Scan, reload: Reload) -> Row:
-    """Examines a representative; whatever goes wrong is in the row."""
+    """Examines a representative at the least size above 28 px; whatever goes wrong is in the row."""
     try:
-        row = examine(one.name, reload, image_size=smallest_size(one.name))
-        row.sizes = describe_sizes(one.name)
+        own = timm.models.get_pretrained_cfg(one.name).input_size[1]
+        planned = plans(one.name)
+        size = next((size for size in SIZES[1:] if isinstance(planned[size], InputPlan)), own)
+        plan = planned.get(size)
+        args = plan.args if isinstance(plan, InputPlan) else None
+        row = examine(one.name, reload, image_size=size, args=args)
+        row.sizes = {str(size): _told(plan) for size, plan in planned.items()}
     except Exception as error:  # a survey names every failure and goes on
         row = Row(one.name, form=one.form or "", failure=f"{type(error).__name__}: {error}"[:300])
     return row
+
+
+def _told(plan: InputPlan | str) -> str:
+    if isinstance(plan, str):
+        return plan
+    chosen = ", ".join(f"{key}={value}" for key, value in plan.args.items() if key != "img_size")
+    return f"{chosen or 'as it is'} → {plan.positions or '?'}"
 
 
 class Cache:

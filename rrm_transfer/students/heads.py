@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,16 +56,12 @@ class Head:
     silenced: tuple[str, ...] = ()
 
     def represent(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Returns the representation of normalised images.
+        """Returns the representation ``(B, width)`` of normalised images ``(B, C, H, W)``."""
+        return self.pool(model, cast(Any, model).forward_features(x))
 
-        Args:
-            model: The timm model.
-            x: Normalised images, ``(B, C, H, W)``.
-
-        Returns:
-            ``(B, width)``.
-        """
-        z: Tensor = model.forward_head(model.forward_features(x), pre_logits=True)  # type: ignore[operator]
+    def pool(self, model: nn.Module, features: object) -> Tensor:
+        """Returns the representation ``(B, width)`` of what timm's ``forward_features`` gave."""
+        z: Tensor = cast(Any, model).forward_head(features, pre_logits=True)
         for path in self.leaves[0].before:
             z = model.get_submodule(path)(z)
         return z

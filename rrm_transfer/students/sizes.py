@@ -104,8 +104,8 @@ class _Rehearsal:
             model = self.build(args).eval()
             form = find_head(model, self.name)
             with torch.no_grad():
-                positions = _positions(cast(Any, model).forward_features(self.image()), model)
-                width = form.represent(model, self.image()).shape[1]
+                features = cast(Any, model).forward_features(self.image())
+                width = form.pool(model, features).shape[1]
             # some networks run at any size by rescaling the image, yet timm exports them for one size only
             expected = {"input_size": tuple(self.image().shape[1:]), "mean": (0.5,), "std": (0.5,)}
             resolve_input_data_config(model, expected)
@@ -113,6 +113,7 @@ class _Rehearsal:
             raise
         except Exception as error:  # timm refuses a size by whatever its layers happen to raise
             return f"{type(error).__name__}: {error}".partition("\n")[0]
+        positions = _positions(features, model)
         patch = patch_size(model)
         one_grid = patch is not None and positions == (self.image_size // patch) ** 2
         return _Trial(dict(args), model, form, width, positions, (_GRID if one_grid else _SIDE) ** 2)
@@ -203,12 +204,14 @@ def _refinements(
     """Gives arguments that enlarge the last map, the smallest change first."""
     accepted = accepted_args(reference)
     if "output_stride" in accepted and "output_stride" not in args:
-        yield from ({**args, "output_stride": stride} for stride in _STRIDES)
+        strides = [stride for stride in _STRIDES if math.ceil(image_size / stride) >= _SIDE]
+        yield from ({**args, "output_stride": stride} for stride in strides)
     patch = patch_size(reference)
-    resampled = isinstance(plain, _Trial) and plain.goal == _GRID**2
-    if "patch_size" in accepted and "patch_size" not in args and patch and (resampled or not keep_shapes):
+    one_grid = isinstance(plain, _Trial) and plain.goal == _GRID**2
+    if "patch_size" in accepted and "patch_size" not in args and patch and (one_grid or not keep_shapes):
+        side = _GRID if one_grid else _SIDE
         smaller = (size for size in range(patch - 1, 0, -1) if image_size % size == 0)
-        yield from ({**args, "patch_size": size} for size in smaller)
+        yield from ({**args, "patch_size": size} for size in smaller if image_size // size >= side)
 
 
 def _notes(best: _Trial, given: Mapping[str, object], image_size: int, accepted: list[str]) -> Iterator[str]:
