@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from rrm_transfer.engine.evaluate_job import evaluate
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec
+
+from rrm_transfer.engine.evaluate_job import evaluate as _evaluate
 from rrm_transfer.engine.job import RunResult
 from rrm_transfer.engine.job import run as _run
+from rrm_transfer.engine.metrics import Metrics
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.report.card import write_card
-from rrm_transfer.report.page import write_report
+from rrm_transfer.report.page import refresh_report, write_report
 from rrm_transfer.students.loading import load_student
 
 __all__ = ["Recipe", "RunResult", "evaluate", "load_student", "read_recipe", "teach", "transfer"]
+
+_Options = ParamSpec("_Options")
 
 
 def transfer(
@@ -64,6 +72,26 @@ def teach(
     return _run(
         recipe, role="teacher", publish=_publish, narrator=narrator, overwrite=overwrite, resume=resume
     )
+
+
+def _reporting(
+    measure: Callable[_Options, tuple[Metrics, Path | None]],
+) -> Callable[_Options, tuple[Metrics, Path | None]]:
+    """Has an evaluation that is written to a finished run's folder enter the run's report."""
+
+    @wraps(measure)
+    def evaluate(*args: _Options.args, **options: _Options.kwargs) -> tuple[Metrics, Path | None]:
+        metrics, written = measure(*args, **options)
+        if written is not None:
+            folder = RunFolder(written.parent.parent)
+            if written.parent == folder.evaluations and folder.is_finished:
+                refresh_report(folder)
+        return metrics, written
+
+    return evaluate
+
+
+evaluate = _reporting(_evaluate)
 
 
 def _publish(result: RunResult) -> None:

@@ -46,11 +46,11 @@ def evaluate(
 
         rrm-transfer evaluate model.pth --teacher-normalisation cifar10 --dataset cifar10
     """
+    from rrm_transfer import api
     from rrm_transfer.core.quantities import parse_fraction
-    from rrm_transfer.engine.evaluate_job import evaluate as evaluate_job
     from rrm_transfer.report.table import print_metrics
 
-    metrics, written = evaluate_job(
+    metrics, written = api.evaluate(
         model,
         dataset=dataset,
         split=split,

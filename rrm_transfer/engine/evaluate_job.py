@@ -65,7 +65,7 @@ def evaluate(
         narrator: Says what happens.
 
     Returns:
-        The metrics, and the file that they were written to.
+        The metrics, and the file that this process wrote them to.
 
     Raises:
         UserError: The model, the data or an argument cannot be used.
@@ -112,7 +112,7 @@ def evaluate(
         )
     if output is not None and runtime.is_main:
         metrics.write(output)
-    return metrics, output
+    return metrics, output if runtime.is_main else None
 
 
 def _part(data: DataSet, split: str) -> ImageSet:

@@ -47,6 +47,7 @@ def render(record: Record) -> str:
         made=made,
         verdict=verdict(chosen, _worst(record)),
         headline=chosen,
+        weaker=None if chosen is None else _weaker(record, chosen.made),
         clean=next((row for row in record.metrics.of(made) if ball(row) == "clean"), None),
         tables=[table for name, metrics in record.measurements() for table in _tables(name, metrics)],
         robustness=robustness_charts(record),
@@ -58,6 +59,19 @@ def render(record: Record) -> str:
         command=_command(record),
         started=_started(record),
     )
+
+
+def _weaker(record: Record, made: Row) -> Row | None:
+    """Returns the lowest accuracy of the same network, images and ball, where it is lower than ``made``."""
+    rows = [
+        row
+        for _, metrics in record.measurements()
+        for row in metrics.rows
+        if metrics.data == record.metrics.data
+        and (row.model, row.split, row.norm, row.eps) == (made.model, made.split, made.norm, made.eps)
+    ]
+    lowest = min(rows, key=lambda row: row.correct, default=made)
+    return lowest if lowest.correct < made.correct else None
 
 
 @dataclass(frozen=True)

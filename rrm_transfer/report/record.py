@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -71,22 +71,27 @@ def read_record(folder: RunFolder, metrics: Metrics) -> Record:
         folder: Complete but for metrics.json, which is written last.
         metrics: What it holds or will hold.
     """
+    student = _public(json.loads((folder.student / "config.json").read_text(encoding="utf-8")))
+    made = student["rrm"]["role"]
     evaluations: dict[str, Metrics] = {}
     unreadable = []
     for path in sorted(folder.evaluations.glob("*.json")):
         if path.name.endswith(_STATE):
             continue
         try:
-            evaluations[path.stem] = read_metrics(path)
+            found = read_metrics(path)
         except UserError:
             unreadable.append(path.name)
+        else:
+            # An evaluation calls whatever it measures the student.
+            evaluations[path.stem] = replace(found, rows=[replace(row, model=made) for row in found.rows])
     return Record(
         metrics=metrics,
         evaluations=evaluations,
         unreadable=unreadable,
         recipe=_public(_without_output(yaml.safe_load(folder.recipe.read_text(encoding="utf-8")))),
         environment=json.loads(folder.environment.read_text(encoding="utf-8")),
-        student=_public(json.loads((folder.student / "config.json").read_text(encoding="utf-8"))),
+        student=student,
         events=_events(folder),
         gallery=read_gallery(folder.gallery) if folder.gallery.is_file() else None,
     )

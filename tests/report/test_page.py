@@ -177,6 +177,7 @@ def test_evaluations_extend_tables_curves_and_checks(tmp_path: Path) -> None:
         page.drawings[0]["aria-label"]
     )
     assert "2 of 2 checks are suspicious" in page.words("verdict")
+    assert "this radius: 60.1 % under autoattack." in page.words("verdict")
 
 
 def test_a_run_of_which_little_is_known_still_has_a_page(tmp_path: Path) -> None:
