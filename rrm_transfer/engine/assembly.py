@@ -66,13 +66,15 @@ class Assembly:
         """Builds the student with its initial weights; equal calls build equal students."""
         width = None if self.teacher is None else self.teacher.width
         student = make_student(self.recipe, self.data, self.fit.size, width)
-        if self.teacher is not None and isinstance(student, TeacherNetwork):
+        if self.teacher is None:
+            return student
+        if isinstance(student, TeacherNetwork):
             raise UserError(
                 "A network that timm lacks can be taught from scratch, not be a student.",
                 received=student.architecture,
                 hint=f"rrm-transfer teach --student {student.architecture} --dataset D",
             )
-        if self.teacher is not None and "classifier" in self.objective().needs:
+        if "classifier" in self.objective().needs:
             classifier = self.teacher.classifier()
             assert classifier is not None  # checked when the run was assembled
             student.adopt_classifier(*classifier)
