@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import itertools
 import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -15,7 +19,7 @@ from typing import Any, NamedTuple
 
 _PATIENCE_SECONDS = 120.0
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["rrm_transfer.api", "rrm_transfer.cli.app", "rrm_transfer.report.table"])
+_context.set_forkserver_preload(["tests.warm"])
 
 
 class Ended(NamedTuple):
@@ -31,15 +35,50 @@ class Ended(NamedTuple):
         return json.loads(self.out)
 
 
+class Moment(NamedTuple):
+    """The end of a call in the command's process, at which it gets a signal.
+
+    Attributes:
+        function: ``package.module:name`` or ``package.module:Class.name``.
+        count: Which call.
+        signal: What it gets.
+    """
+
+    function: str
+    count: int = 1
+    signal: signal.Signals = signal.SIGKILL
+
+    def arrange(self) -> None:
+        """Replaces the function in this process by one that raises the signal after its call."""
+        module, _, path = self.function.partition(":")
+        *owners, name = path.split(".")
+        owner = functools.reduce(getattr, owners, importlib.import_module(module))
+        original, calls = getattr(owner, name), itertools.count(1)
+
+        @functools.wraps(original)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            if next(calls) == self.count:
+                signal.raise_signal(self.signal)
+            return result
+
+        setattr(owner, name, replacement)
+
+
 class Command:
     """``rrm-transfer ARGUMENTS``, started."""
 
     def __init__(
-        self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        moment: Moment | None = None,
     ) -> None:
         self._streams = Path(tempfile.mkdtemp(prefix="streams-", dir=folder))
         self._process = _context.Process(
-            target=_main, args=(list(arguments), folder, self._streams, dict(environment or {}))
+            target=_main, args=(list(arguments), folder, self._streams, dict(environment or {}), moment)
         )
         self._process.start()
 
@@ -75,30 +114,40 @@ class Command:
         return (self._streams / name).read_text(encoding="utf-8")
 
 
-def command(*arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> Ended:
+def command(*arguments: str, folder: Path, moment: Moment | None = None) -> Ended:
     """Runs ``rrm-transfer ARGUMENTS`` in ``folder`` to its end."""
-    return Command(arguments, folder=folder, environment=environment).end()
+    return Command(arguments, folder=folder, moment=moment).end()
 
 
-def together(arguments: Sequence[str], *, folder: Path, port: int, world: int = 2) -> list[Command]:
-    """Starts one command on ``world`` processes, as torchrun does."""
+def together(
+    arguments: Sequence[str], *, folder: Path, world: int = 2, moments: Sequence[Moment | None] = (None, None)
+) -> list[Command]:
+    """Starts one command on ``world`` processes, as torchrun does; ``moments`` are the ranks'."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
         Command(
             arguments,
             folder=folder,
             environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
+            moment=moments[rank],
         )
         for rank in range(world)
     ]
 
 
-def _main(arguments: list[str], folder: Path, streams: Path, environment: dict[str, str]) -> None:
+def _main(
+    arguments: list[str], folder: Path, streams: Path, environment: dict[str, str], moment: Moment | None
+) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(streams / name, os.O_CREAT | os.O_WRONLY), number)
     os.chdir(folder)
     os.environ.update(environment)
     sys.argv = ["rrm-transfer", *arguments]
+    if moment is not None:
+        moment.arrange()
     from rrm_transfer.cli.app import main
 
     main()

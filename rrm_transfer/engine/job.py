@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -245,11 +245,20 @@ class _Job:
         """Returns the teacher's test rows and timing; rows that it comes with, where they are the same."""
         teacher = self.assembly.teacher
         assert teacher is not None
-        source = self.assembly.teacher_facts.metrics
+        section = self.recipe.teacher
+        assert section is not None
+        as_published = section.weights is None and section.arch is None and section.normalisation is None
+        source = self.assembly.teacher_facts.metrics if as_published else None
         known = None if source is None else read_metrics(source)
-        timing = {} if known is None else known.timing.get("teacher", {})
+        # What a transfer exported is its student, what `teach` exported its teacher.
+        made = "student" if known is not None and known.of("student") else "teacher"
+        timing = {} if known is None else known.timing.get(made, {})
         if known is not None and known.data == self.images.fingerprint:
-            rows = [row for row in known.of("teacher") if row.measurement in self._measurements()]
+            rows = [
+                replace(row, model="teacher")
+                for row in known.of(made)
+                if row.measurement in self._measurements()
+            ]
             if len(rows) == 1 + len(self.specs):
                 self.narrator.note(
                     f"teacher: test figures taken from the metrics that {teacher.name} comes with"

@@ -1,0 +1,203 @@
+"""Two processes compute what one does; one of them writes and speaks; none outlives the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.files import sha256_of
+from rrm_transfer.engine.metrics import read_metrics
+from rrm_transfer.engine.runtime import Runtime
+from tests import tiny
+from tests.command import Command, Moment, command, together
+
+UPDATE = "rrm_transfer.engine.training:Trainer._update"
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def _final_state(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / "student-final" / "state.safetensors")
+
+
+def _options(teacher: Path, data: Path, **changes: object) -> list[str]:
+    sets = [part for key, value in changes.items() for part in ("--set", f"train.{key}={value}")]
+    short = ["--no-control", "--skip-teacher-check", "--quiet", "--json"]
+    return ["run", *tiny.recipe_options(teacher, data, student="test_vit"), *short, *sets]
+
+
+def _codes(commands: list[Command]) -> list[int]:
+    return [running.end().code for running in commands]
+
+
+def test_gradients_and_metrics_are_those_of_one_process(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """One step, after which the momentum is the gradient; the network has no batch statistics."""
+    settings = {"epochs": 1, "global_batch_size": tiny.TRAIN, "optimizer": "momentum", "accumulation": 3}
+    options = _options(tiny_teacher, tiny_data, **settings)
+    alone = command(*options, "--output", "one", folder=tmp_path)
+    assert alone.code == 0, alone.err
+    first, second = (running.end() for running in together([*options, "--output", "two"], folder=tmp_path))
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+
+    states = [_final_state(tmp_path / name) for name in ("one", "two")]
+    gradients = [name for name in states[0] if name.endswith("momentum_buffer")]
+    assert len(gradients) > 10
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=0, atol=1e-6)
+
+    rows = [read_metrics(tmp_path / name / "metrics.json").rows for name in ("one", "two")]
+    assert rows[0] == rows[1]
+    losses = [_losses(tmp_path / name) for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert first.document["folder"] == "two"
+    assert second.out == ""
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
+
+
+def _losses(run: Path) -> dict[str, float]:
+    events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    (losses,) = [event["losses"] for event in events if event["event"] == "step"]
+    return {str(name): float(value) for name, value in losses.items()}
+
+
+@pytest.mark.parametrize("student", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.slow)])
+def test_a_killed_run_of_two_processes_goes_on_bit_for_bit(
+    student: str, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = [*_options(tiny_teacher, tiny_data), "--student", student, "--resume"]
+    assert _codes(together([*options, "--output", "alone"], folder=tmp_path)) == [0, 0]
+
+    began = time.monotonic()
+    killed = together(
+        [*options, "--output", "killed"], folder=tmp_path, moments=[None, Moment(UPDATE, 5, signal.SIGKILL)]
+    )
+    codes = _codes(killed)
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] not in (0, -signal.SIGKILL)  # brought down by the loss of the other
+    assert time.monotonic() - began < 60
+
+    refused = command(*options, "--output", "killed", folder=tmp_path)
+    assert (refused.code, "-processes: 2\n+processes: 1" in refused.err) == (2, True)
+
+    assert _codes(together([*options, "--output", "killed"], folder=tmp_path)) == [0, 0]
+    events = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["event"] == "resume"] == [3]
+    first, second = (_final_state(tmp_path / name) for name in ("alone", "killed"))
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+    weights = [sha256_of(tmp_path / n / "student" / "model.safetensors") for n in ("alone", "killed")]
+    assert weights[0] == weights[1]
+
+
+def test_a_signal_to_one_process_stops_both_at_a_checkpoint(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = [*_options(tiny_teacher, tiny_data), "--output", "run"]
+    stopped = together(options, folder=tmp_path, moments=[None, Moment(UPDATE, 5, signal.SIGTERM)])
+    first, second = (running.end() for running in stopped)
+    assert (first.code, second.code) == (130, 130), first.err + second.err
+    assert (first.err + second.err).count("stopped: ") == 1
+    assert (tmp_path / "run" / "checkpoints" / "student-00000005").is_dir()
+
+
+def test_a_problem_of_all_processes_is_told_once(tiny_teacher: Path, tiny_data: Path, tmp_path: Path) -> None:
+    options = [*_options(tiny_teacher, tiny_data, global_batch_size=15), "--output", "run"]
+    first, second = (running.end() for running in together(options, folder=tmp_path))
+    assert (first.code, second.code) == (2, 2)
+    assert (first.err + second.err).count("cannot be split over 2 processes") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_problem_of_one_process_is_told_and_ends_both(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    options = [*_options(tiny_teacher, tiny_data), "--output", "run"]
+    held = Command(options, folder=tmp_path, moment=Moment(UPDATE, 1, signal.SIGSTOP))
+    lock = tmp_path / "run" / ".lock"
+    held.wait_for(lambda: lock.is_file() and lock.read_text(encoding="utf-8"))
+    first, second = (running.end() for running in together([*options, "--resume"], folder=tmp_path))
+    held.signal(signal.SIGKILL)
+    held.end()
+    assert first.code == 2
+    assert second.code != 0
+    assert first.err.count("error: ") == 1
+    assert "Traceback" not in first.err + second.err
+
+
+def _launch(*command_line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(
+        [sys.executable, "-m", *command_line],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+def test_torchrun_and_accelerate_launch_start_two_processes(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = _options(tiny_teacher, tiny_data, epochs=1)
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    accelerate = (
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+    )
+    for number, launcher in enumerate((torchrun, accelerate)):
+        ended = _launch(*launcher, "-m", "rrm_transfer", *options, "--output", str(number), folder=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        assert json.loads(ended.stdout)["folder"] == str(number)
+        environment = json.loads((tmp_path / str(number) / "environment.json").read_text())
+        assert environment["processes"] == 2
+    weights = [sha256_of(tmp_path / n / "student" / "model.safetensors") for n in ("0", "1")]
+    assert weights[0] == weights[1]
+
+
+def test_a_launcher_that_silently_starts_one_process_is_named(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = [option for option in _options(tiny_teacher, tiny_data, epochs=1) if option != "--quiet"]
+    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    ended = _launch(*launcher, "-m", "rrm_transfer", *options, "--output", "run", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "asked for 2 processes and started one" in ended.stderr
+    assert json.loads(ended.stdout)["folder"] == "run"
+
+
+def test_an_ordinary_start_warns_of_nothing() -> None:
+    assert Runtime().launch_warning() is None
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_sharding_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(UserError, match="not supported"):
+        Runtime()
+
+
+def test_one_process_needs_no_communication() -> None:
+    runtime = Runtime()
+    assert (runtime.world, runtime.rank, runtime.is_main) == (1, 0, True)
+    assert runtime.gather([1, 2]) == [1, 2]
+    assert runtime.from_main({"a": 1}) == {"a": 1}
+    assert [runtime.any(flag) for flag in (False, True)] == [False, True]
+    assert torch.equal(runtime.mean(torch.ones(2)), torch.ones(2))
