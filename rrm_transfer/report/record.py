@@ -55,8 +55,15 @@ class Record:
         return ThreatModel(**self.provenance["threat"])
 
     @property
+    def architecture(self) -> str:
+        """The network's name; a network that timm would misread has it in the provenance."""
+        return str(self.provenance.get("architecture", self.student["architecture"]))
+
+    @property
     def classes(self) -> int:
-        return int(self.student["num_classes"])
+        """How many there are; timm writes them beside the arguments, which need not hold them."""
+        arguments = self.student.get("model_args") or {}
+        return int(self.student["num_classes"] if "num_classes" in self.student else arguments["num_classes"])
 
     def measurements(self) -> Iterator[tuple[str | None, Metrics]]:
         """Yields the run's metrics, named None, and every evaluation with its name."""

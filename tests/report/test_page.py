@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -200,6 +201,20 @@ def test_a_taught_teacher_is_its_own_subject(tmp_path: Path) -> None:
     assert "The teacher classifies 81.8 % of 1,000 test images correctly" in page.words("verdict")
     assert "is 68.3 points above the undefended control" in page.words("verdict")
     assert "rrm_transfer teach --recipe recipe.yaml" in page.words("provenance")
+
+
+def test_networks_that_timm_lacks_keep_their_names(tmp_path: Path) -> None:
+    folder = fixtures.write_run(tmp_path / "run")
+    path = folder.student / "config.json"
+    config = json.loads(path.read_text())
+    config["model_args"]["num_classes"] = config.pop("num_classes")
+    config["rrm"] |= {"architecture": config["architecture"], "stem": "cifar"}
+    config["architecture"] += " with a cifar stem: load it with another library"
+    path.write_text(json.dumps(config))
+    text = written(folder, fixtures.metrics())
+    assert "<h1>test_resnet</h1>" in text
+    assert "test_resnet, cifar stem, in_chans 1" in Page(text).words("provenance")
+    assert "another library" not in text
 
 
 def test_a_step_that_was_logged_twice_counts_once(tmp_path: Path) -> None:
