@@ -117,7 +117,9 @@ def _steps(record: Record) -> dict[str, list[dict[str, Any]]]:
     phases: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for event in record.events:
         if event.get("event") == "step":
-            phases[event["phase"]][event["step"]] = event
+            # The network that a run makes is trained in the phase called student, a teacher too.
+            phase = record.provenance["role"] if event["phase"] == "student" else event["phase"]
+            phases[phase][event["step"]] = event
     return {phase: [steps[step] for step in sorted(steps)] for phase, steps in phases.items()}
 
 

@@ -52,7 +52,7 @@ def render(record: Record) -> str:
         tables=[table for name, metrics in record.measurements() for table in _tables(name, metrics)],
         robustness=robustness_charts(record),
         training=training_charts(record),
-        costs=_costs(record.metrics),
+        costs=_costs(record.metrics, made),
         checks=[(name, _by_status(metrics.checks)) for name, metrics in record.measurements()],
         exhibition=None if record.gallery is None else exhibition(record.gallery),
         recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True),
@@ -121,20 +121,21 @@ class _Cost:
     total: float | None
 
 
-def _costs(metrics: Metrics) -> list[_Cost]:
+def _costs(metrics: Metrics, made: str) -> list[_Cost]:
     timing = {role: metrics.timing[role] for role in ROLES if role in metrics.timing}
     plain = timing.get("control", {})
 
-    def ratio(above: float | None, below: float | None) -> float | None:
-        return above / below if above and below else None
+    def ratio(role: str, above: float | None, below: float | None) -> float | None:
+        # A teacher that was only used was trained at another time and maybe on another machine.
+        comparable = role in ("control", made)
+        return above / below if comparable and above and below else None
 
     return [
         _Cost(
             role,
             facts,
-            # The teacher was trained at another time and maybe on another machine.
-            None if role == "teacher" else ratio(plain.get("images_per_s"), facts.get("images_per_s")),
-            None if role == "teacher" else ratio(facts.get("train_seconds"), plain.get("train_seconds")),
+            ratio(role, plain.get("images_per_s"), facts.get("images_per_s")),
+            ratio(role, facts.get("train_seconds"), plain.get("train_seconds")),
         )
         for role, facts in timing.items()
     ]

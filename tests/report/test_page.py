@@ -201,6 +201,9 @@ def test_a_taught_teacher_is_its_own_subject(tmp_path: Path) -> None:
     assert "The teacher classifies 81.8 % of 1,000 test images correctly" in page.words("verdict")
     assert "is 68.3 points above the undefended control" in page.words("verdict")
     assert "rrm_transfer teach --recipe recipe.yaml" in page.words("provenance")
+    assert "time in all, ratio 13.33 × 1.00 ×" in page.words("cost")
+    assert "losses of the teacher" in page.words("training")
+    assert "student" not in page.words("training")
 
 
 def test_networks_that_timm_lacks_keep_their_names(tmp_path: Path) -> None:
