@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,8 @@ class Ended(NamedTuple):
         return json.loads(self.out)
 
 
-class Moment(NamedTuple):
+@dataclass(frozen=True)
+class Moment:
     """The end of a call in the command's process, at which it gets a signal.
 
     Attributes:

@@ -52,11 +52,11 @@ def trained(name: str = "test_resnet", *, steps: int = 25) -> Student:
     return student
 
 
-def write_teacher(folder: Path) -> Path:
+def write_teacher(folder: Path, *, steps: int = 25) -> Path:
     """Writes a trained network as a stock timm folder."""
     images, _ = quarters(8, 2)
     sample = F.pad(torch.from_numpy(images)[:, None] / 255, (2,) * 4)
-    save_student(trained(), folder, sample=sample, class_names=None, licence=None, rrm={})
+    save_student(trained(steps=steps), folder, sample=sample, class_names=None, licence=None, rrm={})
     return folder
 
 

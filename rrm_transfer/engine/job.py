@@ -22,6 +22,7 @@ from rrm_transfer.engine.gallery import make_gallery
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.learners import Learner, TeacherNetwork, export_learner
 from rrm_transfer.engine.metrics import Metrics, Role, Row, read_metrics
+from rrm_transfer.engine.optimisation import build_optimizer
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.engine.runtime import Runtime
@@ -96,6 +97,7 @@ def run(
             folder.check_same(text, processes=runtime.world)
         job = _Job(assembly, runtime, narrator, folder, role)
         student = assembly.student()
+        job.rehearse(student)
         teacher_rows = job.teacher_check()
         with folder.locked() if runtime.is_main else nullcontext():
             if runtime.is_main:
@@ -132,6 +134,15 @@ class _Job:
     def log(self, event: str, facts: dict[str, Any]) -> None:
         if self.runtime.is_main:
             self.folder.log(event, facts)
+
+    def rehearse(self, student: Learner) -> None:
+        """Builds what training needs, so that nothing is written where that cannot be done.
+
+        Raises:
+            UserError: Optimiser, augmentation or batch size cannot be used.
+        """
+        build_optimizer(student, self.assembly.plan("student", 1).optimisation)
+        self.assembly.loader(self.runtime)
 
     def teacher_check(self) -> list[Row]:
         """Returns the rows of the teacher check, none where there is nothing to check."""

@@ -26,7 +26,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def _final_state(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "checkpoints" / "student-final" / "state.safetensors")
+    state: dict[str, torch.Tensor] = load_file(run / "checkpoints" / "student-final" / "state.safetensors")
+    return state
 
 
 def _options(teacher: Path, data: Path, **changes: object) -> list[str]:

@@ -1,0 +1,58 @@
+"""The table of defaults."""
+
+from __future__ import annotations
+
+import pytest
+
+from rrm_transfer.recipe.defaults import DEFAULTS, Kind, fill_in, training_defaults
+from rrm_transfer.recipe.loading import build_recipe
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "optimizer", "lr"),
+    [
+        ("convolutional", 32, "momentum", 0.1),
+        ("convolutional", 64, "momentum", 0.1),
+        ("convolutional", 65, "momentum", 0.1),
+        ("transformer", 32, "adamw", 1e-3),
+        ("transformer", 224, "adamw", 5e-4),
+    ],
+)
+def test_rows_by_kind_and_size(kind: Kind, size: int, optimizer: str, lr: float) -> None:
+    row = training_defaults(kind, size)
+    assert (row.optimizer, row.lr) == (optimizer, lr)
+    assert row is DEFAULTS[kind, "small" if size <= 64 else "large"]
+
+
+def test_transformers_warm_up() -> None:
+    assert all((row.warmup_epochs > 0) == (kind == "transformer") for (kind, _), row in DEFAULTS.items())
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_nothing_is_left_open(key: tuple[Kind, str]) -> None:
+    row = DEFAULTS[key]  # type: ignore[index]
+    before = build_recipe({"student": {"name": "a"}})
+    recipe = fill_in(before, row, precision="bf16")
+    assert recipe.train.epochs == row.epochs
+    assert recipe.train.precision == "bf16"
+    assert recipe.control.epochs == row.epochs
+    assert recipe.data.augmentation == row.augmentation
+    open_values = {name for name, value in recipe.train.model_dump().items() if value is None}
+    assert open_values <= {"clip_grad", "channels_last"}
+    assert before.train.epochs is None
+
+
+def test_what_was_given_stays() -> None:
+    given = ["train.epochs=3", "train.lr=0.5", "train.precision=float32", "control.epochs=1"]
+    recipe = build_recipe({"student": {"name": "a"}}, [*given, "data.augmentation={}"])
+    filled = fill_in(recipe, training_defaults("convolutional", 32), precision="bf16")
+    assert (filled.train.epochs, filled.train.lr, filled.train.precision) == (3, 0.5, "float32")
+    assert filled.control.epochs == 1
+    assert filled.data.augmentation is not None
+    assert not filled.data.augmentation.flip
+
+
+def test_another_optimiser_brings_its_own_learning_rate() -> None:
+    recipe = build_recipe({"student": {"name": "a"}}, ["train.optimizer=adamw"])
+    filled = fill_in(recipe, training_defaults("convolutional", 32), precision="float32")
+    assert filled.train.lr == 1e-3
