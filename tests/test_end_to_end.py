@@ -82,6 +82,7 @@ def test_the_run_folder_holds_exactly_these_files(finished: Finished) -> None:
             "log.jsonl",
             "metrics.json",
             "recipe.yaml",
+            "report.html",
             "student/config.json",
             "student/model.safetensors",
         ]
