@@ -73,6 +73,25 @@ def _losses(run: Path) -> dict[str, float]:
     return {str(name): float(value) for name, value in losses.items()}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["--objective", "trades"],  # two passes through the student before one backward pass
+        ["--objective", "rrm-adv", "--set", "objective.clean_weight=1"],
+        ["--set", "objective.ce_weight=0"],  # a classifier that is not trained
+        ["--objective", "free-at", "--set", "objective.replays=2", "--set", "train.accumulation=2"],
+        ["--objective", "igdm"],
+    ],
+    ids=" ".join,
+)
+def test_objectives_of_every_kind_run_on_two_processes(
+    settings: list[str], tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = [*_options(tiny_teacher, tiny_data, epochs=1), *settings, "--output", "run"]
+    assert _codes(together(options, folder=tmp_path)) == [0, 0]
+
+
 @pytest.mark.parametrize("student", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.slow)])
 def test_a_killed_run_of_two_processes_goes_on_bit_for_bit(
     student: str, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
