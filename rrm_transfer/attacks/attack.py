@@ -14,6 +14,10 @@ Logits = Callable[[Tensor], Tensor]
 """The attacked model: pixels in [0, 1], ``(B, C, H, W)``, to logits ``(B, classes)``; float32, eval mode."""
 
 
+GRADIENT_COST = 3.0
+"""Of a forward pass and the input's gradient, in forward passes."""
+
+
 class Victims(NamedTuple):
     """Images under attack.
 
@@ -34,7 +38,7 @@ class Stage:
 
     Attributes:
         name: As reports call it.
-        cost: Rough price of one image in forward passes; a gradient counts as two more.
+        cost: Rough price of one image in forward passes.
         perturb: Returns ``x_adv`` within the ball and [0, 1]. It depends on the batch alone, never on what
             was attacked before, so that batches can be shared among processes and continued another day.
     """
@@ -72,7 +76,7 @@ class Attack:
     @property
     def title(self) -> str:
         """Names it for people: ``pgd Linf 8/255``."""
-        return self.name if self.threat is None else f"{self.name} {self.threat}"
+        return "clean" if self.threat is None else f"{self.name} {self.threat}"
 
 
 CLEAN = Attack("none", None, None, None, (Stage("none", 1.0, lambda _, victims: victims.x),))

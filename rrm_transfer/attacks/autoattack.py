@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rrm_transfer.attacks.attack import Attack, Logits, Stage, Victims
+from rrm_transfer.attacks.attack import GRADIENT_COST, Attack, Logits, Stage, Victims
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.threat import ThreatModel
 
@@ -166,13 +166,12 @@ def _stage(
         return result
 
     targets = min(TARGETS, classes - 1)
-    gradient = 3.0
     cost = {
-        "apgd-t": gradient * steps * restarts * targets,
+        "apgd-t": GRADIENT_COST * steps * restarts * targets,
         "fab": (2 + 2 * classes) * steps * restarts,
-        "fab-t": (gradient + 1) * steps * targets,
+        "fab-t": (GRADIENT_COST + 1) * steps * targets,
         "square": float(steps if which == "custom" else QUERIES),
-    }.get(name, gradient * steps * restarts * (_EOT if which == "rand" else 1))
+    }.get(name, GRADIENT_COST * steps * restarts * (_EOT if which == "rand" else 1))
     return Stage(name, cost, perturb)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from rrm_transfer.attacks.attack import CLEAN, Attack, Logits, Stage, Victims
+from rrm_transfer.attacks.attack import CLEAN, GRADIENT_COST, Attack, Logits, Stage, Victims
 from rrm_transfer.attacks.autoattack import PARTS, SUITES, part, suite
 from rrm_transfer.attacks.noise import random_noise
 from rrm_transfer.attacks.pgd import pgd
@@ -87,7 +87,7 @@ def build_attack(
 def pgd_attack(threat: ThreatModel, *, steps: int, restarts: int, seed: int) -> Attack:
     """Makes `pgd` an attack."""
     run = partial(pgd, threat=threat, steps=steps, restarts=restarts)
-    return _own("pgd", run, threat, steps, restarts, cost=3.0 * steps * restarts, seed=seed)
+    return _own("pgd", run, threat, steps, restarts, cost=GRADIENT_COST * steps * restarts, seed=seed)
 
 
 def noise_attack(threat: ThreatModel, *, draws: int, seed: int) -> Attack:
@@ -101,7 +101,7 @@ def transfer_attack(
 ) -> Attack:
     """Makes `transfer` an attack."""
     run = partial(transfer, surrogate=surrogate, threat=threat, steps=steps, restarts=restarts)
-    return _own("transfer", run, threat, steps, restarts, cost=3.0 * steps * restarts, seed=seed)
+    return _own("transfer", run, threat, steps, restarts, cost=GRADIENT_COST * steps * restarts, seed=seed)
 
 
 def _own(

@@ -10,6 +10,7 @@ import typer
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json
 
+EXIT_SUSPICIOUS = 3
 QUICKSTART_TEACHER = "fashion_mnist_linf"
 
 
@@ -19,17 +20,45 @@ def evaluate(
     ] = QUICKSTART_TEACHER,
     dataset: options.Dataset = None,
     split: Annotated[str, typer.Option(help="test, train or held-out.")] = "test",
-    attack: Annotated[str, typer.Option(help="Comma-separated: none, pgd.")] = "none,pgd",
+    attack: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: none, pgd, noise, transfer, apgd-ce (or apgd), apgd-dlr, apgd-t, fab-t, "
+            "square, autoattack, autoattack-plus, autoattack-rand."
+        ),
+    ] = "none,pgd",
     norm: Annotated[str | None, typer.Option(help="Linf or L2. Default: the model's threat model.")] = None,
     eps: Annotated[
         str | None, typer.Option(help="Comma-separated radii such as 8/255,0.1. Default: the model's.")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1)] = 20,
-    restarts: Annotated[int, typer.Option(min=1)] = 1,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Default: 20 of PGD, transfer and noise, AutoAttack's of its parts."),
+    ] = None,
+    restarts: Annotated[int, typer.Option(min=1, help="Of PGD, APGD and transfer.")] = 1,
     images: Annotated[int | None, typer.Option(min=1, help="A balanced sample. Default: all.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 250,
     seed: Annotated[int, typer.Option(min=0, help="Of random starts.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="Write metrics to this JSON file.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write metrics to this JSON file. Default: a run folder's evaluations/."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the evaluation that was interrupted; else start.")
+    ] = False,
+    surrogate: Annotated[
+        str | None,
+        typer.Option(help="Model to transfer perturbations from. Default: a run folder's teacher."),
+    ] = None,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Also PGD from eps 0 up to where the model only guesses.")
+    ] = False,
+    checks: Annotated[
+        str, typer.Option(help="Signs of gradient masking to look for: none, quick or full.")
+    ] = "quick",
+    strict_checks: Annotated[
+        bool, typer.Option("--strict-checks", help="Exit with code 3 if a check is suspicious.")
+    ] = False,
     teacher_arch: options.TeacherArch = None,
     teacher_weights: options.TeacherWeights = None,
     teacher_normalisation: options.TeacherNormalisation = None,
@@ -44,11 +73,13 @@ def evaluate(
 
         rrm-transfer evaluate runs/quickstart --eps 8/255,0.05,0.1 --steps 50 --restarts 10
 
+        rrm-transfer evaluate runs/quickstart --attack autoattack --images 1000 --checks full --resume
+
         rrm-transfer evaluate model.pth --teacher-normalisation cifar10 --dataset cifar10
     """
     from rrm_transfer import api
     from rrm_transfer.core.quantities import parse_fraction
-    from rrm_transfer.report.table import print_metrics
+    from rrm_transfer.report.evaluation import print_evaluation
 
     metrics, written = api.evaluate(
         model,
@@ -63,6 +94,10 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         output=output,
+        resume=resume,
+        surrogate=surrogate,
+        curve=curve,
+        checks=checks,
         arch=teacher_arch,
         weights=teacher_weights,
         normalisation=teacher_normalisation,
@@ -72,6 +107,8 @@ def evaluate(
         if as_json:
             print_json(metrics.to_json())
         else:
-            print_metrics(metrics)
+            print_evaluation(metrics)
             if written is not None:
                 typer.echo(f"metrics: {written}")
+    if strict_checks and any(check["status"] == "suspicious" for check in metrics.checks):
+        raise typer.Exit(EXIT_SUSPICIOUS)

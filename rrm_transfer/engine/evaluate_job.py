@@ -3,42 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.quantities import format_eps
+import torch
+
+from rrm_transfer import __version__
+from rrm_transfer.attacks.attack import CLEAN, Attack
+from rrm_transfer.attacks.autoattack import library_version
+from rrm_transfer.attacks.catalogue import STEPS, build_attack, check_attack_names, pgd_attack
+from rrm_transfer.core.errors import Interrupted, UserError
+from rrm_transfer.core.quantities import Proportion, format_eps
 from rrm_transfer.core.threat import Norm, ThreatModel
-from rrm_transfer.data.fit import choose_fit
+from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.engine.assembly import automatic_size
-from rrm_transfer.engine.evaluation import PGDSpec, balanced_sample, measure
-from rrm_transfer.engine.metrics import Metrics
-from rrm_transfer.engine.model_facts import facts_about
+from rrm_transfer.engine.checks import IMAGES as CHECKED_IMAGES
+from rrm_transfer.engine.checks import Check, Level, parse_level, run_checks
+from rrm_transfer.engine.curve import eps_curve
+from rrm_transfer.engine.evaluation import Evaluator, balanced_sample
+from rrm_transfer.engine.evaluation_state import EvaluationState, weights_hash
+from rrm_transfer.engine.interruption import StopRequest
+from rrm_transfer.engine.labels import align_labels
+from rrm_transfer.engine.metrics import Metrics, Row, read_metrics, row
+from rrm_transfer.engine.model_facts import ModelFacts, facts_about
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.engine.runtime import Runtime
+from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.teachers.loading import load_teacher
+from rrm_transfer.teachers.teacher import Teacher
 
-ATTACKS = ("none", "pgd")
 SPLITS = ("test", "train", "held-out")
+WORST = "worst-case"
+"""The row of the images that survive every attack that ran in the same ball."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be measured.
+
+    Attributes:
+        attacks: Names.
+        threats: Balls; the first nonzero one is that of the curve and the checks.
+        steps: None: what is customary for each attack.
+        restarts: 1 or more.
+        seed: Of everything random.
+        curve: Whether an eps curve is measured.
+        checks: How many checks are made.
+    """
+
+    attacks: tuple[str, ...]
+    threats: tuple[ThreatModel, ...]
+    steps: int | None
+    restarts: int
+    seed: int
+    curve: bool
+    checks: Level
+
+    @property
+    def main_threat(self) -> ThreatModel:
+        return next((threat for threat in self.threats if threat.eps > 0), self.threats[0])
 
 
 def evaluate(
     model: str,
     *,
-    dataset: str | None,
-    split: str,
-    attacks: Sequence[str],
-    norm: str | None,
-    eps: Sequence[float] | None,
-    steps: int,
-    restarts: int,
-    images: int | None,
-    batch_size: int,
-    seed: int,
-    output: Path | None,
+    dataset: str | None = None,
+    split: str = "test",
+    attacks: Sequence[str] = ("none", "pgd"),
+    norm: str | None = None,
+    eps: Sequence[float] | None = None,
+    steps: int | None = None,
+    restarts: int = 1,
+    images: int | None = None,
+    batch_size: int = 250,
+    seed: int = 0,
+    output: Path | None = None,
+    resume: bool = False,
+    surrogate: str | None = None,
+    curve: bool = False,
+    checks: str = "quick",
     arch: str | None = None,
     weights: Path | None = None,
     normalisation: str | None = None,
@@ -50,15 +98,19 @@ def evaluate(
         model: A run folder, or anything that ``--teacher`` takes.
         dataset: None: what the model was trained on.
         split: ``test``, ``train`` or ``held-out``.
-        attacks: Of ``none`` and ``pgd``.
+        attacks: Names from ``attacks.catalogue.ATTACKS``; clean accuracy is always measured.
         norm: None: the norm of the model's threat model, else Linf.
         eps: Radii in pixel units; None: the model's, else 8/255.
-        steps: Of PGD.
-        restarts: Of PGD.
+        steps: None: what is customary for each attack. AutoAttack's suites have their own.
+        restarts: Of PGD, APGD and the transfer attack.
         images: A balanced sample of this size; None: all.
-        batch_size: Images per forward pass and process.
-        seed: Of random starts.
+        batch_size: Images per forward pass and process. AutoAttack's random numbers depend on it.
+        seed: Of everything random.
         output: A JSON file; None: ``evaluations/`` of a run folder, else nowhere.
+        resume: Continues an interrupted evaluation; starts where there is none.
+        surrogate: A model to transfer perturbations from; None: the teacher, where the model is a run folder.
+        curve: Whether PGD is run from eps 0 up to where the model only guesses.
+        checks: ``none``, ``quick`` or ``full``; see ``engine.checks``.
         arch: Architecture of a weights file.
         weights: File that replaces the model's.
         normalisation: Of the model's input, where its source does not tell it.
@@ -69,50 +121,171 @@ def evaluate(
 
     Raises:
         UserError: The model, the data or an argument cannot be used.
+        Interrupted: It was asked to stop; ``resume`` continues it where there is an output.
     """
-    _check_choice("attack", attacks, ATTACKS)
-    _check_choice("split", [split], SPLITS)
+    attacks = tuple(dict.fromkeys(attacks))
+    check_attack_names(attacks)
+    level = parse_level(checks) if set(attacks) != {"none"} else "none"
+    if split not in SPLITS:
+        raise UserError("Unknown split.", received=split, allowed=SPLITS)
     runtime = Runtime()
     narrator = narrator if narrator is not None and runtime.is_main else Narrator()
-    folder = RunFolder(Path(model))
-    known = facts_about(model)
-    norm = norm or known.norm or "Linf"
-    eps = eps or [known.eps or 8 / 255]
-    dataset = dataset or known.dataset
-    if not dataset:
-        raise UserError("The data set is not known.", received=model, hint="name it: --dataset D")
+    with StopRequest():
+        known = facts_about(model)
+        data = _data(model, dataset, known)
+        fit = choose_fit(data.test.size, known.image_size or automatic_size(data))
+        network = _network(
+            model, data, fit, narrator, arch=arch, weights=weights, normalisation=normalisation
+        )
+        part = _part(data, split)
+        indices = balanced_sample(part.labels, images)
+        chosen = part if indices is None else part.select(indices)
+        radii = tuple(dict.fromkeys(eps or [known.eps or 8 / 255]))
+        ball = cast(Norm, norm or known.norm or "Linf")
+        threats = tuple(ThreatModel(ball, radius) for radius in radii)
+        wanted = Wanted(attacks, threats, steps, restarts, seed, curve, level)
+        rival = _surrogate(surrogate, model, wanted, data, fit, narrator)
 
-    data = load_dataset_by_name(dataset, held_out=known.held_out, seed=known.seed)
-    fit = choose_fit(data.test.size, known.image_size or automatic_size(data))
+        if output is None and RunFolder(Path(model)).is_started:
+            output = Path(model) / "evaluations" / _file_name(wanted, data.name, split, len(chosen))
+        conditions = _conditions(wanted, network, rival, chosen, fit, batch_size, split, runtime)
+        state = _open_state(output, conditions, runtime, resume=resume)
+        evaluator = Evaluator(
+            network, chosen, role="student", split=split, fit=fit, batch_size=batch_size, runtime=runtime,
+            narrator=narrator, state=state,
+        )  # fmt: skip
+        try:
+            metrics = _measure(wanted, evaluator, rival, data.num_classes, _control_rows(known, wanted))
+        except Interrupted as stopped:
+            raise Interrupted(f"{stopped}\n  next:     {_how_to_continue(output)}") from None
+    metrics = replace(metrics, indices=indices, data=chosen.fingerprint, conditions=conditions)
+    if output is not None and runtime.is_main:
+        metrics.write(output)
+        state.remove()
+    return metrics, output if runtime.is_main else None
+
+
+def _measure(
+    wanted: Wanted, evaluator: Evaluator, surrogate: Teacher | None, classes: int, control: Sequence[Row]
+) -> Metrics:
+    rival = None if surrogate is None else surrogate.to(evaluator.runtime.device).logits
+    build = partial(
+        build_attack, seed=wanted.seed, classes=classes, steps=wanted.steps, restarts=wanted.restarts,
+        surrogate=rival,
+    )  # fmt: skip
+    names = [name for name in wanted.attacks if name != "none"]
+    by_threat = {threat: [build(name, threat) for name in names] for threat in wanted.threats}
+    evaluator.run([CLEAN, *(attack for attacks in by_threat.values() for attack in attacks)])
+    rows = [evaluator.row(CLEAN)]
+    for threat, attacks in by_threat.items():
+        rows += [evaluator.row(attack) for attack in attacks]
+        if len(attacks) > 1:
+            rows.append(_worst_case(evaluator, threat, attacks))
+
+    def pgd(threat: ThreatModel) -> Attack:
+        steps = wanted.steps or STEPS
+        return pgd_attack(threat, steps=steps, restarts=wanted.restarts, seed=wanted.seed)
+
+    curve = eps_curve(evaluator, wanted.main_threat, pgd, classes=classes) if wanted.curve else []
+    rows += [point for point in curve if point not in rows]
+    checks = _checks(wanted, evaluator, rival, classes, curve=curve, control=control)
+    return Metrics(
+        rows,
+        timing={"attacks": evaluator.seconds},
+        checks=[check.to_json() for check in checks],
+        survivors=evaluator.survivors_by_stage,
+    )
+
+
+def _checks(
+    wanted: Wanted,
+    evaluator: Evaluator,
+    surrogate: Any,
+    classes: int,
+    *,
+    curve: Sequence[Row],
+    control: Sequence[Row],
+) -> list[Check]:
+    few = balanced_sample(evaluator.images.labels, CHECKED_IMAGES)
+    return run_checks(
+        wanted.checks,
+        evaluator if few is None else evaluator.on(few, label="checks"),
+        wanted.main_threat,
+        classes=classes,
+        steps=wanted.steps or STEPS,
+        seed=wanted.seed,
+        surrogate=surrogate,
+        curve=curve,
+        control=control,
+    )
+
+
+def _worst_case(evaluator: Evaluator, threat: ThreatModel, attacks: Sequence[Attack]) -> Row:
+    survivors = set.intersection(*(set(evaluator.survivors(attack)) for attack in attacks))
+    return row(
+        evaluator.role,
+        evaluator.split,
+        Proportion(len(survivors), len(evaluator.images)),
+        attack=WORST,
+        norm=threat.norm,
+        eps=threat.eps,
+    )
+
+
+def _data(model: str, dataset: str | None, known: ModelFacts) -> DataSet:
+    name = dataset or known.dataset
+    if not name:
+        raise UserError("The data set is not known.", received=model, hint="name it: --dataset D")
+    label_map = known.label_map if name == known.dataset else None
+    return load_dataset_by_name(name, label_map=label_map, held_out=known.held_out, seed=known.seed)
+
+
+def _network(
+    source: str,
+    data: DataSet,
+    fit: Fit,
+    narrator: Narrator,
+    *,
+    arch: str | None = None,
+    weights: Path | None = None,
+    normalisation: str | None = None,
+) -> Teacher:
     network = load_teacher(
-        model, arch=arch, weights=weights, normalisation=normalisation, channels=data.channels,
+        source, arch=arch, weights=weights, normalisation=normalisation, channels=data.channels,
         image_size=fit.size,
     )  # fmt: skip
+    align_labels(network, data, narrator)
     if network.num_classes != data.num_classes:
         raise UserError(
             "The model's classes do not fit the data.",
-            received=f"{network.num_classes} classes of the model, {data.num_classes} of {data.name}",
+            received=f"{source}: {network.num_classes} classes, {data.num_classes} of {data.name}",
             hint="another --dataset",
         )
-    part = _part(data, split)
-    indices = balanced_sample(part.labels, images)
-    chosen = part if indices is None else part.select(indices)
-    specs = [PGDSpec(ThreatModel(cast(Norm, norm), radius), steps, restarts) for radius in eps]
-    rows = measure(
-        network, chosen, specs if "pgd" in attacks else [], role="student", split=split, fit=fit,
-        batch_size=batch_size, seed=seed, runtime=runtime, narrator=narrator,
-    )  # fmt: skip
-    metrics = Metrics(rows, indices, chosen.fingerprint)
-    if output is None and folder.is_started:
-        radii = "-".join(format_eps(radius).replace("/", "of") for radius in eps)
-        output = (
-            folder.path
-            / "evaluations"
-            / f"{data.name}-{split}-{norm}-{radii}-{steps}x{restarts}-{len(chosen)}.json"
-        )
-    if output is not None and runtime.is_main:
-        metrics.write(output)
-    return metrics, output if runtime.is_main else None
+    return network
+
+
+def _surrogate(
+    name: str | None, model: str, wanted: Wanted, data: DataSet, fit: Fit, narrator: Narrator
+) -> Teacher | None:
+    """Loads the surrogate where an attack or a check will use it; a run's teacher where none is named."""
+    if name is not None:
+        return _network(name, data, fit, narrator)
+    if "transfer" not in wanted.attacks and wanted.checks != "full":
+        return None
+    folder = RunFolder(Path(model))
+    teacher = read_recipe(str(folder.recipe)).teacher if folder.is_started else None
+    if teacher is None:
+        return None
+    try:
+        return _network(
+            teacher.name, data, fit, narrator, arch=teacher.arch, weights=teacher.weights,
+            normalisation=teacher.normalisation,
+        )  # fmt: skip
+    except UserError as problem:
+        if "transfer" in wanted.attacks:
+            raise
+        narrator.warn(f"no transfer from the teacher: {problem.what}")
+        return None
 
 
 def _part(data: DataSet, split: str) -> ImageSet:
@@ -122,7 +295,88 @@ def _part(data: DataSet, split: str) -> ImageSet:
     return part
 
 
-def _check_choice(what: str, received: Sequence[str], allowed: Sequence[str]) -> None:
-    for value in received:
-        if value not in allowed:
-            raise UserError(f"Unknown {what}.", received=value, allowed=allowed)
+def _control_rows(known: ModelFacts, wanted: Wanted) -> list[Row]:
+    """Returns the figures of the undefended control that was trained beside a run's student."""
+    if known.metrics is None:
+        return []
+    norm = wanted.main_threat.norm
+    return [
+        row for row in read_metrics(known.metrics).of("control") if row.attack == "pgd" and row.norm == norm
+    ]
+
+
+def _file_name(wanted: Wanted, dataset: str, split: str, count: int) -> str:
+    words = [
+        dataset,
+        split,
+        "+".join(wanted.attacks),
+        wanted.main_threat.norm,
+        "-".join(format_eps(threat.eps).replace("/", "of") for threat in wanted.threats),
+        *([f"{wanted.steps or STEPS}x{wanted.restarts}"] if wanted.steps or wanted.restarts > 1 else []),
+        *(["curve"] if wanted.curve else []),
+        str(count),
+    ]
+    return "-".join(words).replace("/", "-") + ".json"
+
+
+def _conditions(
+    wanted: Wanted,
+    network: Teacher,
+    surrogate: Teacher | None,
+    images: ImageSet,
+    fit: Fit,
+    batch_size: int,
+    split: str,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """Returns everything that the figures depend on."""
+    return {
+        "rrm-transfer": __version__,
+        "torch": torch.__version__,
+        "pyautoattack": library_version(),
+        "device": runtime.device.type,
+        "weights": weights_hash(network),
+        "surrogate": None if surrogate is None else weights_hash(surrogate),
+        "data": images.fingerprint,
+        "split": split,
+        "fit": fit.describe(images.size),
+        "attacks": list(wanted.attacks),
+        "norm": wanted.main_threat.norm,
+        "eps": [threat.eps for threat in wanted.threats],
+        "steps": wanted.steps,
+        "restarts": wanted.restarts,
+        "batch_size": batch_size,
+        "seed": wanted.seed,
+        "curve": wanted.curve,
+        "checks": wanted.checks,
+    }
+
+
+def _open_state(
+    output: Path | None, conditions: dict[str, Any], runtime: Runtime, *, resume: bool
+) -> EvaluationState:
+    """Opens the state beside the output; the main process reads and writes it, all know what is in it."""
+    if output is None:
+        if resume:
+            raise UserError("There is nothing to resume.", hint="--output FILE.json names the evaluation")
+        return EvaluationState(conditions=conditions)
+    state = EvaluationState(output.with_name(f"{output.stem}.state.json"), conditions)
+    problem: UserError | None = None
+    if runtime.is_main:
+        try:
+            if resume:
+                state.load()
+            else:
+                state.check_absent()
+        except UserError as error:
+            problem = error
+    state.found, problem = runtime.from_main((state.found, problem))
+    if problem is not None:
+        raise problem
+    return state if runtime.is_main else EvaluationState(conditions=conditions, found=state.found)
+
+
+def _how_to_continue(output: Path | None) -> str:
+    if output is None:
+        return "nothing was kept; with --output FILE.json an evaluation can be resumed"
+    return f"the same command with --output {output} --resume"

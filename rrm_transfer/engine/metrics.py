@@ -80,8 +80,10 @@ class Metrics:
         rows: Accuracies.
         indices: Positions of the measured images in the test split; None: all of it.
         data: Fingerprint of the measured images.
-        timing: Per model: seconds of training, steps, images per second.
-        checks: ``{name, status, figure, limit}`` each.
+        timing: Per model: seconds of training, steps, images per second. ``attacks``: seconds by attack.
+        checks: ``{name, status, figure, limit}`` each; see ``engine.checks``.
+        survivors: Images left after each stage, by attack, where it has several.
+        conditions: What the figures depend on: hashes, versions, seed, batch size.
     """
 
     rows: list[Row]
@@ -89,6 +91,8 @@ class Metrics:
     data: str | None = None
     timing: dict[str, Any] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
+    survivors: dict[str, dict[str, int]] = field(default_factory=dict)
+    conditions: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **asdict(self)}

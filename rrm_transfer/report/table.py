@@ -23,11 +23,6 @@ def print_result(result: RunResult) -> None:
         console.print(f"{label}: {value}", highlight=False, markup=False, soft_wrap=True)
 
 
-def print_metrics(metrics: Metrics) -> None:
-    """Prints the accuracies of an evaluation."""
-    Console().print(accuracy_table(metrics))
-
-
 def result_document(result: RunResult) -> dict[str, Any]:
     """Returns what ``--json`` prints: metrics.json, the run folder and the line that loads the student."""
     return {**result.metrics.to_json(), "folder": str(result.folder), "load": result.load_line}

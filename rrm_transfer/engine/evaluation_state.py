@@ -1,0 +1,124 @@
+"""What an evaluation has found out so far, so that an interrupted one continues."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.files import write_text
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of one stage on one batch.
+
+    Attributes:
+        kept: One character per image in the batch's order: 1 survived, 0 lost.
+        seconds: That it took.
+    """
+
+    kept: str
+    seconds: float
+
+    @property
+    def lost(self) -> int:
+        return self.kept.count("0")
+
+
+@dataclass
+class EvaluationState:
+    """Results by batch, in a JSON file that is replaced whole after each of them.
+
+    Attributes:
+        path: The file; None: results live in memory only.
+        conditions: Everything that the results depend on.
+        found: Results by the name of attack, stage and batch.
+    """
+
+    path: Path | None = None
+    conditions: dict[str, Any] = field(default_factory=dict)
+    found: dict[str, Found] = field(default_factory=dict)
+
+    def load(self) -> None:
+        """Reads what was found under the same conditions; nothing where there is no file.
+
+        Raises:
+            UserError: The file is damaged, or belongs to an evaluation under other conditions.
+        """
+        if self.path is None or not self.path.is_file():
+            return
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            if content["schema"] != SCHEMA:
+                raise ValueError("another schema")
+            found = {key: Found(**entry) for key, entry in content["found"].items()}
+            before = dict(content["conditions"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"Not the state of an evaluation: {error!r}",
+                received=self.path,
+                hint="delete the file to start again",
+            ) from None
+        now = json.loads(json.dumps(self.conditions))
+        differences = [
+            f"  {key}: {before.get(key)} then, {now.get(key)} now"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
+        if differences:
+            raise UserError(
+                "The interrupted evaluation was another one, so it cannot be resumed:\n"
+                + "\n".join(differences),
+                received=self.path,
+                hint="the same command as before, or another --output; delete the file to start again",
+            )
+        self.found = found
+
+    def check_absent(self) -> None:
+        """Checks that a new evaluation would not throw away the results of an interrupted one.
+
+        Raises:
+            UserError: It would.
+        """
+        if self.path is not None and self.path.exists():
+            raise UserError(
+                "An interrupted evaluation is kept here.",
+                received=self.path,
+                hint="--resume to continue it; delete the file to start again",
+            )
+
+    def add(self, found: dict[str, Found]) -> None:
+        """Remembers results."""
+        self.found |= found
+        if self.path is not None:
+            content = {
+                "schema": SCHEMA,
+                "conditions": self.conditions,
+                "found": {key: asdict(value) for key, value in self.found.items()},
+            }
+            write_text(self.path, json.dumps(content, indent=0) + "\n")
+
+    def remove(self) -> None:
+        """Removes the file, when the evaluation is complete."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Returns the SHA-256 of a model's parameters and buffers, normalisation included."""
+    digest = hashlib.sha256()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # Viewed as bytes because numpy knows no bfloat16.
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

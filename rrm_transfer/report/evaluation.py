@@ -1,0 +1,61 @@
+"""What an evaluation prints: one line for each attack, then the checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rrm_transfer.core.quantities import format_eps
+from rrm_transfer.engine.checks import KINDS
+from rrm_transfer.engine.metrics import Metrics, Row
+
+_STYLES = {"pass": "green", "suspicious": "bold red"}
+
+
+def print_evaluation(metrics: Metrics) -> None:
+    """Prints accuracies, survivors of each stage, and checks."""
+    console = Console()
+    console.print(_accuracies(metrics))
+    for title, after in metrics.survivors.items():
+        left = ", ".join(f"{'clean' if name == 'none' else name} {count:,}" for name, count in after.items())
+        console.print(f"{title}, images left after: {left}", highlight=False, soft_wrap=True)
+    made = [check for check in metrics.checks if check["status"] != "not-run"]
+    if made:
+        console.print(_checks(made))
+    left_out = ", ".join(check["name"] for check in metrics.checks if check["status"] == "not-run")
+    if left_out:
+        console.print(f"not run: {left_out}", highlight=False)
+
+
+def _accuracies(metrics: Metrics) -> Table:
+    first = metrics.rows[0]
+    table = Table(title=f"accuracy on {first.count:,} {first.split} images, 95 % Wilson intervals")
+    for column in ("attack", "ball", "steps"):
+        table.add_column(column)
+    for column in ("correct", "accuracy", "interval"):
+        table.add_column(column, justify="right")
+    for row in metrics.rows:
+        ball = "" if row.eps is None else f"{row.norm} {format_eps(row.eps)}"
+        interval = f"{row.low:.1%} – {row.high:.1%}"
+        table.add_row(row.attack, ball, _effort(row), f"{row.correct:,}", f"{row.accuracy:.1%}", interval)
+    return table
+
+
+def _effort(row: Row) -> str:
+    if row.steps is None:
+        return ""
+    return f"{row.steps:,}" + (f" × {row.restarts}" if row.restarts and row.restarts > 1 else "")
+
+
+def _checks(made: list[dict[str, Any]]) -> Table:
+    table = Table(title="signs of misleading figures")
+    for column in ("check", "status", "figure", "limit"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("meaning of the figure")
+    for check in made:
+        status = f"[{_STYLES[check['status']]}]{check['status']}[/]"
+        meaning = KINDS[check["name"]].meaning
+        table.add_row(check["name"], status, f"{check['figure']:.3g}", f"{check['limit']:.3g}", meaning)
+    return table
