@@ -7,7 +7,6 @@ import io
 import pytest
 from rich.console import Console
 
-from rrm_transfer.engine import progress
 from rrm_transfer.engine.progress import Narrator
 
 
@@ -32,7 +31,7 @@ def test_a_silent_narrator_needs_no_console() -> None:
 
 def test_plain_lines_now_and_then_with_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("rrm_transfer.engine.progress.time.monotonic", lambda: clock[0])
     narrator, stream = _narrator(terminal=False)
     with narrator.task("student: RRM", 40, done=10) as task:
         for done, seconds in ((11, 1.0), (20, 20.0), (21, 21.0), (40, 60.0)):
