@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.core.quantities import format_eps
@@ -21,7 +21,7 @@ from rrm_transfer.engine.learners import (
     resolve_learner_name,
 )
 from rrm_transfer.engine.model_facts import ModelFacts, facts_about
-from rrm_transfer.engine.optimisation import Optimisation
+from rrm_transfer.engine.optimisation import Optimisation, check_optimizer
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime, automatic_precision
 from rrm_transfer.engine.training import TrainingPlan
@@ -151,9 +151,10 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
                 "The data set is not known.", hint="name it: --dataset D (or data.name in the recipe)"
             )
         recipe.data.name = known.dataset
+        recipe.data.label_map = recipe.data.label_map or known.label_map
     threat = recipe.threat
     threat.norm = threat.norm or known.norm or "Linf"
-    threat.eps = threat.eps or known.eps or 8 / 255
+    threat.eps = threat.eps or known.eps_in(threat.norm)
 
     with runtime.main_first():
         data = load_dataset_by_name(
@@ -192,6 +193,8 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
         for note in student.notes:
             narrator.note(f"student: {note}")
         recipe.student.args = {**student.model_args, **({"stem": student.stem} if student.stem else {})}
+    if data.channels != 3:  # colour noise needs colours
+        row = replace(row, augmentation=row.augmentation.model_copy(update={"lighting": 0.0}))
     recipe = fill_in(recipe, row, precision=automatic_precision())
     if recipe.train.channels_last is None:
         recipe.train.channels_last = kind == "convolutional"
@@ -228,7 +231,7 @@ def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | No
 
 
 def check_names(recipe: Recipe) -> Recipe:
-    """Checks what needs no data: the student's name, the objective and its arguments.
+    """Checks what needs no data: names of student and optimiser, the objective and its arguments.
 
     Returns:
         A copy with the exact student name and every argument of the objective.
@@ -239,6 +242,8 @@ def check_names(recipe: Recipe) -> Recipe:
     recipe = recipe.model_copy(deep=True)
     recipe.student.name = resolve_learner_name(recipe.student.name)
     _check_objective(recipe)
+    if recipe.train.optimizer is not None:
+        check_optimizer(recipe.train.optimizer)
     return recipe
 
 

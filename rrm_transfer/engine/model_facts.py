@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.threat import Norm
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.recipe.loading import read_recipe
@@ -36,6 +37,20 @@ class ModelFacts:
     seed: int = 0
     metrics: Path | None = None
     published: str | None = None
+
+    def eps_in(self, norm: Norm) -> float:
+        """Returns the radius to take where none was named: the model's, or 8/255 in Linf.
+
+        Raises:
+            UserError: The model's radius is one of another norm, and no other is customary.
+        """
+        if self.eps is not None and norm == self.norm:
+            return self.eps
+        if norm == "Linf":
+            return 8 / 255
+        raise UserError(
+            f"There is no customary eps for {norm}.", hint="name it: threat.eps in the recipe, or --eps"
+        )
 
 
 def facts_about(name: str) -> ModelFacts:

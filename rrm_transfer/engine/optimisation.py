@@ -22,7 +22,7 @@ class Optimisation:
     Attributes:
         optimizer: A name that ``timm.optim`` knows.
         lr: The largest learning rate.
-        momentum: Of SGD-like optimisers; the first beta elsewhere.
+        momentum: Of SGD-like optimisers; others have their own.
         weight_decay: Not applied to biases and normalisation weights.
         schedule: ``cosine`` per step to ``min_lr``, ``multistep`` or ``constant``.
         milestones: Epochs at which ``multistep`` multiplies the rate by ``decay_rate``.
@@ -40,20 +40,29 @@ class Optimisation:
     warmup_epochs: float
 
 
+def check_optimizer(name: str) -> None:
+    """Checks that timm knows an optimiser.
+
+    Raises:
+        UserError: It does not.
+    """
+    names = list_optimizers()
+    if name not in names:
+        raise UserError(
+            "Unknown optimiser.",
+            received=name,
+            allowed="a name of timm.optim.list_optimizers(), such as momentum, sgd, adamw, lamb",
+            hint=did_you_mean(name, names),
+        )
+
+
 def build_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
     """Builds the optimiser over the parameters that require gradients.
 
     Raises:
         UserError: timm knows no optimiser of that name.
     """
-    names = list_optimizers()
-    if settings.optimizer not in names:
-        raise UserError(
-            "Unknown optimiser.",
-            received=settings.optimizer,
-            allowed="a name of timm.optim.list_optimizers(), such as momentum, sgd, adamw, lamb",
-            hint=did_you_mean(settings.optimizer, names),
-        )
+    check_optimizer(settings.optimizer)
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         model,
         opt=settings.optimizer,
@@ -78,7 +87,7 @@ class Schedule:
                 optimizer,
                 sched=sched,
                 num_epochs=epochs,
-                decay_milestones=list(settings.milestones)
+                decay_milestones=sorted(settings.milestones)
                 if settings.schedule == "multistep"
                 else [epochs + 1],
                 decay_rate=settings.decay_rate,

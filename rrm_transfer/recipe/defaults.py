@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rrm_transfer.core.errors import RecipeError
 from rrm_transfer.recipe.schema import AugmentationSection, Recipe
 
 Kind = Literal["convolutional", "transformer"]
@@ -117,13 +118,19 @@ def training_defaults(kind: Kind, image_size: int) -> TrainingDefaults:
 def fill_in(recipe: Recipe, row: TrainingDefaults, *, precision: Literal["float32", "bf16"]) -> Recipe:
     """Returns the recipe with every automatic value of training replaced by the row's.
 
+    Milestones and warm-up are the row's share of the epochs, however many those are.
+
     Args:
         recipe: Left unchanged.
         row: From ``training_defaults``.
         precision: What this machine does best.
+
+    Raises:
+        RecipeError: The optimiser is one whose learning rate the table does not know.
     """
     filled = recipe.model_copy(deep=True)
     train = filled.train
+    share = (train.epochs or row.epochs) / row.epochs
     automatic: dict[str, Any] = {
         "epochs": row.epochs,
         "global_batch_size": row.global_batch_size,
@@ -133,14 +140,18 @@ def fill_in(recipe: Recipe, row: TrainingDefaults, *, precision: Literal["float3
         "weight_decay": row.weight_decay,
         "schedule": row.schedule,
         "min_lr": row.min_lr,
-        "milestones": list(row.milestones),
-        "warmup_epochs": row.warmup_epochs,
+        "milestones": [max(1, round(share * milestone)) for milestone in row.milestones],
+        "warmup_epochs": share * row.warmup_epochs,
         "clip_grad": row.clip_grad,
         "precision": precision,
     }
     if train.optimizer is not None and train.optimizer != row.optimizer and train.lr is None:
         # A learning rate means nothing without its optimiser.
-        automatic["lr"] = next((d.lr for d in DEFAULTS.values() if d.optimizer == train.optimizer), row.lr)
+        automatic["lr"] = next((d.lr for d in DEFAULTS.values() if d.optimizer == train.optimizer), None)
+        if automatic["lr"] is None:
+            known = ", ".join(dict.fromkeys(d.optimizer for d in DEFAULTS.values()))
+            problem = f"is required with {train.optimizer}; there is a default for {known} only"
+            raise RecipeError([("train.lr", problem)])
     for name, value in automatic.items():
         if getattr(train, name) is None:
             setattr(train, name, value)

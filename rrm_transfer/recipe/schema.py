@@ -150,8 +150,8 @@ class TrainSection(Section):
         accumulation: Parts into which each process splits its share of a batch.
         optimizer: A name that ``timm.optim`` knows (``momentum`` is SGD as the paper uses it).
         lr: The largest learning rate.
-        momentum: Of SGD-like optimisers; the first beta elsewhere.
-        weight_decay: As the optimiser applies it.
+        momentum: Of SGD-like optimisers; others have their own.
+        weight_decay: As the optimiser applies it; biases and normalisation weights have none.
         schedule: ``cosine`` per step from ``lr`` to ``min_lr``, ``multistep`` by ``decay_rate`` at
             ``milestones``, or ``constant``.
         min_lr: Where the cosine ends.

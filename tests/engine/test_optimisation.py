@@ -42,6 +42,11 @@ def test_multistep_decays_at_each_milestone() -> None:
     assert found == pytest.approx(expected)
 
 
+def test_milestones_may_stand_in_any_order() -> None:
+    settings = replace(SETTINGS, schedule="multistep", milestones=(2, 4))
+    assert rates(replace(settings, milestones=(4, 2))) == rates(settings)
+
+
 @pytest.mark.parametrize("warmup_epochs", [0.0, 1.0])
 def test_constant(warmup_epochs: float) -> None:
     found = rates(replace(SETTINGS, schedule="constant", warmup_epochs=warmup_epochs))

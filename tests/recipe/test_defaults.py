@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rrm_transfer.core.errors import RecipeError
 from rrm_transfer.recipe.defaults import DEFAULTS, Kind, fill_in, training_defaults
 from rrm_transfer.recipe.loading import build_recipe
 
@@ -56,3 +57,19 @@ def test_another_optimiser_brings_its_own_learning_rate() -> None:
     recipe = build_recipe({"student": {"name": "a"}}, ["train.optimizer=adamw"])
     filled = fill_in(recipe, training_defaults("convolutional", 32), precision="float32")
     assert filled.train.lr == 1e-3
+
+
+def test_an_optimiser_without_a_row_needs_its_learning_rate() -> None:
+    row = training_defaults("convolutional", 32)
+    with pytest.raises(RecipeError, match=r"train\.lr: is required with adam; .* momentum, adamw"):
+        fill_in(build_recipe({"student": {"name": "a"}}, ["train.optimizer=adam"]), row, precision="float32")
+    given = build_recipe({"student": {"name": "a"}}, ["train.optimizer=adam", "train.lr=1e-3"])
+    assert fill_in(given, row, precision="float32").train.lr == 1e-3
+
+
+def test_a_shorter_training_still_decays_and_leaves_its_warm_up() -> None:
+    recipe = build_recipe({"student": {"name": "a"}}, ["train.epochs=6"])
+    large = fill_in(recipe, training_defaults("convolutional", 224), precision="float32").train
+    assert large.milestones == [4, 5]
+    transformer = fill_in(recipe, training_defaults("transformer", 32), precision="float32").train
+    assert transformer.warmup_epochs == pytest.approx(0.3)
