@@ -37,7 +37,7 @@ class FreeAT(Objective):
         x_adv = (step.x + step.threat.into_ball(carried[rows])).clamp(0.0, 1.0).requires_grad_()
 
         def move(gradient: Tensor) -> None:
-            # Loss scaling for float16 may overflow; a position that turned into NaN would stay so.
+            # A position that turned into NaN would stay so for the rest of training.
             ascent = step.threat.ascent(gradient.nan_to_num())
             moved = carried[rows] + self.step_size * step.threat.eps * ascent
             carried[rows] = step.threat.into_ball(moved)
