@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 
-from rrm_transfer import __version__
-from rrm_transfer.core.errors import Interrupted
+from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.names import public_name
 from rrm_transfer.data.loader import evaluation_batches
-from rrm_transfer.engine.assembly import Assembly, assemble
+from rrm_transfer.engine.assembly import Assembly, assemble, check_names
 from rrm_transfer.engine.checkpoints import Checkpoints
-from rrm_transfer.engine.evaluation import PGDSpec, balanced_sample, measure
+from rrm_transfer.engine.checks import run_checks
+from rrm_transfer.engine.evaluation import Evaluator, PGDSpec, balanced_sample, measure
 from rrm_transfer.engine.gallery import make_gallery
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.learners import Learner, TeacherNetwork, export_learner
 from rrm_transfer.engine.metrics import Metrics, Role, Row, read_metrics
 from rrm_transfer.engine.optimisation import build_optimizer
 from rrm_transfer.engine.progress import Narrator
-from rrm_transfer.engine.run_folder import RunFolder
+from rrm_transfer.engine.run_folder import RunFolder, library_versions
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.teacher_check import check_teacher
 from rrm_transfer.engine.training import Trainer
@@ -81,6 +81,8 @@ def run(
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
+    if role == "teacher":
+        _require_no_teacher(recipe)
     runtime = Runtime()
     narrator = narrator if narrator is not None and runtime.is_main else Narrator()
     warning = runtime.launch_warning()
@@ -189,8 +191,9 @@ class _Job:
             "student", student, objective, recipe.train.epochs, stop, resume=resume
         )
         rows += self._measure(student, self.role)
+        checks = self._checks(student, control=[row for row in rows if row.model == "control"])
         self.log("evaluated", {"rows": len(rows)})
-        metrics = Metrics(rows, self.indices, self.images.fingerprint, timing)
+        metrics = Metrics(rows, self.indices, self.images.fingerprint, timing, checks)
         result = RunResult(self.folder.path, metrics, recipe, self._provenance(), self._load_line(student))
         if self.runtime.is_main:
             self._exhibit(student)
@@ -252,6 +255,29 @@ class _Job:
             narrator=self.narrator,
         )
 
+    def _checks(self, student: Learner, *, control: list[Row]) -> list[dict[str, Any]]:
+        """Looks for signs of gradient masking, the cheap ones where an attack is run at all."""
+        evaluator = Evaluator(
+            student,
+            self.images,
+            role=self.role,
+            split="test",
+            fit=self.assembly.fit,
+            batch_size=self.recipe.evaluate.batch_size,
+            runtime=self.runtime,
+            narrator=self.narrator,
+        )
+        checks = run_checks(
+            "quick" if self.specs else "none",
+            evaluator,
+            self.assembly.threat,
+            classes=self.assembly.data.num_classes,
+            steps=self.recipe.evaluate.steps,
+            seed=self.recipe.seed,
+            control=control,
+        )
+        return [check.to_json() for check in checks]
+
     def _teacher_rows(self) -> tuple[list[Row], dict[str, Any]]:
         """Returns the teacher's test rows and timing; rows that it comes with, where they are the same."""
         teacher = self.assembly.teacher
@@ -264,7 +290,9 @@ class _Job:
         # What a transfer exported is its student, what `teach` exported its teacher.
         made = "student" if known is not None and known.of("student") else "teacher"
         timing = {} if known is None else known.timing.get(made, {})
-        if known is not None and known.data == self.images.fingerprint:
+        # Images of another size reach the teacher through another view, which may cost it accuracy.
+        own_size = teacher.image_size == self.assembly.fit.size
+        if known is not None and own_size and known.data == self.images.fingerprint:
             rows = [
                 replace(row, model="teacher")
                 for row in known.of(made)
@@ -319,7 +347,7 @@ class _Job:
     def _provenance(self) -> dict[str, Any]:
         recipe, teacher = self.recipe, self.assembly.teacher
         return {
-            "version": __version__,
+            "versions": library_versions(),
             "role": self.role,
             "recipe": recipe.name,
             "objective": recipe.objective.model_dump(mode="json"),
@@ -330,6 +358,17 @@ class _Job:
             if teacher is None
             else {"name": public_name(teacher.name), "sha256": teacher.provenance["sha256"]},
         }
+
+
+def _require_no_teacher(recipe: Recipe) -> None:
+    objective = check_names(recipe).objective
+    if build_objective(objective.name, **objective.arguments).needs:
+        raise UserError(
+            "A robust teacher is made from scratch, and this objective learns from another.",
+            received=objective.name,
+            allowed="an objective without a teacher: pgd-at, trades, fast-at, n-fgsm, free-at or natural",
+            hint="--objective pgd-at, or rrm-transfer run to learn from a teacher",
+        )
 
 
 def _output(recipe: Recipe, runtime: Runtime) -> Path:

@@ -187,9 +187,14 @@ def environment(processes: int) -> dict[str, Any]:
         "processes": processes,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {"rrm-transfer": __version__, **{name: version(name) for name in _LIBRARIES}},
+        "versions": library_versions(),
         "devices": devices or [f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads"],
     }
+
+
+def library_versions() -> dict[str, str]:
+    """Returns the versions of this package and of those that figures depend on."""
+    return {"rrm-transfer": __version__, **{name: version(name) for name in _LIBRARIES}}
 
 
 def _is_temporary(path: Path) -> bool:

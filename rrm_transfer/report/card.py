@@ -43,6 +43,7 @@ def write_card(result: RunResult, path: Path) -> None:
         provenance=result.provenance,
         eps=format_eps(result.provenance["threat"]["eps"]),
         stock="timm.create_model" in result.load_line,
+        loadable="load_student" in result.load_line,
     )
     write_text(path, text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
@@ -27,6 +28,16 @@ def print_evaluation(metrics: Metrics) -> None:
     left_out = ", ".join(check["name"] for check in metrics.checks if check["status"] == "not-run")
     if left_out:
         console.print(f"not run: {left_out}", highlight=False)
+
+
+def checks_line(metrics: Metrics) -> str:
+    """Sums the checks up: ``checks: 6 pass, 8 not-run``; the suspicious ones by name."""
+    count = Counter(check["status"] for check in metrics.checks)
+    named = ", ".join(check["name"] for check in metrics.checks if check["status"] == "suspicious")
+    words = [f"{count[status]} {status}" for status in ("suspicious", "pass", "not-run") if count[status]]
+    if named:
+        words[0] += f" ({named})"
+    return "checks: " + ", ".join(words)
 
 
 def _accuracies(metrics: Metrics) -> Table:

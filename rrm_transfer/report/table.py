@@ -11,6 +11,7 @@ from rich.table import Table
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.engine.job import RunResult
 from rrm_transfer.engine.metrics import Metrics, Row
+from rrm_transfer.report.evaluation import checks_line
 
 ROLES = ("teacher", "control", "student")
 
@@ -19,6 +20,8 @@ def print_result(result: RunResult) -> None:
     """Prints the accuracies, where they are, and how to load the student."""
     console = Console()
     console.print(accuracy_table(result.metrics))
+    if result.metrics.checks:
+        console.print(checks_line(result.metrics), highlight=False, markup=False, soft_wrap=True)
     for label, value in (("run folder", str(result.folder)), ("load it with", result.load_line)):
         console.print(f"{label}: {value}", highlight=False, markup=False, soft_wrap=True)
 

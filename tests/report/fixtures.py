@@ -110,7 +110,7 @@ def write_run(path: Path, role: str = "student") -> RunFolder:
     }
     folder.environment.write_text(json.dumps(environment), encoding="utf-8")
     provenance = {
-        "version": "0.1.0",
+        "versions": versions,
         "role": role,
         "recipe": "tiny",
         "objective": {"name": "rrm", "distance": "relative_l2", "ce_weight": 0.005},
