@@ -33,8 +33,9 @@ def convert(source: Path, target: Path) -> None:
         raise UserError("The file is safetensors already.", received=source)
     package = Path(rrm_transfer.__file__).parent.parent
     path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # -P: modules that lie beside the checkpoint must not stand for those that are imported.
     finished = subprocess.run(
-        [sys.executable, "-m", "rrm_transfer.teachers.salvage", str(source), str(target)],
+        [sys.executable, "-P", "-m", "rrm_transfer.teachers.salvage", str(source), str(target)],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,

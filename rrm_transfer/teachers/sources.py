@@ -29,6 +29,8 @@ def find_origin(source: str, *, arch: str | None = None, weights: Path | None = 
         UserError: It is none of these, or the weights cannot be had.
     """
     origin = _origin(source, weights)
+    if weights is not None and origin.file != weights:
+        origin = replace(origin, file=weights, sha256=None)
     return origin if arch is None else replace(origin, architecture=arch)
 
 
@@ -38,11 +40,11 @@ def _origin(source: str, weights: Path | None) -> Origin:
         return zoo_origin(entry, weights)
     scheme, _, rest = source.partition(":")
     if scheme in ("local-dir", "local_dir"):
-        return _with_weights(folder_origin(Path(rest), name=source), weights)
+        return folder_origin(Path(rest), name=source)
     if scheme in ("hf-hub", "hf_hub"):
         return hub_origin(rest, name=source)
     if Path(source).is_dir():
-        return _with_weights(folder_origin(Path(source), name=source), weights)
+        return folder_origin(Path(source), name=source)
     if source.endswith(_SUFFIXES):
         return Origin(name=Path(source).name, file=Path(source))
     if is_factory(source) or (weights is not None and is_known(source)):
@@ -59,10 +61,6 @@ def _origin(source: str, weights: Path | None) -> Origin:
         allowed="a zoo name, a timm name, hf-hub:USER/NAME, local-dir:FOLDER, a run folder or a weights file",
         hint=did_you_mean(source, [*(entry.name for entry in zoo()), *known_architectures()]),
     )
-
-
-def _with_weights(origin: Origin, weights: Path | None) -> Origin:
-    return origin if weights is None else replace(origin, file=weights, sha256=None)
 
 
 def _timm_origin(name: str) -> Origin:

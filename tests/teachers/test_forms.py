@@ -87,6 +87,18 @@ def test_conversion_works_in_a_process_of_its_own(tmp_path: Path, monkeypatch: p
         assert content.metadata()["converted_from_sha256"] == sha256_of(source)
 
 
+def test_conversion_imports_nothing_from_beside_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("torch", "pickle", "safetensors"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()\n")
+    torch.save({"weight": torch.ones(2)}, tmp_path / "source.pt")
+    convert(Path("source.pt"), Path("out.safetensors"))
+    assert (tmp_path / "out.safetensors").exists()
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("target", "message"), [("out.pt", "must end in .safetensors"), ("there.safetensors", "stands there")]
 )

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.files import sha256_of
 from rrm_transfer.students import build_student, save_student
 from rrm_transfer.teachers.inspection import inspect_teacher
 from rrm_transfer.teachers.loading import load_teacher
@@ -49,6 +50,16 @@ def test_timm_name_with_a_file(tmp_path: Path) -> None:
     assert (teacher.architecture, teacher.num_classes, teacher.channels) == ("test_resnet", 10, 3)
     assert teacher.provenance["view"] == "grey to RGB"
     assert teacher(pixels(channels=1, size=28)).logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_weights_that_are_named_replace_those_of_any_source(kind: str, tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "folder", channels=3)
+    source = tmp_path / "folder" / "model.safetensors" if kind == "file" else tmp_path / "folder"
+    other = Path(saved(tmp_path, {name: tensor + 1 for name, tensor in tiny().state_dict().items()}))
+    facts = {"arch": "test_resnet", "normalisation": "none"} if kind == "file" else {}
+    teacher = load_teacher(str(source), channels=3, image_size=32, weights=other, **facts)  # type: ignore[arg-type]
+    assert teacher.provenance["sha256"] == sha256_of(other)
 
 
 def test_imagenet_network_sees_images_at_its_own_size(tmp_path: Path) -> None:
