@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import print_json
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.files import write_text
 
 app = typer.Typer(help="The recipes that come with the package.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A recipe's name or YAML file.")]
@@ -47,7 +47,7 @@ def copy(name: Name, target: Annotated[Path, typer.Argument(help="File to write.
     source = find_recipe(name)
     if target.exists():
         raise UserError("The file exists already.", received=target, hint="another name")
-    shutil.copyfile(source, target)
+    write_text(target, source.read_text(encoding="utf-8"))
     typer.echo(str(target))
 
 

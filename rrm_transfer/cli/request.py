@@ -44,9 +44,12 @@ def request(
         kept: dict[str, Any] = {
             part: content[part] for part in ("teacher", "student") if part in content and part not in named
         }
-        content = {"name": "transfer" if "teacher" in content else "teacher", **kept}
+        objective = {"name": content["objective"]["name"]}
+        content = {"name": "transfer" if "teacher" in content else "teacher", "objective": objective, **kept}
+    # Arguments, weights and normalisation belong to what they were written for.
+    if given.get("objective", {}).get("name", "") not in ("", content.get("objective", {}).get("name")):
+        named.add("objective")
     for part in named:
-        # Arguments, weights and normalisation belong to the network that they were written for.
         content[part] = {}
     for section, options in given.items():
         if options:
@@ -68,5 +71,8 @@ def key_values(pairs: Iterable[str]) -> dict[str, Any] | None:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise UserError("Not an argument.", received=pair, allowed="key=value")
-        result[key] = yaml.safe_load(value)
+        try:
+            result[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"The value of an argument is not YAML: {error}", received=pair) from None
     return result or None

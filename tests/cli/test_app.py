@@ -155,6 +155,7 @@ def test_recipes_ls_show_cp_validate(cli: Cli, tmp_path: Path) -> None:
     assert cli("recipes", "cp", "quickstart", "mine.yaml").code == 0
     assert (tmp_path / "mine.yaml").read_text(encoding="utf-8") == shown
     assert cli("recipes", "cp", "quickstart", "mine.yaml").code == 2
+    assert cli("recipes", "cp", "quickstart", "new/mine.yaml").code == 0
     assert cli("recipes", "validate", "mine.yaml").out == "mine.yaml: valid\n"
     wrong = cli("recipes", "validate", "mine.yaml", "--set", "train.lr=-1", "--set", "trian.lr=1")
     assert wrong.code == 2

@@ -29,7 +29,17 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "recipe value": (["--set", "threat.eps=8/0"], ["threat.eps", "8/0"]),
     "override": (["--set", "train.epochs"], ["Not an override", "key.subkey=value"]),
     "optimiser": (["--set", "train.optimizer=adamv"], ["Unknown optimiser", "adamw"]),
+    "optimiser without a learning rate": (
+        ["--set", "train.optimizer=adam", "--set", "train.lr=null"],
+        ["train.lr", "momentum"],
+    ),
     "student argument": (["--student-arg", "depth"], ["Not an argument", "key=value"]),
+    "student argument's value": (["--student-arg", "depth=["], ["not YAML", "depth=["]),
+    "eps of another norm": (
+        ["--set", "threat.norm=L2", "--set", "threat.eps=null"],
+        ["no customary eps for L2", "threat.eps"],
+    ),
+    "output below a file": (["--output", "/dev/null/run", "--skip-teacher-check"], ["/dev/null", "a file"]),
     "batch size": (["--set", "train.global_batch_size=65"], ["65"]),
     "accumulation": (["--set", "train.accumulation=17"], ["17 accumulation steps"]),
     "a name without weights": (["--teacher", "test_vit4"], ["test_vit4"]),
@@ -158,3 +168,10 @@ def test_a_folder_that_may_not_be_written(
     options = tiny.recipe_options(tiny_teacher, tiny_data)
     ended = cli("run", *options, "--skip-teacher-check", "--quiet", "--output", "locked/run")
     _is_one_message(ended.code, ended.err, ["permission denied"])
+
+
+@pytest.mark.parametrize("options", [["--objective", "rrm"], ["--recipe", "quickstart"]])
+def test_a_teacher_is_not_taught_by_another(options: list[str], cli: Cli, tmp_path: Path) -> None:
+    ended = cli("teach", "--student", "test_resnet", "--dataset", "fashion-mnist-mini", "--quiet", *options)
+    _is_one_message(ended.code, ended.err, ["made from scratch", "rrm", "pgd-at"])
+    assert list(tmp_path.iterdir()) == []

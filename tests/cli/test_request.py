@@ -1,0 +1,43 @@
+"""From options to a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rrm_transfer.cli.request import request
+from rrm_transfer.recipe.schema import Recipe
+
+QUICKSTART, TEACHER = "quickstart", "fashion-mnist-teacher"
+
+
+def asked(base: str, recipe: str | None = None, **sections: dict[str, Any]) -> Recipe:
+    return request(recipe=recipe, base=base, overrides=[], sections=sections)
+
+
+def test_without_options_it_is_the_base() -> None:
+    recipe = asked(QUICKSTART, student={"name": None})
+    assert (recipe.name, recipe.train.epochs) == ("quickstart", 16)
+    assert recipe.objective.arguments == {"distance": "relative_l2", "ce_weight": 0.005}
+
+
+def test_a_named_student_starts_from_an_empty_recipe() -> None:
+    recipe = asked(QUICKSTART, student={"name": "test_vit"})
+    assert recipe.teacher is not None
+    assert (recipe.teacher.name, recipe.student.name) == ("fashion_mnist_linf", "test_vit")
+    assert (recipe.train.epochs, recipe.objective.name, recipe.objective.arguments) == (None, "rrm", {})
+
+
+def test_a_network_is_taught_by_the_base_objective_with_its_own_defaults() -> None:
+    recipe = asked(TEACHER, student={"name": "test_vit"})
+    assert (recipe.objective.name, recipe.objective.arguments) == ("pgd-at", {})
+    assert recipe.teacher is None
+
+
+@pytest.mark.parametrize(("name", "kept"), [("kd", False), ("rrm", True)])
+def test_another_objective_does_not_get_the_arguments_of_the_recipes(name: str, kept: bool) -> None:
+    for recipe in (None, QUICKSTART):
+        objective = asked(QUICKSTART, recipe, objective={"name": name}).objective
+        assert objective.name == name
+        assert bool(objective.arguments) == kept
