@@ -22,10 +22,7 @@ class PixelStatistics:
             raise ValueError(f"not pixel statistics: mean {self.mean}, std {self.std}")
 
     def for_channels(self, channels: int) -> PixelStatistics:
-        """Returns the statistics for another channel count: a scalar repeats, colour averages to grey.
-
-        Averaging is what timm does to a colour stem's weights for grey input.
-        """
+        """Returns the statistics for another channel count: a scalar repeats, colour is averaged."""
         if len(self.mean) == channels:
             return self
         if len(self.mean) == 1:

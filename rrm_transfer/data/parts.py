@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TypeVar
 
 import torch
@@ -164,7 +165,7 @@ def cut(images: S, count: int, *, seed: int, purpose: str) -> tuple[S, S]:
         )
     ideal = count * sizes.double() / len(images)
     shares = ideal.floor().long().minimum(allowed)
-    for label in (ideal - shares).argsort(descending=True, stable=True).tolist() * count:
+    for label in cycle((ideal - shares).argsort(descending=True, stable=True).tolist()):
         if shares.sum() == count:
             break
         shares[label] += shares[label] < allowed[label]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -134,3 +135,14 @@ def test_what_cannot_be_divided_is_a_mistake(
 ) -> None:
     with pytest.raises(UserError, match=message):
         divide(train, test, **options)
+
+
+def test_a_cut_of_many_images_in_many_classes_costs_little() -> None:
+    labels = torch.arange(200_000) % 500
+    images = MemoryImages(pixels=torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), labels=labels)
+    tracemalloc.start()
+    taken, left = cut(images, 60_001, seed=0, purpose="test")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (len(taken), len(left)) == (60_001, 139_999)
+    assert peak < 50e6
