@@ -21,18 +21,25 @@ from rrm_transfer.attacks.catalogue import build_attack
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.engine.curve import eps_curve
-from rrm_transfer.engine.evaluation import Evaluator, strict_float32, without_weight_gradients
+from rrm_transfer.engine.evaluation import (
+    Evaluator,
+    balanced_sample,
+    strict_float32,
+    without_weight_gradients,
+)
 from rrm_transfer.engine.metrics import Row
 
 Level = Literal["none", "quick", "full"]
 LEVELS: tuple[str, ...] = get_args(Level)
 Status = Literal["pass", "suspicious", "not-run"]
 
-IMAGES = 256
+IMAGES = 250
 """Checks are made on a balanced sample of this size."""
 RESTARTS = 5
 QUERIES = 1000
 """Of Square: a fifth of AutoAttack's, enough to see whether gradients hide much."""
+CONTROL_RADIUS = 4
+"""In units of eps: here an undefended network must have fallen; at smaller radii it may have."""
 _ZERO = 1e-12
 """A gradient with no component above this cannot be followed in float32."""
 
@@ -114,13 +121,13 @@ def run_checks(
 ) -> list[Check]:
     """Makes all checks that the level pays for; the others are reported as not run.
 
-    ``quick`` costs a PGD of ``steps`` and as many random draws on the evaluator's images; ``full`` adds a PGD
-    of twice the steps, one of five restarts, an eps curve, APGD on two losses, Square and, where there is a
+    ``quick`` costs a PGD of ``steps`` and as many random draws on ``IMAGES`` images; ``full`` adds a PGD of
+    twice the steps, one of five restarts, an eps curve, APGD on two losses, Square and, where there is a
     surrogate, a transfer attack.
 
     Args:
         level: ``none``, ``quick`` or ``full``.
-        evaluator: The model and the images to check it on.
+        evaluator: The model and the images to take a sample of.
         threat: The ball.
         classes: Of the data.
         steps: Of the PGD that the other attacks are compared with.
@@ -128,13 +135,14 @@ def run_checks(
         surrogate: A model to transfer perturbations from: the teacher.
         queries: Of Square, on each image.
         curve: Rows of one attack at several radii that were measured already.
-        control: Rows of the undefended control, measured in the same way.
+        control: Rows of the undefended control under PGD.
     """
-    figures: dict[str, float] = {}
+    few = balanced_sample(evaluator.images.labels, IMAGES)
+    if few is not None:
+        evaluator = evaluator.on(few, label="checks")
+    figures = _control_figure(control, threat)
     if level != "none":
         figures |= _outputs(evaluator)
-    if control:
-        figures["control-falls"] = max(control, key=lambda row: row.eps or 0.0).accuracy
     if curve:
         figures |= _curve_figures(curve)
     if level != "none" and threat.eps > 0:
@@ -251,6 +259,16 @@ class _Suite:
         """Returns the share of images that an attack with less knowledge takes and no white-box one does."""
         missed = set.intersection(*(set(self._evaluator.survivors(attack)) for attack in white_box))
         return len(missed - set(self._evaluator.survivors(weaker))) / len(self._evaluator.images)
+
+
+def _control_figure(control: Sequence[Row], threat: ThreatModel) -> dict[str, float]:
+    rows = [row for row in control if row.norm == threat.norm and row.eps is not None]
+    if not rows:
+        return {}
+    eps, accuracy = max((row.eps or 0.0, row.accuracy) for row in rows)
+    limit = KINDS["control-falls"].limit or 0.0
+    conclusive = accuracy <= limit or eps >= CONTROL_RADIUS * threat.eps
+    return {"control-falls": accuracy} if conclusive else {}
 
 
 def _curve_figures(curve: Sequence[Row]) -> dict[str, float]:

@@ -21,8 +21,7 @@ from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.engine.assembly import automatic_size
-from rrm_transfer.engine.checks import IMAGES as CHECKED_IMAGES
-from rrm_transfer.engine.checks import Check, Level, parse_level, run_checks
+from rrm_transfer.engine.checks import Level, parse_level, run_checks
 from rrm_transfer.engine.curve import eps_curve
 from rrm_transfer.engine.evaluation import Evaluator, balanced_sample
 from rrm_transfer.engine.evaluation_state import EvaluationState, weights_hash
@@ -155,7 +154,7 @@ def evaluate(
             narrator=narrator, state=state,
         )  # fmt: skip
         try:
-            metrics = _measure(wanted, evaluator, rival, data.num_classes, _control_rows(known, wanted))
+            metrics = _measure(wanted, evaluator, rival, data.num_classes, _control_rows(known))
         except Interrupted as stopped:
             raise Interrupted(f"{stopped}\n  next:     {_how_to_continue(output)}") from None
     metrics = replace(metrics, indices=indices, data=chosen.fingerprint, conditions=conditions)
@@ -188,35 +187,15 @@ def _measure(
 
     curve = eps_curve(evaluator, wanted.main_threat, pgd, classes=classes) if wanted.curve else []
     rows += [point for point in curve if point not in rows]
-    checks = _checks(wanted, evaluator, rival, classes, curve=curve, control=control)
+    checks = run_checks(
+        wanted.checks, evaluator, wanted.main_threat, classes=classes, steps=wanted.steps or STEPS,
+        seed=wanted.seed, surrogate=rival, curve=curve, control=control,
+    )  # fmt: skip
     return Metrics(
         rows,
         timing={"attacks": evaluator.seconds},
         checks=[check.to_json() for check in checks],
         survivors=evaluator.survivors_by_stage,
-    )
-
-
-def _checks(
-    wanted: Wanted,
-    evaluator: Evaluator,
-    surrogate: Any,
-    classes: int,
-    *,
-    curve: Sequence[Row],
-    control: Sequence[Row],
-) -> list[Check]:
-    few = balanced_sample(evaluator.images.labels, CHECKED_IMAGES)
-    return run_checks(
-        wanted.checks,
-        evaluator if few is None else evaluator.on(few, label="checks"),
-        wanted.main_threat,
-        classes=classes,
-        steps=wanted.steps or STEPS,
-        seed=wanted.seed,
-        surrogate=surrogate,
-        curve=curve,
-        control=control,
     )
 
 
@@ -295,14 +274,11 @@ def _part(data: DataSet, split: str) -> ImageSet:
     return part
 
 
-def _control_rows(known: ModelFacts, wanted: Wanted) -> list[Row]:
+def _control_rows(known: ModelFacts) -> list[Row]:
     """Returns the figures of the undefended control that was trained beside a run's student."""
     if known.metrics is None:
         return []
-    norm = wanted.main_threat.norm
-    return [
-        row for row in read_metrics(known.metrics).of("control") if row.attack == "pgd" and row.norm == norm
-    ]
+    return [row for row in read_metrics(known.metrics).of("control") if row.attack == "pgd"]
 
 
 def _file_name(wanted: Wanted, dataset: str, split: str, count: int) -> str:

@@ -95,7 +95,8 @@ class Evaluator:
         runtime: Processes and devices.
         narrator: Shows progress.
         state: Remembers results.
-        label: Tells the results of one set of images from another's in the same state.
+        label: Tells the results of one set of images from another's in the same state, and in messages; the
+            role if empty.
 
     Attributes:
         survivors_by_stage: How many images were left after each stage, by the title of an attack of several.
@@ -209,7 +210,7 @@ class Evaluator:
         tried = len(alive) - sum(len(batches[batch]) for batch in pending)
         lost = sum(self.state.found[key].lost for key in keys if key in self.state.found)
         later = _cost(attack.stages[number + 1 :]) + self._cost_of_other_attacks
-        title = f"{self.role}: {attack.title}" + f", {stage.name}" * (len(attack.stages) > 1)
+        title = f"{self.label}: {attack.title}" + f", {stage.name}" * (len(attack.stages) > 1)
         facts: dict[str, str] = {}
         with self.narrator.task(title, len(alive), done=tried) as task:
             for start in range(0, len(pending), runtime.world):
@@ -277,7 +278,7 @@ class Evaluator:
         low, high = found.interval()
         bound = "" if attack is CLEAN else "at most "
         self.narrator.note(
-            f"{self.role}: {attack.title}: {bound}about {share * found.value:.1%}, "
+            f"{self.label}: {attack.title}: {bound}about {share * found.value:.1%}, "
             f"{share * low:.1%} to {share * high:.1%} "
             f"(first estimate, {stage.name} on {found.count:,} images)"
         )

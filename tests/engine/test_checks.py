@@ -146,7 +146,7 @@ def test_a_measured_curve_is_judged(curve: list[int], statuses: tuple[str, str])
     assert (by_name["falls-with-eps"], by_name["reaches-chance"]) == statuses
 
 
-def test_the_control_is_judged_at_its_largest_eps() -> None:
+def test_the_control_is_judged_at_a_large_eps() -> None:
     def status(*rows: Row) -> Check:
         tool = evaluator(plain_net(), 5)
         found = run_checks("none", tool, THREAT, classes=10, steps=2, seed=0, control=rows)
@@ -154,7 +154,9 @@ def test_the_control_is_judged_at_its_largest_eps() -> None:
 
     assert status().status == "not-run"
     assert status(point(0.05, 1), point(0.03, 40)) == Check("control-falls", "pass", 0.01, 0.05)
-    assert status(point(0.05, 8)).status == "suspicious"
+    assert status(point(4 * EPS, 8)).status == "suspicious"
+    # At a smaller radius even an undefended network may stand, so nothing follows.
+    assert status(point(2 * EPS, 8)).status == "not-run"
 
 
 def test_a_figure_that_is_not_a_number_does_not_pass() -> None:

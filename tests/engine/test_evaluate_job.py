@@ -207,7 +207,7 @@ def finished_run(path: Path, folder: Path) -> Path:
     stock_folder(path / "student")
     rows = [
         row("control", "test", Proportion(correct, 50), attack="pgd", norm="Linf", eps=eps)
-        for correct, eps in ((20, 0.02), (4, 0.1))
+        for correct, eps in ((20, 0.02), (4, 0.2))
     ]
     Metrics(rows).write(path / "metrics.json")
     return path
