@@ -12,6 +12,7 @@ from rrm_transfer.data.images import DataSet
 from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.engine.assembly import automatic_size
 from rrm_transfer.engine.evaluation import PGDSpec, balanced_sample, measure
+from rrm_transfer.engine.labels import align_labels
 from rrm_transfer.engine.metrics import Row
 from rrm_transfer.engine.model_facts import facts_about
 from rrm_transfer.engine.progress import Narrator
@@ -82,8 +83,9 @@ def quick_accuracy(
     Raises:
         UserError: The teacher or the data cannot be used, or the teacher has other classes.
     """
-    data = load_dataset_by_name(dataset)
-    fit = choose_fit(data.test.size, automatic_size(data))
+    facts = facts_about(source)
+    data = load_dataset_by_name(dataset, label_map=facts.label_map if dataset == facts.dataset else None)
+    fit = choose_fit(data.test.size, facts.image_size or automatic_size(data))
     teacher = load_teacher(
         source,
         arch=arch,
@@ -93,14 +95,15 @@ def quick_accuracy(
         image_size=fit.size,
         allow_code=allow_code,
     )
+    align_labels(teacher, data, narrator)
     if teacher.num_classes != data.num_classes:
         raise UserError(
             "The teacher's classes do not fit the data.",
             received=f"{teacher.num_classes} classes of the teacher, {data.num_classes} of {data.name}",
             hint="another --dataset",
         )
-    facts = facts_about(source)
-    threat = ThreatModel(facts.norm or "Linf", facts.eps or 8 / 255)
+    norm = facts.norm or "Linf"
+    threat = ThreatModel(norm, facts.eps_in(norm))
     clean, robust = _measure(teacher, data, threat, fit, batch_size=64, runtime=Runtime(), narrator=narrator)
     if at_chance(Proportion(clean.correct, clean.count), data.num_classes):
         verdict = "predicts at chance: wrong normalisation or label order?"
