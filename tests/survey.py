@@ -243,7 +243,7 @@ def _told(plan: InputPlan | str) -> str:
     if isinstance(plan, str):
         return plan
     chosen = ", ".join(f"{key}={value}" for key, value in plan.args.items() if key != "img_size")
-    return f"{chosen or 'as it is'} → {plan.positions or '?'}"
+    return f"{chosen or 'as it is'} → {'?' if plan.positions is None else plan.positions}"
 
 
 class Cache:
@@ -322,7 +322,10 @@ def render(scans: list[Scan], rows: list[Row]) -> str:
         "## Small images",
         "",
         "What is chosen for images of 28, 32 and 64 px beside `img_size`, and how many positions the last",
-        "map then has; `--student-arg` overrides it.",
+        "map then has (`?`: not told by its shape); `--student-arg` overrides it. A last map of one position",
+        "is warned about.",
+        "",
+        *(f"- {_summary(rows, str(size))}" for size in SIZES),
         "",
         "| representative | " + " | ".join(f"{size} px" for size in SIZES) + " |",
         "|---" * (len(SIZES) + 1) + "|",
@@ -335,6 +338,16 @@ def render(scans: list[Scan], rows: list[Row]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _summary(rows: list[Row], size: str) -> str:
+    refused = [row.name for row in rows if row.sizes.get(size, "refused").startswith("refused")]
+    collapsed = sum(row.sizes.get(size, "").endswith("→ 1") for row in rows)
+    names = f": {', '.join(refused)}" if 0 < len(refused) <= 20 else ""
+    return (
+        f"{size} px: {len(rows) - len(refused)} of {len(rows)} run, {collapsed} of them with one position; "
+        f"{len(refused)} refused{names}"
+    )
 
 
 def _figure(error: float | None) -> str:

@@ -170,6 +170,8 @@ def plan_input(
             allowed=f"its own size is {get_pretrained_cfg(name).input_size[1]} px; timm said: {plain}",
             hint="resize the images to that size, or choose another architecture or other student arguments",
         )
+    # an argument that was free to be chosen has been tried, and does not help
+    held = ({"output_stride", "patch_size"} & set(given)) | ({"patch_size"} if keep_shapes else set())
     return InputPlan(
         args=best.args,
         stem=stem,
@@ -177,7 +179,7 @@ def plan_input(
         width=best.width,
         positions=best.positions,
         model=best.model,
-        notes=tuple(_notes(best, given, image_size, accepted)),
+        notes=tuple(_notes(best, given, image_size, held)),
     )
 
 
@@ -214,7 +216,7 @@ def _refinements(
         yield from ({**args, "patch_size": size} for size in smaller if image_size // size >= side)
 
 
-def _notes(best: _Trial, given: Mapping[str, object], image_size: int, accepted: list[str]) -> Iterator[str]:
+def _notes(best: _Trial, given: Mapping[str, object], image_size: int, held: set[str]) -> Iterator[str]:
     chosen = {key: value for key, value in best.args.items() if key not in given}
     if chosen:
         listing = ", ".join(f"{key}={value}" for key, value in chosen.items())
@@ -224,10 +226,10 @@ def _notes(best: _Trial, given: Mapping[str, object], image_size: int, accepted:
         size = f"{side}x{side}" if side * side == best.positions else f"{best.positions} positions"
         yield f"the last map is {size}"
     if best.positions == 1:
-        options = [str(key) for key in ("output_stride", "patch_size", "img_size") if key in accepted]
+        ways = [f"a smaller {option}" for option in sorted(held & set(accepted_args(best.model)))]
         if hasattr(best.model, "maxpool") and hasattr(best.model, "bn1"):
-            options.append("stem=cifar")
-        remedy = f"a smaller {' or '.join(options)} avoids it" if options else "larger images avoid it"
+            ways.append("stem=cifar")
+        remedy = f"--student-arg with {' or '.join(ways)} avoids it" if ways else "larger images avoid it"
         yield f"warning: at {image_size} px the last map collapses to 1x1; {remedy}"
 
 
@@ -255,5 +257,8 @@ def _positions(features: object, model: nn.Module) -> int | None:
         return math.prod(features.shape[1:3] if last == width != first else features.shape[2:])
     if last != width:
         return last if first == width else min(first, last)
-    prefix = getattr(model, "num_prefix_tokens", getattr(model, "cls_token", None) is not None)
-    return first - int(prefix)
+    if hasattr(model, "num_prefix_tokens"):
+        return first - int(cast(Any, model).num_prefix_tokens)
+    if getattr(model, "cls_token", None) is None:
+        return first
+    return first - 1 if first > 2 else None  # one or two tokens may be class tokens alone, without a map

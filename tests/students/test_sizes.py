@@ -87,3 +87,11 @@ def test_a_description_says_what_a_student_would_be() -> None:
     assert own.image_size == 160
     assert own.stock
     assert not describe_student("resnet18", image_size=32, args={"stem": "cifar"}).stock
+
+
+def test_the_warning_names_only_what_would_help() -> None:
+    def warning(name: str, *, keep_shapes: bool = False) -> str:
+        return next(n for n in plan(name, 32, keep_shapes=keep_shapes).notes if n.startswith("warning"))
+
+    assert "larger images" in warning("test_mambaout")
+    assert "smaller patch_size" in warning("swin_tiny_patch4_window7_224", keep_shapes=True)
