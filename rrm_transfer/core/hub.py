@@ -49,6 +49,12 @@ def hub_file(repo: str, filename: str, *, revision: str | None = None, hint: str
         raise _unreachable(name, hint) from problem
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
         raise UserError("The hub has no such file.", received=name, hint=hint) from None
+    except Exception as problem:  # whatever the HTTP client raises: the answer to the user is the same
+        if isinstance(problem, OSError) and problem.errno is not None:
+            raise  # of this machine's storage, not of the hub
+        raise UserError(
+            f"The download broke off: {str(problem).partition(chr(10))[0]}", received=name, hint=hint
+        ) from problem
 
 
 def require_hub(name: str, *, hint: str | None = None) -> None:

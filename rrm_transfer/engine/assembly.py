@@ -102,8 +102,12 @@ class Assembly:
         )
 
     def plan(self, phase: str, epochs: int) -> TrainingPlan:
-        """Makes the plan of one training phase."""
+        """Makes the plan of one training phase; another number of epochs stretches the whole schedule."""
         train = self.recipe.train.model_dump()
+        stretch = epochs / train["epochs"]
+        train["milestones"] = [max(1, round(stretch * epoch)) for epoch in train["milestones"]]
+        train["warmup_epochs"] *= stretch
+        train["eps_warmup_epochs"] *= stretch
         names = ("optimizer", "lr", "momentum", "weight_decay", "schedule", "min_lr", "milestones")
         optimisation = Optimisation(
             **{name: train[name] for name in (*names, "decay_rate", "warmup_epochs")},

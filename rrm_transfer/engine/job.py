@@ -353,6 +353,7 @@ class _Job:
             "objective": recipe.objective.model_dump(mode="json"),
             "threat": {"norm": self.assembly.threat.norm, "eps": self.assembly.threat.eps},
             "dataset": self.assembly.data.name,
+            "dataset_licence": self.assembly.data.licence,
             "fit": self.assembly.fit.describe(self.assembly.data.test.size),
             "teacher": None
             if teacher is None

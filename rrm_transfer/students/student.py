@@ -116,6 +116,11 @@ class Student(nn.Module):
         """Whether stock timm rebuilds the network from its name and arguments."""
         return self.stem is None
 
+    def no_weight_decay(self) -> set[str]:
+        """Names the parameters that timm's optimiser factory must not decay: those that the network names."""
+        own = getattr(self.model, "no_weight_decay", set)
+        return {f"model.{name}" for name in own()}
+
     def forward(self, x: Tensor) -> Outputs:
         """Computes logits and matched features.
 
