@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -77,8 +76,6 @@ def load_teacher(
         view=view,
         has_classifier=not features_only,
         class_names=origin.class_names,
-        published=cast(str | None, origin.facts.get("published")),
-        metrics=origin.metrics,
         provenance={
             "source": source,
             "file": origin.file.name,

@@ -30,7 +30,6 @@ class Origin:
         class_names: In the order of the logits.
         sha256: That the file must have.
         facts: More, for the provenance: the data set, published figures, licence, citation.
-        metrics: The ``metrics.json`` of these weights, in the form that `evaluate` writes.
     """
 
     name: str
@@ -42,7 +41,6 @@ class Origin:
     class_names: tuple[str, ...] | None = None
     sha256: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
-    metrics: Path | None = None
 
 
 def folder_origin(folder: Path, *, name: str) -> Origin:

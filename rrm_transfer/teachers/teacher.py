@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Self, cast
 
 import torch
@@ -27,8 +26,6 @@ class Teacher(nn.Module):
         view: From the data to the network's input.
         has_classifier: Whether the logits mean something.
         class_names: In the order of the logits.
-        published: Its accuracies in the words of its source.
-        metrics: A ``metrics.json`` that it comes with.
         provenance: Where it came from and how it was loaded.
 
     Attributes:
@@ -48,8 +45,6 @@ class Teacher(nn.Module):
         view: View,
         has_classifier: bool = True,
         class_names: tuple[str, ...] | None = None,
-        published: str | None = None,
-        metrics: Path | None = None,
         provenance: dict[str, object] | None = None,
     ) -> None:
         super().__init__()
@@ -57,8 +52,6 @@ class Teacher(nn.Module):
         self.architecture = architecture
         self.channels = view.channels[1]
         self.image_size = view.size[1]
-        self.published = published
-        self.metrics = metrics
         self.view = view
         self.normalise = Normalise(statistics.for_channels(self.channels))
         self.network = network

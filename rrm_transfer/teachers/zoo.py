@@ -142,7 +142,6 @@ def _embedded(entry: ZooEntry) -> Origin:
         origin,
         sha256=hashes[origin.file.name],
         facts=entry.facts(),
-        metrics=folder / "metrics.json",
     )
 
 
