@@ -9,7 +9,8 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import console, narrator, print_json
-from rrm_transfer.cli.request import key_values
+from rrm_transfer.cli.request import key_values, names_code
+from rrm_transfer.core.errors import UserError
 
 
 def inspect(
@@ -47,8 +48,10 @@ def inspect(
         rrm-transfer inspect --student vit_small --image-size 32
     """
     if student is not None:
+        _refuse_beside("--student", {"NAME": name, "--dataset": dataset, "--convert": convert})
         facts = _student(student, image_size, channels, key_values(student_arg or []) or {})
     elif name is None:
+        _refuse_beside("no NAME", {"--dataset": dataset, "--convert": convert})
         _print_zoo(as_json)
         return
     elif convert is not None:
@@ -59,6 +62,14 @@ def inspect(
         print_json(facts)
     else:
         _print_facts(facts)
+
+
+def _refuse_beside(what: str, others: dict[str, object]) -> None:
+    given = [option for option, value in others.items() if value is not None]
+    if given:
+        raise UserError(
+            f"These do not go together: {what} and {', '.join(given)}.", hint="rrm-transfer inspect --help"
+        )
 
 
 def _student(name: str, image_size: int | None, channels: int, args: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +93,7 @@ def _teacher(
 ) -> dict[str, Any]:
     from rrm_transfer.teachers.inspection import inspect_teacher
 
-    allow_code = arch is not None or ":" in name
+    allow_code = names_code(name, arch)
     facts = inspect_teacher(
         name, arch=arch, weights=weights, normalisation=normalisation, allow_code=allow_code
     )

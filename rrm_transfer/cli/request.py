@@ -76,3 +76,10 @@ def key_values(pairs: Iterable[str]) -> dict[str, Any] | None:
         except yaml.YAMLError as error:
             raise UserError(f"The value of an argument is not YAML: {error}", received=pair) from None
     return result or None
+
+
+def names_code(*names: str | None) -> bool:
+    """Tells whether the command line itself names ``package.module:factory``; recipes may not."""
+    from rrm_transfer.teachers.networks.building import is_factory
+
+    return any(name is not None and is_factory(name) for name in names)

@@ -8,7 +8,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json
-from rrm_transfer.cli.request import key_values, request
+from rrm_transfer.cli.request import key_values, names_code, request
 
 
 def run(
@@ -82,7 +82,7 @@ def run(
 
     result = api.transfer(
         wanted,
-        allow_code=teacher_arch is not None,
+        allow_code=names_code(teacher, teacher_arch),
         narrator=narrator(quiet),
         overwrite=overwrite,
         resume=resume,

@@ -45,15 +45,15 @@ def open_checkpoint(file: Path, *, sha256: str | None = None) -> Checkpoint:
     Raises:
         UserError: It cannot be read safely, holds no weights, or is not the file that was published.
     """
-    content = read_file(file)
-    found = sha256_of(file)
-    if sha256 is not None and found != sha256:
+    found = sha256_of(file) if file.is_file() else ""
+    if found and sha256 is not None and found != sha256:
         raise UserError(
             "The teacher's weights are not those that were recorded.",
             received=f"{file}, sha256 {found}",
             allowed=f"sha256 {sha256}",
             hint="the file is damaged or was replaced; remove it and fetch it again",
         )
+    content = read_file(file)
     state_dict = state_dict_in(content, source=file)
     unwrapped = unwrap(state_dict.tensors)
     entries = tuple(f"entry {name}" for name in state_dict.path)

@@ -165,7 +165,14 @@ def _recorded_sha256(name: str, file: Path) -> str:
     """Returns the hash that the entry's first download had; this one is the first where none is known."""
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     record = cache_home / "rrm-transfer" / "zoo-sha256.json"
-    known: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    try:
+        known: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    except ValueError:
+        raise UserError(
+            "The record of the teachers' hashes is damaged.",
+            received=record,
+            hint="remove it if you trust the files that were downloaded; their hashes are recorded anew",
+        ) from None
     if name not in known:
         known[name] = sha256_of(file)
         write_text(record, json.dumps(known, indent=2, sort_keys=True) + "\n")

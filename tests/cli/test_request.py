@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from rrm_transfer.cli.request import request
+from rrm_transfer.cli.request import names_code, request
+from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
 
 QUICKSTART, TEACHER = "quickstart", "fashion-mnist-teacher"
@@ -17,9 +18,7 @@ def asked(base: str, recipe: str | None = None, **sections: dict[str, Any]) -> R
 
 
 def test_without_options_it_is_the_base() -> None:
-    recipe = asked(QUICKSTART, student={"name": None})
-    assert (recipe.name, recipe.train.epochs) == ("quickstart", 16)
-    assert recipe.objective.arguments == {"distance": "relative_l2", "ce_weight": 0.005}
+    assert asked(QUICKSTART, student={"name": None}) == read_recipe(QUICKSTART)
 
 
 def test_a_named_student_starts_from_an_empty_recipe() -> None:
@@ -41,3 +40,10 @@ def test_another_objective_does_not_get_the_arguments_of_the_recipes(name: str, 
         objective = asked(QUICKSTART, recipe, objective={"name": name}).objective
         assert objective.name == name
         assert bool(objective.arguments) == kept
+
+
+def test_only_a_factory_on_the_command_line_may_run_code() -> None:
+    assert names_code("package.module:factory", None)
+    assert names_code("teacher.pt", "package.module:factory")
+    for name in ("hf-hub:user/name", "local-dir:folder", "robust_resnet50", None):
+        assert not names_code(name)
