@@ -54,10 +54,8 @@ def copy(name: Name, target: Annotated[Path, typer.Argument(help="File to write.
 @app.command("validate")
 def validate(name: Name, overrides: options.Overrides = None) -> None:
     """Check one without running it; every problem is named."""
+    from rrm_transfer.engine.assembly import check_names, objective_problems
     from rrm_transfer.recipe.loading import read_recipe
 
-    read_recipe(name, overrides or [])
-    from rrm_transfer.engine.assembly import check_names
-
-    check_names(read_recipe(name, overrides or []))
+    check_names(read_recipe(name, overrides or [], further=objective_problems))
     typer.echo(f"{name}: valid")

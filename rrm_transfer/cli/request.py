@@ -32,6 +32,7 @@ def request(
         sections: Options by recipe section; None values were not given.
         top_level: Options that are recipe keys themselves; None values were not given.
     """
+    from rrm_transfer.engine.assembly import objective_problems
     from rrm_transfer.recipe.loading import build_recipe, read_recipe
 
     given = {
@@ -55,7 +56,7 @@ def request(
         if options:
             content.setdefault(section, {}).update(options)
     content |= {key: value for key, value in top_level.items() if value is not None}
-    return build_recipe(content, overrides)
+    return build_recipe(content, overrides, further=objective_problems)
 
 
 def key_values(pairs: Iterable[str]) -> dict[str, Any] | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.core.quantities import format_eps
@@ -25,10 +27,10 @@ from rrm_transfer.engine.optimisation import Optimisation, check_optimizer
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime, automatic_precision
 from rrm_transfer.engine.training import TrainingPlan
-from rrm_transfer.objectives import argument_problems, build_objective, objective_arguments
+from rrm_transfer.objectives import OBJECTIVES, argument_problems, build_objective, objective_arguments
 from rrm_transfer.objectives.base import Need, Objective
 from rrm_transfer.recipe.defaults import SMALL_IMAGE, fill_in, training_defaults
-from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.recipe.schema import ObjectiveSection, Recipe
 from rrm_transfer.students.pretrained import require_hub_weights
 from rrm_transfer.students.student import Student, build_student
 from rrm_transfer.teachers.loading import load_teacher
@@ -183,6 +185,10 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
             f"teacher: {teacher.name}, {teacher.architecture}, width {teacher.width}, "
             f"normalisation {teacher.provenance['normalisation']}, {teacher.provenance['view']}"
         )
+        counts = teacher.provenance["load"]
+        assert isinstance(counts, Mapping)
+        report = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items())
+        narrator.note(f"teacher: tensors {report}")
     else:
         recipe.teacher = None
 
@@ -251,13 +257,31 @@ def check_names(recipe: Recipe) -> Recipe:
     return recipe
 
 
+def objective_problems(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Finds what is wrong with a recipe's objective, which the recipe's schema cannot know.
+
+    Args:
+        content: Of the whole recipe.
+
+    Returns:
+        Dotted paths with messages.
+    """
+    section = content.get("objective") or {}
+    if not isinstance(section, Mapping):
+        return []  # the schema says so
+    name = section.get("name", ObjectiveSection().name)
+    if name not in OBJECTIVES:
+        return [("objective.name", f"Unknown objective {name!r}. Allowed: {', '.join(OBJECTIVES.names)}")]
+    problems = argument_problems(name, {key: value for key, value in section.items() if key != "name"})
+    return [(f"objective.{p.argument}", f"{p.error.what} Allowed: {p.error.allowed}") for p in problems]
+
+
 def _check_objective(recipe: Recipe) -> None:
     name, arguments = recipe.objective.name, recipe.objective.arguments
-    problems = argument_problems(name, arguments)
+    problems = objective_problems({"objective": recipe.objective.model_dump()})
     if problems:
         raise RecipeError(
-            [(f"objective.{p.argument}", f"{p.error.what} Allowed: {p.error.allowed}") for p in problems],
-            hint=f"rrm-transfer run --objective {name} --help-objective lists its arguments",
+            problems, hint=f"rrm-transfer run --objective {name} --help-objective lists its arguments"
         )
     for argument in objective_arguments(name):
         if argument.name not in arguments:

@@ -175,6 +175,8 @@ class _Job:
         resume: bool,
     ) -> RunResult:
         recipe, rows = self.recipe, list(teacher_check)
+        if self.assembly.teacher is not None:
+            self.log("teacher", self.assembly.teacher.provenance)
         timing: dict[str, Any] = {}
         if self.assembly.teacher is not None:
             teacher_rows, timing["teacher"] = self._teacher_rows()
@@ -340,7 +342,7 @@ class _Job:
             self.folder.student,
             sample=next(iter(batches)).x,
             class_names=data.class_names,
-            licence=None,
+            licence=self.recipe.student.licence,
             rrm=self._provenance(),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -17,12 +17,23 @@ from rrm_transfer.recipe.shelf import find_recipe
 _MESSAGES = {"extra_forbidden": "unknown key", "missing": "is required"}
 
 
-def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+Problems = list[tuple[str, str]]
+"""Dotted paths with messages."""
+
+
+def _none(content: Mapping[str, Any]) -> Problems:
+    return []
+
+
+def read_recipe(
+    name: str, overrides: Iterable[str] = (), *, further: Callable[[Mapping[str, Any]], Problems] = _none
+) -> Recipe:
     """Reads a recipe by name or path and applies ``a.b=c`` overrides.
 
     Args:
         name: A recipe that ``rrm-transfer recipes ls`` lists, or a YAML file.
         overrides: As given to ``--set``; later ones win.
+        further: Finds problems of the raw content that the schema cannot know.
 
     Raises:
         UserError: There is no such recipe, or it is not YAML.
@@ -35,11 +46,21 @@ def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
         raise UserError(f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold a recipe.", allowed="a YAML mapping with 'student' and more")
-    return build_recipe({"name": path.stem, **content}, overrides)
+    return build_recipe({"name": path.stem, **content}, overrides, further=further)
 
 
-def build_recipe(content: Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:
+def build_recipe(
+    content: Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    *,
+    further: Callable[[Mapping[str, Any]], Problems] = _none,
+) -> Recipe:
     """Validates ``content`` after applying ``overrides``.
+
+    Args:
+        content: As read from YAML.
+        overrides: As given to ``--set``; later ones win.
+        further: Finds problems of the raw content that the schema cannot know.
 
     Raises:
         RecipeError: It has problems; all of them are named.
@@ -47,10 +68,14 @@ def build_recipe(content: Mapping[str, Any], overrides: Iterable[str] = ()) -> R
     merged = copy.deepcopy(dict(content))
     for override in overrides:
         _apply(merged, override)
+    problems = further(merged)
     try:
-        return Recipe.model_validate(merged)
+        recipe = Recipe.model_validate(merged)
     except ValidationError as error:
-        raise RecipeError([_problem(detail) for detail in error.errors()]) from None
+        raise RecipeError([*(_problem(detail) for detail in error.errors()), *problems]) from None
+    if problems:
+        raise RecipeError(problems)
+    return recipe
 
 
 def dump_recipe(recipe: Recipe) -> str:

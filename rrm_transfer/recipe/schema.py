@@ -63,6 +63,7 @@ class StudentSection(Section):
         weights: A local file to start from, instead of timm's hub.
         args: Arguments for ``timm.create_model``, such as ``output_stride: 8``; ``stem: cifar`` is ours.
         projection: ``auto`` inserts the linear layer only where widths differ; ``always`` inserts it.
+        licence: Of the trained weights, as an SPDX or hub identifier; None: not stated.
     """
 
     name: str
@@ -70,6 +71,7 @@ class StudentSection(Section):
     weights: Path | None = None
     args: dict[str, Any] = Field(default_factory=dict)
     projection: Literal["auto", "always"] = "auto"
+    licence: str | None = None
 
 
 class AugmentationSection(Section):

@@ -69,6 +69,7 @@ def _front_matter(result: RunResult, rows: list[Row]) -> str:
         for row in rows
     ]
     data = ModelCardData(
+        license=result.recipe.student.licence,
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["timm", "adversarial-robustness", "robust-representation-matching"],

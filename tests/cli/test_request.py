@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rrm_transfer.cli.request import names_code, request
+from rrm_transfer.core.errors import RecipeError
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
 
@@ -47,3 +48,16 @@ def test_only_a_factory_on_the_command_line_may_run_code() -> None:
     assert names_code("teacher.pt", "package.module:factory")
     for name in ("hf-hub:user/name", "local-dir:folder", "robust_resnet50", None):
         assert not names_code(name)
+
+
+def test_problems_of_schema_and_objective_are_told_together() -> None:
+    with pytest.raises(RecipeError) as raised:
+        request(
+            recipe=None,
+            base=QUICKSTART,
+            overrides=["train.epoch=3", "objective.foo=1", "threat.eps=abc"],
+            sections={},
+        )
+    assert {path for path, _ in raised.value.problems} == {"train.epoch", "objective.foo", "threat.eps"}
+    with pytest.raises(RecipeError, match="Unknown objective 'rmm'"):
+        request(recipe=None, base=QUICKSTART, overrides=[], sections={"objective": {"name": "rmm"}})
