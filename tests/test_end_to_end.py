@@ -160,7 +160,7 @@ def test_the_log_holds_one_object_a_line(finished: Finished) -> None:
     steps = [(event["phase"], event["step"]) for event in events if event["event"] == "step"]
     assert steps == [("control", 2), ("control", 4), *(("student", step) for step in (2, 4, 6, 8))]
     assert all(value >= 0 for event in events for value in event.get("losses", {}).values())
-    assert {"step", "checkpoint", "trained", "evaluated"} == {event["event"] for event in events}
+    assert {"teacher", "step", "checkpoint", "trained", "evaluated"} == {event["event"] for event in events}
 
 
 def test_the_environment_names_processes_and_versions(finished: Finished) -> None:
