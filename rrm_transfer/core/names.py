@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-_LOCAL = re.compile(r"(?:[\w-]+:(?!//))?(?:[/\\~.]|[A-Za-z]:[/\\])")
+_LOCAL = re.compile(r"local[-_]dir:|file:|(?:[\w-]+:(?!//))?(?:[/\\~.]|[A-Za-z]:[/\\])")
 
 
 def nearest(name: str, options: Iterable[str], count: int = 5) -> list[str]:
@@ -24,4 +24,4 @@ def did_you_mean(name: str, options: Iterable[str]) -> str | None:
 
 def public_name(name: str) -> str:
     """Returns the last part of a local path, and any other name as it is: folders may name people."""
-    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if _LOCAL.match(name) else name
+    return re.split(r"[/\\:]", name.rstrip("/\\"))[-1] if _LOCAL.match(name) else name

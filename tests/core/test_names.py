@@ -15,6 +15,9 @@ from rrm_transfer.core.names import public_name
         ("./teacher.pth", "teacher.pth"),
         ("../teacher.pth", "teacher.pth"),
         ("local-dir:/home/alice/teacher", "teacher"),
+        ("local-dir:runs/alice/teacher", "teacher"),
+        ("local-dir:teacher", "teacher"),
+        ("file:///home/alice/teacher", "teacher"),
         (r"C:\Users\alice\teacher", "teacher"),
     ],
 )
