@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from rrm_transfer.engine.job import RunResult
     from rrm_transfer.engine.progress import Narrator
 
 
@@ -48,3 +49,14 @@ def first_to_report() -> bool:
 def print_json(document: Any) -> None:
     """Prints one JSON document."""
     print(json.dumps(document, indent=1))
+
+
+def print_run(result: RunResult, *, as_json: bool) -> None:
+    """Prints what a run made, once for all processes."""
+    from rrm_transfer.report.table import print_result, result_document
+
+    if is_first_process():
+        if as_json:
+            print_json(result_document(result))
+        else:
+            print_result(result)

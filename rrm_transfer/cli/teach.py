@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rrm_transfer.cli import options
-from rrm_transfer.cli.output import is_first_process, narrator, print_json
+from rrm_transfer.cli.output import narrator, print_run
 from rrm_transfer.cli.request import key_values, request
 
 
@@ -47,11 +47,6 @@ def teach(
         output=output,
     )
     from rrm_transfer import api
-    from rrm_transfer.report.table import print_result, result_document
 
     result = api.teach(wanted, narrator=narrator(quiet), overwrite=overwrite, resume=resume)
-    if is_first_process():
-        if as_json:
-            print_json(result_document(result))
-        else:
-            print_result(result)
+    print_run(result, as_json=as_json)

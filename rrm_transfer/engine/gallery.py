@@ -18,7 +18,7 @@ from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.loader import evaluation_batches
-from rrm_transfer.engine.evaluation import balanced_sample
+from rrm_transfer.engine.evaluation import balanced_sample, strict_float32, without_weight_gradients
 
 EXHIBITS = 10
 _TENSORS = ("index", "labels", "x", "x_adv", "logits", "logits_adv")
@@ -113,10 +113,11 @@ def make_gallery(
     few = few.select(few.labels.argsort(stable=True))
     batch = next(iter(evaluation_batches(few, fit=fit, batch_size=EXHIBITS, device=device)))
     randomness = Randomness(seed, 0, batch.index)
-    x_adv = pgd(
-        logits, batch.x, batch.y, threat=threat, steps=steps, restarts=restarts, randomness=randomness
-    )
-    with torch.no_grad():
-        tensors = (batch.index, batch.y, batch.x, x_adv, logits(batch.x), logits(x_adv))
+    with strict_float32(device), without_weight_gradients(model):
+        x_adv = pgd(
+            logits, batch.x, batch.y, threat=threat, steps=steps, restarts=restarts, randomness=randomness
+        )
+        with torch.no_grad():
+            tensors = (batch.index, batch.y, batch.x, x_adv, logits(batch.x), logits(x_adv))
     on_cpu = {name: tensor.cpu() for name, tensor in zip(_TENSORS, tensors, strict=True)}
     return Gallery(threat=threat, steps=steps, restarts=restarts, class_names=class_names, **on_cpu)
