@@ -26,7 +26,7 @@ from rrm_transfer.engine.model_facts import ModelFacts, facts_about
 from rrm_transfer.engine.optimisation import Optimisation, check_optimizer
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime, automatic_precision
-from rrm_transfer.engine.training import TrainingPlan
+from rrm_transfer.engine.updating import TrainingPlan
 from rrm_transfer.objectives import OBJECTIVES, argument_problems, build_objective, objective_arguments
 from rrm_transfer.objectives.base import Need, Objective
 from rrm_transfer.recipe.defaults import SMALL_IMAGE, fill_in, training_defaults

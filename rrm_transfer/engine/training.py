@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,53 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from rrm_transfer.core.errors import Interrupted, UserError
-from rrm_transfer.core.randomness import Randomness, derive_seed
-from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.loader import Batch, TrainingLoader
 from rrm_transfer.engine.checkpoints import Checkpoint, Checkpoints
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.losses import LossWindow
-from rrm_transfer.engine.optimisation import Optimisation, Schedule, build_optimizer
 from rrm_transfer.engine.progress import Narrator
-from rrm_transfer.engine.runtime import Precision, Runtime
-from rrm_transfer.engine.step import TrainingStep
+from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.training_state import pack, unpack
+from rrm_transfer.engine.updating import TrainingPlan, Updater
 from rrm_transfer.objectives.base import Objective
 
 Log = Callable[[str, dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What one phase of training does.
-
-    Attributes:
-        phase: ``student`` or ``control``; names checkpoints and log lines.
-        epochs: Passes over the training images.
-        accumulation: Parts into which each process splits its share of a batch.
-        optimisation: The optimiser and its schedule.
-        threat: Of the training attack.
-        eps_warmup_epochs: Linear warm-up of eps from zero.
-        clip_grad: Largest gradient norm, or None.
-        precision: Of forward and backward passes.
-        channels_last: Memory format of images and weights.
-        checkpoint_every: Optimiser steps between checkpoints.
-        log_every: Optimiser steps between log lines.
-        seed: Of everything random.
-    """
-
-    phase: str
-    epochs: int
-    accumulation: int
-    optimisation: Optimisation
-    threat: ThreatModel
-    eps_warmup_epochs: float
-    clip_grad: float | None
-    precision: Precision
-    channels_last: bool
-    checkpoint_every: int
-    log_every: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -115,21 +78,25 @@ class Trainer:
         self._checkpoints = checkpoints
         self._narrator = narrator
         self._log = log
-        self._format = torch.channels_last if plan.channels_last else torch.contiguous_format
-        self._student = student.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
-        self._teacher = None if teacher is None else teacher.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
-        self._optimizer = build_optimizer(self._student, plan.optimisation)
-        self._steps_per_epoch = loader.steps_per_epoch * objective.replays
-        self._schedule = Schedule(
-            self._optimizer, plan.optimisation, epochs=plan.epochs, steps_per_epoch=self._steps_per_epoch
+        self._updater = Updater(
+            plan,
+            runtime=runtime,
+            student=student,
+            teacher=teacher,
+            objective=objective,
+            steps_per_epoch=loader.steps_per_epoch * objective.replays,
         )
+        self._student = self._updater.student
         self._window = LossWindow(runtime, self._place)
-        self._step = 0
         self._seconds = 0.0
 
     @property
+    def _step(self) -> int:
+        return self._updater.step
+
+    @property
     def total_steps(self) -> int:
-        return self.plan.epochs * self._steps_per_epoch
+        return self._updater.total_steps
 
     def run(self, stop: StopRequest, *, resume: bool = False) -> TrainingResult:
         """Trains to the end, from the newest checkpoint where ``resume`` is asked for and there is one.
@@ -155,17 +122,17 @@ class Trainer:
         title = f"{plan.phase}: {type(self.objective).__name__}"
         with self._narrator.task(title, self.total_steps, done=self._step) as task:
             for epoch, batch in self._batches():
-                self._update(prepared, epoch, batch)
-                self._step += 1
+                losses = self._updater.update(prepared, epoch, batch)
+                self._window.add(self._step, losses)
                 seconds = time.monotonic() - begun
                 self._seconds = before + seconds
                 look = self._step % plan.log_every == 0 or self._step == self.total_steps
                 if look:
-                    losses = self._window.read()
+                    means = self._window.read()
                     rate = (self._step - first) * images_per_step / max(seconds, 1e-9)
-                    facts = {name: f"{value:.4f}" for name, value in losses.items()}
+                    facts = {name: f"{value:.4f}" for name, value in means.items()}
                     task.update(self._step, {**facts, "images/s": f"{rate:.0f}"})
-                    self._record(epoch, losses, rate)
+                    self._record(epoch, means, rate)
                 if self._step == self.total_steps:
                     break
                 if (look or ask_always) and runtime.any(stop.received):
@@ -177,7 +144,7 @@ class Trainer:
     def _batches(self) -> Iterator[tuple[int, Batch]]:
         replays = self.objective.replays
         while self._step < self.total_steps:
-            epoch, position = divmod(self._step, self._steps_per_epoch)
+            epoch, position = divmod(self._step, self._updater.steps_per_epoch)
             first_batch, skipped = divmod(position, replays)
             for batch in self.loader.epoch(epoch, first_step=first_batch):
                 for _ in range(replays - skipped):
@@ -185,56 +152,11 @@ class Trainer:
                 skipped = 0
 
     def _place(self, step: int) -> str:
-        epoch, position = divmod(step - 1, self._steps_per_epoch)
+        epoch, position = divmod(step - 1, self._updater.steps_per_epoch)
         return f"epoch {epoch + 1}, batch {position // self.objective.replays + 1}"
 
-    def _update(self, prepared: nn.Module, epoch: int, batch: Batch) -> None:
-        plan, accelerator = self.plan, self.runtime.accelerator
-        self._student.train()
-        self._schedule.set(self._step)
-        # Dropout and drop path draw from the global generator: a resumed run must find it in the same state.
-        torch.manual_seed(derive_seed(plan.seed, plan.phase, self._step, self.runtime.rank))
-        parts = list(zip(*(t.tensor_split(plan.accumulation) for t in batch), strict=True))
-        totals: dict[str, Tensor] = {}
-        first = 0
-        for number, (index, x, y) in enumerate(parts):
-            step = TrainingStep(
-                runtime=self.runtime,
-                precision=plan.precision,
-                prepared=prepared,
-                bare=self._student,
-                frozen=self._teacher,
-                x=x.contiguous(memory_format=self._format),
-                y=y,
-                threat=self._threat(),
-                randomness=Randomness(plan.seed, epoch, index),
-                progress=self._step / self.total_steps,
-                first=first,
-            )
-            first += len(index)
-            share = len(index) / len(batch.index)
-            last = number + 1 == len(parts)
-            with nullcontext() if last else accelerator.no_sync(prepared):
-                terms = self.objective(step)
-                loss = torch.stack([term.weight * term.value for term in terms]).sum()
-                accelerator.backward(loss * share)
-            for term in terms:
-                totals[term.name] = totals.get(term.name, 0) + term.value.detach() * share
-        if plan.clip_grad is not None:
-            accelerator.clip_grad_norm_(self._student.parameters(), plan.clip_grad)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self.runtime.average_statistics(self._student)
-        self._window.add(self._step + 1, totals)
-
-    def _threat(self) -> ThreatModel:
-        warmup = self.plan.eps_warmup_epochs * self._steps_per_epoch
-        if self._step >= warmup:
-            return self.plan.threat
-        return self.plan.threat.with_eps(self.plan.threat.eps * (self._step + 1) / (warmup + 1))
-
     def _record(self, epoch: int, losses: dict[str, float], rate: float) -> None:
-        lr = self._optimizer.param_groups[0]["lr"]
+        lr = self._updater.optimizer.param_groups[0]["lr"]
         facts = {"phase": self.plan.phase, "step": self._step, "epoch": epoch, "losses": losses}
         self._log("step", {**facts, "lr": lr, "images_per_s": round(rate, 1)})
 
@@ -243,7 +165,7 @@ class Trainer:
         self._check_weights()
         objective = self._objective_state()
         if self.runtime.is_main:
-            tensors, facts = pack(self._student, self._optimizer, objective)
+            tensors, facts = pack(self._student, self._updater.optimizer, objective)
             checkpoint = Checkpoint(self._step, tensors, {**facts, "seconds": self._seconds})
             path = self._checkpoints.save(checkpoint, final=final)
             self._log("checkpoint", {"phase": self.plan.phase, "step": self._step, "path": path.name})
@@ -272,12 +194,12 @@ class Trainer:
         checkpoint, finished = self.runtime.from_main(found)
         if checkpoint is None:
             return False
-        state = unpack(self._student, self._optimizer, checkpoint.tensors, checkpoint.facts)
+        state = unpack(self._student, self._updater.optimizer, checkpoint.tensors, checkpoint.facts)
         world, rank = self.runtime.world, self.runtime.rank
         self.objective.load_state_dict(
             {name: value.tensor_split(world)[rank] for name, value in state.items()}
         )
-        self._step = checkpoint.step
+        self._updater.step = checkpoint.step
         self._seconds = checkpoint.facts["seconds"]
         self._log("resume", {"phase": self.plan.phase, "step": self._step})
         self._narrator.note(f"{self.plan.phase}: resumed at step {self._step} of {self.total_steps}")

@@ -21,7 +21,8 @@ from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.optimisation import Optimisation
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
-from rrm_transfer.engine.training import Trainer, TrainingPlan, TrainingResult
+from rrm_transfer.engine.training import Trainer, TrainingResult
+from rrm_transfer.engine.updating import TrainingPlan
 from rrm_transfer.objectives import build_objective
 from tests.data.fixtures import memory_images
 

@@ -21,7 +21,7 @@ from rrm_transfer.engine.runtime import Runtime
 from tests import tiny
 from tests.command import Command, Moment, command, together
 
-UPDATE = "rrm_transfer.engine.training:Trainer._update"
+UPDATE = "rrm_transfer.engine.updating:Updater.update"
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 

@@ -58,7 +58,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_
     return Survivor(tmp_path_factory.mktemp("survivor"), tiny_teacher, tiny_data)
 
 
-TRAINING = "rrm_transfer.engine.training:Trainer._update"
+TRAINING = "rrm_transfer.engine.updating:Updater.update"
 SAVING = "rrm_transfer.engine.checkpoints:save_file"
 EVALUATION = "rrm_transfer.engine.job:_Job._measure"
 EXPORT = "rrm_transfer.students.saving:save_for_hf"

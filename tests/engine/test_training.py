@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rrm_transfer.core.errors import Interrupted, UserError
-from rrm_transfer.engine.training import TrainingPlan
+from rrm_transfer.engine.updating import TrainingPlan
 from tests.engine.small import PLAN, Run, equal, small_images, with_optimisation
 
 STEPS = 10  # two epochs of five batches
@@ -186,7 +186,7 @@ def test_the_step_and_term_of_a_bad_loss_are_exact(tmp_path: Path) -> None:
         terms = type(objective).__call__(objective, step)
         return [term._replace(value=term.value * math.inf) for term in terms] if len(calls) == 4 else terms
 
-    run.trainer.objective = poisoned  # type: ignore[assignment]
+    run.trainer._updater.objective = poisoned  # type: ignore[assignment]
     poisoned.replays = 1  # type: ignore[attr-defined]
     poisoned.state_dict = objective.state_dict  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"'ce' is not finite at step 4, epoch 1, batch 4"):
@@ -198,8 +198,8 @@ def test_eps_rises_to_its_full_value(tmp_path: Path) -> None:
     run = Run(tmp_path, plan=replace(PLAN, eps_warmup_epochs=1.0))
     seen = []
     for step in range(7):
-        run.trainer._step = step
-        seen.append(run.trainer._threat().eps / PLAN.threat.eps)
+        run.trainer._updater.step = step
+        seen.append(run.trainer._updater._threat().eps / PLAN.threat.eps)
     assert seen == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1])
 
 

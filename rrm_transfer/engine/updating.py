@@ -1,0 +1,149 @@
+"""One optimiser step: batch parts forward and backward, then the weights."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rrm_transfer.core.randomness import Randomness, derive_seed
+from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.data.loader import Batch
+from rrm_transfer.engine.optimisation import Optimisation, Schedule, build_optimizer
+from rrm_transfer.engine.runtime import Precision, Runtime
+from rrm_transfer.engine.step import TrainingStep
+from rrm_transfer.objectives.base import Objective
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What one phase of training does.
+
+    Attributes:
+        phase: ``student`` or ``control``; names checkpoints and log lines.
+        epochs: Passes over the training images.
+        accumulation: Parts into which each process splits its share of a batch.
+        optimisation: The optimiser and its schedule.
+        threat: Of the training attack.
+        eps_warmup_epochs: Linear warm-up of eps from zero.
+        clip_grad: Largest gradient norm, or None.
+        precision: Of forward and backward passes.
+        channels_last: Memory format of images and weights.
+        checkpoint_every: Optimiser steps between checkpoints.
+        log_every: Optimiser steps between log lines.
+        seed: Of everything random.
+    """
+
+    phase: str
+    epochs: int
+    accumulation: int
+    optimisation: Optimisation
+    threat: ThreatModel
+    eps_warmup_epochs: float
+    clip_grad: float | None
+    precision: Precision
+    channels_last: bool
+    checkpoint_every: int
+    log_every: int
+    seed: int
+
+
+class Updater:
+    """Moves one student's weights, batch by batch.
+
+    Args:
+        plan: What to do.
+        runtime: Processes and devices.
+        student: Maps pixels to ``Outputs``; moved to the device, trained in place.
+        teacher: Frozen, or None.
+        objective: The loss.
+        steps_per_epoch: Optimiser steps.
+
+    Attributes:
+        step: Optimiser steps done.
+    """
+
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        *,
+        runtime: Runtime,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        objective: Objective,
+        steps_per_epoch: int,
+    ) -> None:
+        self.plan = plan
+        self.runtime = runtime
+        self.objective = objective
+        self.steps_per_epoch = steps_per_epoch
+        self.step = 0
+        self._format = torch.channels_last if plan.channels_last else torch.contiguous_format
+        self.student = student.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
+        self.teacher = None if teacher is None else teacher.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
+        self.optimizer = build_optimizer(self.student, plan.optimisation)
+        self._schedule = Schedule(
+            self.optimizer, plan.optimisation, epochs=plan.epochs, steps_per_epoch=steps_per_epoch
+        )
+
+    @property
+    def total_steps(self) -> int:
+        return self.plan.epochs * self.steps_per_epoch
+
+    def update(self, prepared: nn.Module, epoch: int, batch: Batch) -> dict[str, Tensor]:
+        """Does the next optimiser step.
+
+        Args:
+            prepared: The student as accelerate prepared it.
+            epoch: Keys the randomness of attacks and noise.
+            batch: This process's part of the global batch.
+
+        Returns:
+            The loss terms by name, each the mean over the batch.
+        """
+        plan, accelerator = self.plan, self.runtime.accelerator
+        self.student.train()
+        self._schedule.set(self.step)
+        # Dropout and drop path draw from the global generator: a resumed run must find it in the same state.
+        torch.manual_seed(derive_seed(plan.seed, plan.phase, self.step, self.runtime.rank))
+        parts = list(zip(*(t.tensor_split(plan.accumulation) for t in batch), strict=True))
+        totals: dict[str, Tensor] = {}
+        first = 0
+        for number, (index, x, y) in enumerate(parts):
+            step = TrainingStep(
+                runtime=self.runtime,
+                precision=plan.precision,
+                prepared=prepared,
+                bare=self.student,
+                frozen=self.teacher,
+                x=x.contiguous(memory_format=self._format),
+                y=y,
+                threat=self._threat(),
+                randomness=Randomness(plan.seed, epoch, index),
+                progress=self.step / self.total_steps,
+                first=first,
+            )
+            first += len(index)
+            share = len(index) / len(batch.index)
+            last = number + 1 == len(parts)
+            with nullcontext() if last else accelerator.no_sync(prepared):
+                terms = self.objective(step)
+                loss = torch.stack([term.weight * term.value for term in terms]).sum()
+                accelerator.backward(loss * share)
+            for term in terms:
+                totals[term.name] = totals.get(term.name, 0) + term.value.detach() * share
+        if plan.clip_grad is not None:
+            accelerator.clip_grad_norm_(self.student.parameters(), plan.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.runtime.average_statistics(self.student)
+        self.step += 1
+        return totals
+
+    def _threat(self) -> ThreatModel:
+        warmup = self.plan.eps_warmup_epochs * self.steps_per_epoch
+        if self.step >= warmup:
+            return self.plan.threat
+        return self.plan.threat.with_eps(self.plan.threat.eps * (self.step + 1) / (warmup + 1))
