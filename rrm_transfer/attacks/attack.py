@@ -54,7 +54,8 @@ class Attack:
 
     Attributes:
         name: Of the row in metrics.json.
-        threat: None for clean accuracy.
+        threat: None where nobody attacks: on clean and on corrupted images. Such a measurement takes all
+            images, an attack those that are classified correctly without it.
         steps: Iterations, queries or draws of a stage; None where the word means nothing.
         restarts: Of each stage.
         stages: In order.
@@ -76,7 +77,9 @@ class Attack:
     @property
     def title(self) -> str:
         """Names it for people: ``pgd Linf 8/255``."""
-        return "clean" if self.threat is None else f"{self.name} {self.threat}"
+        if self.threat is None:
+            return "clean" if self.name == CLEAN.name else self.name
+        return f"{self.name} {self.threat}"
 
 
 CLEAN = Attack("none", None, None, None, (Stage("none", 1.0, lambda _, victims: victims.x),))

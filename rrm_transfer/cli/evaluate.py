@@ -56,6 +56,9 @@ def evaluate(
     checks: Annotated[
         str, typer.Option(help="Signs of gradient masking to look for: none, quick or full.")
     ] = "quick",
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="Also fifteen common corruptions at five severities.")
+    ] = False,
     strict_checks: Annotated[
         bool, typer.Option("--strict-checks", help="Exit with code 3 if a check is suspicious.")
     ] = False,
@@ -74,6 +77,8 @@ def evaluate(
         rrm-transfer evaluate runs/quickstart --eps 8/255,0.05,0.1 --steps 50 --restarts 10
 
         rrm-transfer evaluate runs/quickstart --attack autoattack --images 1000 --checks full --resume
+
+        rrm-transfer evaluate runs/quickstart --attack none --corruptions
 
         rrm-transfer evaluate model.pth --teacher-normalisation cifar10 --dataset cifar10
     """
@@ -98,6 +103,7 @@ def evaluate(
         surrogate=surrogate,
         curve=curve,
         checks=checks,
+        corruptions=corruptions,
         arch=teacher_arch,
         weights=teacher_weights,
         normalisation=teacher_normalisation,

@@ -46,12 +46,19 @@ def format_eps(eps: float) -> str:
     return f"{eps:g}"
 
 
-@dataclass(frozen=True)
-class Proportion:
-    """A count of successes with its 95 % Wilson score interval.
+def wilson_interval(p: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Returns the 95 % score interval of a share ``p`` that was seen in ``n`` independent trials.
 
     Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
     """
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A count of successes with its 95 % Wilson score interval."""
 
     correct: int
     count: int
@@ -64,9 +71,6 @@ class Proportion:
     def value(self) -> float:
         return self.correct / self.count
 
-    def interval(self, z: float = 1.959963984540054) -> tuple[float, float]:
+    def interval(self) -> tuple[float, float]:
         """Returns the lower and upper bound, both in [0, 1]."""
-        n, p = self.count, self.value
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return wilson_interval(self.value, self.count)

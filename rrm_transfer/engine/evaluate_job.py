@@ -14,6 +14,7 @@ from rrm_transfer import __version__
 from rrm_transfer.attacks.attack import CLEAN, Attack
 from rrm_transfer.attacks.autoattack import library_version
 from rrm_transfer.attacks.catalogue import STEPS, build_attack, check_attack_names, pgd_attack
+from rrm_transfer.attacks.corruptions import check_corruptions_usable, corruptions_version
 from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.quantities import Proportion, format_eps
 from rrm_transfer.core.threat import Norm, ThreatModel
@@ -22,12 +23,13 @@ from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.engine.assembly import automatic_size
 from rrm_transfer.engine.checks import Level, parse_level, run_checks
+from rrm_transfer.engine.corruptions import measure_corruptions
 from rrm_transfer.engine.curve import eps_curve
 from rrm_transfer.engine.evaluation import Evaluator, balanced_sample
 from rrm_transfer.engine.evaluation_state import EvaluationState, weights_hash
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.labels import align_labels
-from rrm_transfer.engine.metrics import Metrics, Row, read_metrics, row
+from rrm_transfer.engine.metrics import CorruptionRow, Metrics, Row, read_metrics, row
 from rrm_transfer.engine.model_facts import ModelFacts, facts_about
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.run_folder import RunFolder
@@ -53,6 +55,7 @@ class Wanted:
         seed: Of everything random.
         curve: Whether an eps curve is measured.
         checks: How many checks are made.
+        corruptions: Whether accuracy under common corruptions is measured.
     """
 
     attacks: tuple[str, ...]
@@ -62,6 +65,7 @@ class Wanted:
     seed: int
     curve: bool
     checks: Level
+    corruptions: bool
 
     @property
     def main_threat(self) -> ThreatModel:
@@ -86,6 +90,7 @@ def evaluate(
     surrogate: str | None = None,
     curve: bool = False,
     checks: str = "quick",
+    corruptions: bool = False,
     arch: str | None = None,
     weights: Path | None = None,
     normalisation: str | None = None,
@@ -110,6 +115,7 @@ def evaluate(
         surrogate: A model to transfer perturbations from; None: the teacher, where the model is a run folder.
         curve: Whether PGD is run from eps 0 up to where the model only guesses.
         checks: ``none``, ``quick`` or ``full``; see ``engine.checks``.
+        corruptions: Whether accuracy under common corruptions is measured too.
         arch: Architecture of a weights file.
         weights: File that replaces the model's.
         normalisation: Of the model's input, where its source does not tell it.
@@ -142,7 +148,9 @@ def evaluate(
         ball = cast(Norm, norm or known.norm or "Linf")
         radii = tuple(dict.fromkeys(eps or [known.eps_in(ball)]))
         threats = tuple(ThreatModel(ball, radius) for radius in radii)
-        wanted = Wanted(attacks, threats, steps, restarts, seed, curve, level)
+        wanted = Wanted(attacks, threats, steps, restarts, seed, curve, level, corruptions)
+        if corruptions:
+            check_corruptions_usable(data.channels, fit.size)
         rival = _surrogate(surrogate, model, wanted, data, fit, narrator)
 
         if output is None and RunFolder(Path(model)).is_started:
@@ -191,11 +199,16 @@ def _measure(
         wanted.checks, evaluator, wanted.main_threat, classes=classes, steps=wanted.steps or STEPS,
         seed=wanted.seed, surrogate=rival, curve=curve, control=control,
     )  # fmt: skip
+    timing: dict[str, Any] = {"attacks": evaluator.seconds}
+    corrupted: list[CorruptionRow] = []
+    if wanted.corruptions:
+        corrupted, timing["corruptions"] = measure_corruptions(evaluator, seed=wanted.seed)
     return Metrics(
         rows,
-        timing={"attacks": evaluator.seconds},
+        timing=timing,
         checks=[check.to_json() for check in checks],
         survivors=evaluator.survivors_by_stage,
+        corruptions=corrupted,
     )
 
 
@@ -290,6 +303,7 @@ def _file_name(wanted: Wanted, dataset: str, split: str, count: int) -> str:
         "-".join(format_eps(threat.eps).replace("/", "of") for threat in wanted.threats),
         *([f"{wanted.steps or STEPS}x{wanted.restarts}"] if wanted.steps or wanted.restarts > 1 else []),
         *(["curve"] if wanted.curve else []),
+        *(["corruptions"] if wanted.corruptions else []),
         str(count),
     ]
     return "-".join(words).replace("/", "-") + ".json"
@@ -325,6 +339,7 @@ def _conditions(
         "seed": wanted.seed,
         "curve": wanted.curve,
         "checks": wanted.checks,
+        "corruptions": corruptions_version() if wanted.corruptions else None,
     }
 
 

@@ -81,9 +81,9 @@ class Evaluator:
     """Attacks one model on one set of images and remembers which of them survived what.
 
     Each stage of an attack runs on the survivors of the one before, the first on the images that are
-    classified correctly, in batches of ``batch_size`` survivors. The batches depend on nothing but that
-    number; processes take turns with them. So any number of processes finds the same, and so does an
-    evaluation that was interrupted between two batches.
+    classified correctly (on all where nobody attacks), in batches of ``batch_size`` survivors. The batches
+    depend on nothing but that number; processes take turns with them. So any number of processes finds the
+    same, and so does an evaluation that was interrupted between two batches.
 
     Args:
         model: Maps pixels in [0, 1] to ``Outputs``.
@@ -167,7 +167,7 @@ class Evaluator:
     def survivors(self, attack: Attack) -> list[int]:
         """Returns the positions of the images that are classified correctly under the attack, ascending."""
         if attack.key not in self._survivors:
-            alive = list(range(len(self.images))) if attack is CLEAN else self.survivors(CLEAN)
+            alive = list(range(len(self.images))) if attack.threat is None else self.survivors(CLEAN)
             after = {CLEAN.name: len(alive)}
             with (
                 strict_float32(self.runtime.device),
@@ -234,7 +234,7 @@ class Evaluator:
                     seconds = self._pace.seconds(stage.cost * (len(alive) - tried) + later * kept)
                     facts["all attacks"] = f"{seconds:.0f} s left"
                 task.update(tried, facts)
-                if start == 0 and tried < len(alive) and number == 0:
+                if start == 0 and tried < len(alive) and number == 0 and _deserves_estimate(attack):
                     self._first_estimate(attack, stage, Proportion(tried - lost, tried), len(alive))
         kept_by_batch = [self.state.found[key] for key in keys]
         survivors = [
@@ -298,6 +298,11 @@ class _Pace:
     def seconds(self, work: float) -> float:
         """Returns how long ``work`` will take at the pace so far."""
         return work * self._time / self._work / self._processes
+
+
+def _deserves_estimate(attack: Attack) -> bool:
+    """Corruptions are many and quick."""
+    return attack is CLEAN or attack.threat is not None
 
 
 def _cost(stages: Sequence[Stage]) -> float:

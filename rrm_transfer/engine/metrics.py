@@ -72,17 +72,50 @@ def row(
     )  # fmt: skip
 
 
+MEAN = "mean"
+"""Stands for all corruptions in a `CorruptionRow`."""
+
+
+@dataclass(frozen=True)
+class CorruptionRow:
+    """One accuracy under common corruptions.
+
+    Attributes:
+        model: As of a `Row`.
+        split: Of the data set.
+        corruption: Its name, or ``mean``: all of them.
+        severity: 1 to 5; None: all of them.
+        correct: Corrupted images that are classified correctly.
+        count: Corrupted images tried.
+        accuracy: ``correct / count``.
+        low: Lower end of the 95 % Wilson interval; images count once, however many corrupted copies were
+            tried, so that it is rather too wide.
+        high: Upper end.
+    """
+
+    model: str
+    split: str
+    corruption: str
+    severity: int | None
+    correct: int
+    count: int
+    accuracy: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Metrics:
     """The contents of metrics.json.
 
     Attributes:
-        rows: Accuracies.
+        rows: Accuracies without and under attack.
         indices: Positions of the measured images in the test split; None: all of it.
         data: Fingerprint of the measured images.
         timing: Per model: seconds of training, steps, images per second. ``attacks``: seconds by attack.
         checks: ``{name, status, figure, limit}`` each; see ``engine.checks``.
         survivors: Images left after each stage, by attack, where it has several.
+        corruptions: Accuracies under common corruptions, where they were measured.
         conditions: What the figures depend on: hashes, versions, seed, batch size.
     """
 
@@ -92,6 +125,7 @@ class Metrics:
     timing: dict[str, Any] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
     survivors: dict[str, dict[str, int]] = field(default_factory=dict)
+    corruptions: list[CorruptionRow] = field(default_factory=list)
     conditions: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -115,7 +149,8 @@ def read_metrics(path: Path) -> Metrics:
         if content.pop("schema") != SCHEMA:
             raise ValueError("another schema")
         rows = [Row(**entry) for entry in content.pop("rows")]
-        return Metrics(rows=rows, **content)
+        corruptions = [CorruptionRow(**entry) for entry in content.pop("corruptions", [])]
+        return Metrics(rows=rows, corruptions=corruptions, **content)
     except FileNotFoundError:
         raise UserError(
             "There is no metrics.json.", received=path, hint="the run may not be finished"

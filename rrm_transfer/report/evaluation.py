@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,18 +12,20 @@ from rich.table import Table
 
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.engine.checks import KINDS
-from rrm_transfer.engine.metrics import Metrics, Row
+from rrm_transfer.engine.metrics import MEAN, CorruptionRow, Metrics, Row
 
 _STYLES = {"pass": "green", "suspicious": "bold red"}
 
 
 def print_evaluation(metrics: Metrics) -> None:
-    """Prints accuracies, survivors of each stage, and checks."""
+    """Prints accuracies, survivors of each stage, corruptions and checks."""
     console = Console()
     console.print(_accuracies(metrics))
     for title, after in metrics.survivors.items():
         left = ", ".join(f"{'clean' if name == 'none' else name} {count:,}" for name, count in after.items())
         console.print(f"{title}, images left after: {left}", highlight=False, soft_wrap=True)
+    if metrics.corruptions:
+        console.print(_corruptions(metrics.corruptions))
     made = [check for check in metrics.checks if check["status"] != "not-run"]
     if made:
         console.print(_checks(made))
@@ -51,6 +55,29 @@ def _accuracies(metrics: Metrics) -> Table:
         ball = "" if row.eps is None else f"{row.norm} {format_eps(row.eps)}"
         interval = f"{row.low:.1%} – {row.high:.1%}"
         table.add_row(row.attack, ball, _effort(row), f"{row.correct:,}", f"{row.accuracy:.1%}", interval)
+    return table
+
+
+def corruption_lines(rows: Sequence[CorruptionRow]) -> dict[str, list[CorruptionRow]]:
+    """Groups rows by corruption, each with its severities in order and all of them at the end."""
+    lines: dict[str, list[CorruptionRow]] = {}
+    for row in rows:
+        lines.setdefault(row.corruption.replace("_", " "), []).append(row)
+    return {name: sorted(line, key=lambda row: row.severity or math.inf) for name, line in lines.items()}
+
+
+def _corruptions(rows: Sequence[CorruptionRow]) -> Table:
+    lines = corruption_lines(rows)
+    overall = lines[MEAN][-1]
+    table = Table(
+        title=f"accuracy under common corruptions: mean {overall.accuracy:.1%} "
+        f"({overall.low:.1%} – {overall.high:.1%})"
+    )
+    table.add_column("corruption, at severity", no_wrap=True)
+    for row in lines[MEAN]:
+        table.add_column(str(row.severity or MEAN), justify="right", no_wrap=True)
+    for name, line in lines.items():
+        table.add_row(name, *(f"{row.accuracy:.1%}" for row in line))
     return table
 
 

@@ -89,6 +89,35 @@ def test_clean_accuracy_alone_runs_no_checks(folder: Path) -> None:
     assert {check["status"] for check in metrics.checks} == {"not-run"}
 
 
+def test_corruptions_are_measured_on_all_images_and_resumed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("imagecorruptions", exc_type=ImportError)
+    monkeypatch.setattr("rrm_transfer.engine.corruptions.CORRUPTIONS", ("brightness", "fog"))
+    stopper = Stopper(monkeypatch)
+    options: dict[str, Any] = {"attacks": ["none"], "corruptions": True}
+    metrics, _ = run(folder, **options)
+    rows = {(row.corruption, row.severity): row for row in metrics.corruptions}
+    severities = (1, 2, 3, 4, 5, None)
+    assert list(rows) == [(name, s) for name in ("brightness", "fog", "mean") for s in severities]
+    assert [rows["fog", s].count for s in severities] == [40, 40, 40, 40, 40, 200]
+    assert rows["mean", None].count == 400
+    single = [row for (name, s), row in rows.items() if name != "mean" and s is not None]
+    assert rows["mean", None].correct == sum(row.correct for row in single)
+    assert rows["mean", 2].correct == rows["brightness", 2].correct + rows["fog", 2].correct
+    assert rows["fog", 5].correct < metrics.rows[0].correct
+    # 400 corrupted copies of 40 images are no more than 40 images.
+    assert rows["mean", None].high - rows["mean", None].low > 0.2
+    output = tmp_path / "x.json"
+    stopper.results, stopper.stop_after = 0, 10
+    with pytest.raises(Interrupted):
+        run(folder, **options, output=output)
+    stopper.stop_after = None
+    resumed, _ = run(folder, **options, output=output, resume=True)
+    assert resumed.corruptions == metrics.corruptions
+    assert read_metrics(output).corruptions == metrics.corruptions
+
+
 def test_transfer_is_weaker_than_white_box_and_strongest_from_itself(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     stock_folder(other)
