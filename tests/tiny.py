@@ -68,6 +68,7 @@ def recipe_options(teacher: Path, data: Path, *, student: str = "test_resnet", e
         "train.lr": 0.02,
         "train.warmup_epochs": 0,
         "train.precision": "float32",
+        "train.channels_last": "false",
         "train.checkpoint_every": 3,
         "train.log_every": 2,
         "control.epochs": 1,

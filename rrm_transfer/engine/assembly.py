@@ -25,7 +25,7 @@ from rrm_transfer.engine.learners import (
 from rrm_transfer.engine.model_facts import ModelFacts, facts_about
 from rrm_transfer.engine.optimisation import Optimisation, check_optimizer
 from rrm_transfer.engine.progress import Narrator
-from rrm_transfer.engine.runtime import Runtime, automatic_precision
+from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.updating import TrainingPlan
 from rrm_transfer.objectives import OBJECTIVES, argument_problems, build_objective, objective_arguments
 from rrm_transfer.objectives.base import Need, Objective
@@ -45,7 +45,7 @@ class Assembly:
     """The parts of a run.
 
     Attributes:
-        recipe: Resolved: nothing automatic is left.
+        recipe: Resolved, but for what ``calibrate`` measures.
         data: Images and labels.
         fit: How images are brought to the student's input size.
         teacher: None for training from scratch.
@@ -205,9 +205,7 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
         recipe.student.args = {**student.model_args, **({"stem": student.stem} if student.stem else {})}
     if data.channels != 3:  # colour noise needs colours
         row = replace(row, augmentation=row.augmentation.model_copy(update={"lighting": 0.0}))
-    recipe = fill_in(recipe, row, precision=automatic_precision())
-    if recipe.train.channels_last is None:
-        recipe.train.channels_last = kind == "convolutional"
+    recipe = fill_in(recipe, row)
     recipe.evaluate.eps = recipe.evaluate.eps or [threat.eps]
     runtime.check_divisible(recipe.train.global_batch_size or 1, recipe.train.accumulation)
     narrator.note(_training_line(recipe, row.source, kind))
@@ -357,7 +355,7 @@ def _training_line(recipe: Recipe, source: str, kind: str) -> str:
     return (
         f"training: {kind} student at {recipe.data.image_size} px, {train.epochs} epochs of batches of "
         f"{train.global_batch_size}, {train.optimizer} lr {train.lr:g} ({train.schedule}), "
-        f"weight decay {train.weight_decay:g}, {train.precision}, "
+        f"weight decay {train.weight_decay:g}, "
         f"{'pretrained' if recipe.student.pretrained else 'from scratch'}; "
         f"threat {recipe.threat.norm} {format_eps(recipe.threat.eps)}  [defaults: {source}]"
     )

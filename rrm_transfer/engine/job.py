@@ -15,6 +15,7 @@ from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.names import public_name
 from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.engine.assembly import Assembly, assemble, check_names
+from rrm_transfer.engine.calibration import adopt, calibrate
 from rrm_transfer.engine.checkpoints import Checkpoints
 from rrm_transfer.engine.checks import run_checks
 from rrm_transfer.engine.evaluation import Evaluator, PGDSpec, balanced_sample, measure
@@ -30,7 +31,7 @@ from rrm_transfer.engine.teacher_check import check_teacher
 from rrm_transfer.engine.training import Trainer
 from rrm_transfer.objectives import build_objective
 from rrm_transfer.objectives.base import Objective
-from rrm_transfer.recipe.loading import dump_recipe
+from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from rrm_transfer.recipe.schema import Recipe
 
 _SAMPLE = 8
@@ -94,12 +95,18 @@ def run(
         resume = runtime.from_main(resume and folder.is_started and not folder.is_finished)
         assembly = assemble(recipe, runtime, narrator, allow_code=allow_code)
         assembly.recipe.output = None  # where a run was written is not part of what it was
-        text = dump_recipe(assembly.recipe)
-        if resume:
-            folder.check_same(text, processes=runtime.world)
         job = _Job(assembly, runtime, narrator, folder, role)
         student = assembly.student()
         job.rehearse(student)
+        if resume:
+            adopt(
+                assembly.recipe,
+                runtime.from_main(read_recipe(str(folder.recipe)) if runtime.is_main else None),
+            )
+        calibrate(assembly, student, runtime, narrator)
+        text = dump_recipe(assembly.recipe)
+        if resume:
+            folder.check_same(text, processes=runtime.world)
         teacher_rows = job.teacher_check()
         with folder.locked() if runtime.is_main else nullcontext():
             if runtime.is_main:

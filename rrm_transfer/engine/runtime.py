@@ -24,15 +24,6 @@ _SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpe
 _LAUNCHED = re.compile(r"launch\b.*?--num[-_]processes[= ](\d+)")
 
 
-def automatic_precision() -> Precision:
-    """Returns bf16 where the device has instructions for it, else float32."""
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return (
-        "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
-    )
-
-
 class Runtime:
     """The processes of this run, each with its device.
 
@@ -72,6 +63,11 @@ class Runtime:
     @property
     def is_main(self) -> bool:
         return bool(self.accelerator.is_main_process)
+
+    def synchronise(self) -> None:
+        """Waits until the device has done what it was given."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
 
     def barrier(self) -> None:
         self.accelerator.wait_for_everyone()

@@ -115,15 +115,15 @@ def training_defaults(kind: Kind, image_size: int) -> TrainingDefaults:
     return DEFAULTS[kind, "small" if image_size <= SMALL_IMAGE else "large"]
 
 
-def fill_in(recipe: Recipe, row: TrainingDefaults, *, precision: Literal["float32", "bf16"]) -> Recipe:
+def fill_in(recipe: Recipe, row: TrainingDefaults) -> Recipe:
     """Returns the recipe with every automatic value of training replaced by the row's.
 
-    Milestones and warm-up are the row's share of the epochs, however many those are.
+    Precision and memory format stay open: they are measured. Milestones and warm-up are the row's share of
+    the epochs, however many those are.
 
     Args:
         recipe: Left unchanged.
         row: From ``training_defaults``.
-        precision: What this machine does best.
 
     Raises:
         RecipeError: The optimiser is one whose learning rate the table does not know.
@@ -143,7 +143,6 @@ def fill_in(recipe: Recipe, row: TrainingDefaults, *, precision: Literal["float3
         "milestones": [max(1, round(share * milestone)) for milestone in row.milestones],
         "warmup_epochs": share * row.warmup_epochs,
         "clip_grad": row.clip_grad,
-        "precision": precision,
     }
     if train.optimizer is not None and train.optimizer != row.optimizer and train.lr is None:
         # A learning rate means nothing without its optimiser.

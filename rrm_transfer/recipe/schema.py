@@ -162,8 +162,8 @@ class TrainSection(Section):
         warmup_epochs: Linear warm-up of the learning rate from zero.
         eps_warmup_epochs: Linear warm-up of the training attack's eps from zero.
         clip_grad: Largest gradient norm.
-        precision: ``bf16`` is autocast; weights and losses stay float32.
-        channels_last: Memory format of the student's images and weights.
+        precision: ``bf16`` is autocast; weights and losses stay float32. None: measured on a few steps.
+        channels_last: Memory format of the student's images and weights. None: measured on a few steps.
         checkpoint_every: Optimiser steps between checkpoints.
         log_every: Optimiser steps between log lines.
     """

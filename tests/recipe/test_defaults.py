@@ -33,20 +33,19 @@ def test_transformers_warm_up() -> None:
 def test_nothing_is_left_open(key: tuple[Kind, str]) -> None:
     row = DEFAULTS[key]  # type: ignore[index]
     before = build_recipe({"student": {"name": "a"}})
-    recipe = fill_in(before, row, precision="bf16")
+    recipe = fill_in(before, row)
     assert recipe.train.epochs == row.epochs
-    assert recipe.train.precision == "bf16"
     assert recipe.control.epochs == row.epochs
     assert recipe.data.augmentation == row.augmentation
     open_values = {name for name, value in recipe.train.model_dump().items() if value is None}
-    assert open_values <= {"clip_grad", "channels_last"}
+    assert open_values <= {"clip_grad", "precision", "channels_last"}
     assert before.train.epochs is None
 
 
 def test_what_was_given_stays() -> None:
     given = ["train.epochs=3", "train.lr=0.5", "train.precision=float32", "control.epochs=1"]
     recipe = build_recipe({"student": {"name": "a"}}, [*given, "data.augmentation={}"])
-    filled = fill_in(recipe, training_defaults("convolutional", 32), precision="bf16")
+    filled = fill_in(recipe, training_defaults("convolutional", 32))
     assert (filled.train.epochs, filled.train.lr, filled.train.precision) == (3, 0.5, "float32")
     assert filled.control.epochs == 1
     assert filled.data.augmentation is not None
@@ -55,21 +54,21 @@ def test_what_was_given_stays() -> None:
 
 def test_another_optimiser_brings_its_own_learning_rate() -> None:
     recipe = build_recipe({"student": {"name": "a"}}, ["train.optimizer=adamw"])
-    filled = fill_in(recipe, training_defaults("convolutional", 32), precision="float32")
+    filled = fill_in(recipe, training_defaults("convolutional", 32))
     assert filled.train.lr == 1e-3
 
 
 def test_an_optimiser_without_a_row_needs_its_learning_rate() -> None:
     row = training_defaults("convolutional", 32)
     with pytest.raises(RecipeError, match=r"train\.lr: is required with adam; .* momentum, adamw"):
-        fill_in(build_recipe({"student": {"name": "a"}}, ["train.optimizer=adam"]), row, precision="float32")
+        fill_in(build_recipe({"student": {"name": "a"}}, ["train.optimizer=adam"]), row)
     given = build_recipe({"student": {"name": "a"}}, ["train.optimizer=adam", "train.lr=1e-3"])
-    assert fill_in(given, row, precision="float32").train.lr == 1e-3
+    assert fill_in(given, row).train.lr == 1e-3
 
 
 def test_a_shorter_training_still_decays_and_leaves_its_warm_up() -> None:
     recipe = build_recipe({"student": {"name": "a"}}, ["train.epochs=6"])
-    large = fill_in(recipe, training_defaults("convolutional", 224), precision="float32").train
+    large = fill_in(recipe, training_defaults("convolutional", 224)).train
     assert large.milestones == [4, 5]
-    transformer = fill_in(recipe, training_defaults("transformer", 32), precision="float32").train
+    transformer = fill_in(recipe, training_defaults("transformer", 32)).train
     assert transformer.warmup_epochs == pytest.approx(0.3)
