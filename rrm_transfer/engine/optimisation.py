@@ -24,16 +24,17 @@ class Optimisation:
         lr: The largest learning rate.
         momentum: Of SGD-like optimisers; others have their own.
         weight_decay: Not applied to biases and normalisation weights.
-        schedule: ``cosine`` per step to ``min_lr``, ``multistep`` or ``constant``.
+        schedule: ``cosine`` per step to ``min_lr``, ``cyclic`` per step from ``min_lr`` up and back,
+            ``multistep`` or ``constant``.
         milestones: Epochs at which ``multistep`` multiplies the rate by ``decay_rate``.
-        warmup_epochs: Linear warm-up from zero.
+        warmup_epochs: Linear warm-up from zero; a cycle has none.
     """
 
     optimizer: str
     lr: float
     momentum: float
     weight_decay: float
-    schedule: Literal["cosine", "multistep", "constant"]
+    schedule: Literal["cosine", "cyclic", "multistep", "constant"]
     min_lr: float
     milestones: Sequence[int]
     decay_rate: float
@@ -80,7 +81,11 @@ class Schedule:
         self, optimizer: torch.optim.Optimizer, settings: Optimisation, *, epochs: int, steps_per_epoch: int
     ) -> None:
         self._optimizer = optimizer
+        self._settings = settings
+        self._steps = epochs * steps_per_epoch
         self._scheduler: Any = None
+        if settings.schedule == "cyclic":
+            return  # timm has none
         if settings.schedule != "constant" or settings.warmup_epochs:
             sched = {"cosine": "cosine", "multistep": "multistep", "constant": "multistep"}[settings.schedule]
             self._scheduler, _ = create_scheduler_v2(
@@ -100,6 +105,14 @@ class Schedule:
 
     def set(self, step: int) -> float:
         """Sets the rate for optimiser step ``step``, counted from 0, and returns it."""
-        if self._scheduler is not None:
+        if self._settings.schedule == "cyclic":
+            self._set_cyclic(step)
+        elif self._scheduler is not None:
             self._scheduler.step_update(num_updates=step)
         return float(self._optimizer.param_groups[0]["lr"])
+
+    def _set_cyclic(self, step: int) -> None:
+        height = 1.0 - abs(2.0 * step / self._steps - 1.0)
+        low, high = self._settings.min_lr, self._settings.lr
+        for group in self._optimizer.param_groups:
+            group["lr"] = (low + (high - low) * height) * group.get("lr_scale", 1.0)

@@ -154,12 +154,12 @@ class TrainSection(Section):
         lr: The largest learning rate.
         momentum: Of SGD-like optimisers; others have their own.
         weight_decay: As the optimiser applies it; biases and normalisation weights have none.
-        schedule: ``cosine`` per step from ``lr`` to ``min_lr``, ``multistep`` by ``decay_rate`` at
-            ``milestones``, or ``constant``.
-        min_lr: Where the cosine ends.
+        schedule: ``cosine`` per step from ``lr`` to ``min_lr``, ``cyclic`` per step from ``min_lr`` up to
+            ``lr`` and back, ``multistep`` by ``decay_rate`` at ``milestones``, or ``constant``.
+        min_lr: Where the cosine ends and the cycle begins and ends.
         milestones: Epochs at which ``multistep`` decays.
         decay_rate: Factor of one decay.
-        warmup_epochs: Linear warm-up of the learning rate from zero.
+        warmup_epochs: Linear warm-up of the learning rate from zero; a cycle has none.
         eps_warmup_epochs: Linear warm-up of the training attack's eps from zero.
         clip_grad: Largest gradient norm.
         precision: ``bf16`` is autocast; weights and losses stay float32. None: measured on a few steps.
@@ -175,7 +175,7 @@ class TrainSection(Section):
     lr: Positive | None = None
     momentum: Quantity | None = None
     weight_decay: Quantity | None = None
-    schedule: Literal["cosine", "multistep", "constant"] | None = None
+    schedule: Literal["cosine", "cyclic", "multistep", "constant"] | None = None
     min_lr: Quantity | None = None
     milestones: list[Count] | None = None
     decay_rate: Positive = 0.1

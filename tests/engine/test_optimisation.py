@@ -35,6 +35,22 @@ def test_warm_up_is_linear_from_zero_and_then_the_cosine_goes_on() -> None:
     assert warm[15:] == pytest.approx(rates(SETTINGS)[15:])
 
 
+def test_a_cycle_rises_and_falls_in_straight_lines() -> None:
+    # Wong, Rice, Kolter (ICLR 2020): torch's CyclicLR, half of the steps up and half down.
+    found = rates(replace(SETTINGS, schedule="cyclic", warmup_epochs=3.0))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.9)
+    half = EPOCHS * PER_EPOCH // 2
+    reference = torch.optim.lr_scheduler.CyclicLR(
+        optimizer, base_lr=0.001, max_lr=0.1, step_size_up=half, step_size_down=half
+    )
+    expected = []
+    for _ in found:
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+    assert found == pytest.approx(expected)
+
+
 def test_multistep_decays_at_each_milestone() -> None:
     found = rates(replace(SETTINGS, schedule="multistep", milestones=(2, 4)))
     # timm counts a milestone as reached one step before the epoch that it names begins.

@@ -1,0 +1,137 @@
+"""Every recipe takes its steps, with its data and its teacher's weights replaced by small stand-ins."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import timm
+from _pytest.mark.structures import ParameterSet
+from PIL import Image
+from safetensors.torch import save_file
+
+from rrm_transfer import Recipe, teach, transfer
+from rrm_transfer.data.loader import TrainingLoader
+from rrm_transfer.engine.job import RunResult
+from rrm_transfer.recipe.loading import read_recipe
+from rrm_transfer.recipe.shelf import find_recipe, recipe_names
+from rrm_transfer.teachers.zoo import zoo_entry
+
+BATCH, STEPS, TEST = 2, 2, 2
+LARGE = {"resnet50", "vgg16", "convnext_tiny"}
+"""Students whose two steps take longer than the default tests can spare; one of them runs all the same."""
+MADE = re.compile(r"runs/(?P<recipe>.+-teacher-.+)")
+
+
+@pytest.fixture(autouse=True)
+def two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every class needs an image, but not every image is trained on."""
+    two = property(lambda loader: STEPS, lambda loader, counted: None)
+    monkeypatch.setattr(TrainingLoader, "steps_per_epoch", two, raising=False)
+
+
+def write_images(folder: Path, *, classes: int, grey: bool) -> Path:
+    """Writes a parquet data set of noise, with one training image of each class."""
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=[f"class {i}" for i in range(classes)]),
+        }
+    )
+    draw = np.random.default_rng(0)
+    folder.mkdir()
+    for part, count in (("train", classes), ("test", classes)):
+        images = []
+        for _ in range(count):
+            pixels = draw.integers(0, 256, (28, 28) if grey else (40, 40, 3), dtype=np.uint8)
+            stream = io.BytesIO()
+            Image.fromarray(pixels).save(stream, format="PNG")
+            images.append({"bytes": stream.getvalue(), "path": None})
+        table = datasets.Dataset.from_dict({"image": images, "label": list(range(count))}, features=features)
+        table.to_parquet(folder / f"{part}.parquet")
+    return folder
+
+
+def shrink(recipe: Recipe, folder: Path) -> Recipe:
+    """Returns the recipe with nothing changed but data, weights and the amount of work."""
+    small = recipe.model_copy(deep=True)
+    fashion = recipe.data.name in (None, "fashion-mnist-mini")
+    imagenet = recipe.data.name == "ILSVRC/imagenet-1k"
+    small.data.name = str(
+        write_images(
+            folder / "images",
+            classes=1000 if imagenet else 10,
+            grey=fashion,
+        )
+    )
+    small.data.held_out, small.data.workers = 0.0, 0
+    small.student.pretrained = False
+    small.train.epochs, small.train.global_batch_size, small.train.precision = 1, BATCH, "float32"
+    small.train.warmup_epochs, small.train.eps_warmup_epochs = 0, 0
+    if small.train.milestones is not None:
+        small.train.milestones = [1]
+    small.control.enabled = False
+    small.evaluate.images, small.evaluate.steps, small.evaluate.batch_size = TEST, 1, TEST
+    small.output = folder / "run"
+    if small.teacher is not None:
+        small.teacher.check = False
+        stand_in(small, folder)
+    return small
+
+
+def stand_in(recipe: Recipe, folder: Path) -> None:
+    """Gives the recipe its teacher with other weights: random ones, or of its own recipe's two steps."""
+    assert recipe.teacher is not None
+    made = MADE.fullmatch(recipe.teacher.name)
+    if made is not None:
+        family = find_recipe(made["recipe"].replace("-teacher-", "/teacher-"))
+        (folder / "teacher").mkdir()
+        recipe.teacher.name = str(teach(shrink(read_recipe(str(family)), folder / "teacher")).folder)
+        return
+    entry = zoo_entry(recipe.teacher.name)
+    assert entry is not None
+    if entry.source == "embedded":
+        return
+    assert entry.architecture is not None
+    recipe.teacher.weights = folder / "weights.safetensors"
+    save_file(timm.create_model(entry.architecture).state_dict(), recipe.teacher.weights)
+
+
+def run(name: str, folder: Path) -> RunResult:
+    recipe = shrink(read_recipe(name), folder)
+    return teach(recipe) if recipe.teacher is None else transfer(recipe)
+
+
+def _cases() -> list[ParameterSet]:
+    def is_slow(name: str) -> bool:
+        return read_recipe(name).student.name in LARGE and name != "cifar10-linf/rrm-resnet18"
+
+    return [pytest.param(name, marks=pytest.mark.slow if is_slow(name) else ()) for name in recipe_names()]
+
+
+@pytest.mark.parametrize("name", _cases())
+def test_a_recipe_takes_its_steps(name: str, tmp_path: Path) -> None:
+    result = run(name, tmp_path)
+    role = "student" if result.recipe.teacher is not None else "teacher"
+    replays = result.recipe.objective.arguments.get("replays", 1)
+    assert result.metrics.timing[role]["steps"] == STEPS * replays
+    given = read_recipe(name).objective
+    assert result.recipe.objective.name == given.name
+    assert given.arguments.items() <= result.recipe.objective.arguments.items()
+    assert result.metrics.of(role)
+    assert (result.folder / "student" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipes_comment_says_what_it_reproduces_and_how(name: str) -> None:
+    lines = find_recipe(name).read_text(encoding="utf-8").splitlines()
+    comment = "\n".join(line for line in lines if line.startswith("#"))
+    # the commands, what is published, what we measured
+    assert re.search(rf"rrm-transfer (run|teach)\b|rrm_transfer run --recipe {name}", comment)
+    assert "Published" in comment
+    assert re.search(r"Ours: |our figures: |Our figures: ", comment, re.IGNORECASE)
+    assert "Hardware" in comment
