@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from rrm_transfer import __version__
-from rrm_transfer.cli import evaluate, inspect, recipes, run, teach
+from rrm_transfer.cli import compare, evaluate, inspect, recipes, run, teach
 from rrm_transfer.cli.output import first_to_report
 from rrm_transfer.core.errors import Interrupted, UserError
 
@@ -38,6 +38,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("teach")(teach.teach)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("inspect")(inspect.inspect)
 app.add_typer(recipes.app, name="recipes")
 

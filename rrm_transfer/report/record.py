@@ -80,6 +80,29 @@ def read_record(folder: RunFolder, metrics: Metrics) -> Record:
     """
     student = _public(json.loads((folder.student / "config.json").read_text(encoding="utf-8")))
     made = student["rrm"]["role"]
+    evaluations, unreadable = read_evaluations(folder, made)
+    return Record(
+        metrics=metrics,
+        evaluations=evaluations,
+        unreadable=unreadable,
+        recipe=_public(_without_output(yaml.safe_load(folder.recipe.read_text(encoding="utf-8")))),
+        environment=json.loads(folder.environment.read_text(encoding="utf-8")),
+        student=student,
+        events=_events(folder),
+        gallery=read_gallery(folder.gallery) if folder.gallery.is_file() else None,
+    )
+
+
+def read_evaluations(folder: RunFolder, made: str) -> tuple[dict[str, Metrics], list[str]]:
+    """Reads what was measured of a run after its end.
+
+    Args:
+        folder: Of the run.
+        made: ``student`` or ``teacher``: what the run made.
+
+    Returns:
+        Metrics by file name, and the names of files that hold something else.
+    """
     evaluations: dict[str, Metrics] = {}
     unreadable = []
     for path in sorted(folder.evaluations.glob("*.json")):
@@ -91,17 +114,9 @@ def read_record(folder: RunFolder, metrics: Metrics) -> Record:
             unreadable.append(path.name)
         else:
             # An evaluation calls whatever it measures the student.
-            evaluations[path.stem] = replace(found, rows=[replace(row, model=made) for row in found.rows])
-    return Record(
-        metrics=metrics,
-        evaluations=evaluations,
-        unreadable=unreadable,
-        recipe=_public(_without_output(yaml.safe_load(folder.recipe.read_text(encoding="utf-8")))),
-        environment=json.loads(folder.environment.read_text(encoding="utf-8")),
-        student=student,
-        events=_events(folder),
-        gallery=read_gallery(folder.gallery) if folder.gallery.is_file() else None,
-    )
+            rows = [replace(row, model=row.model.replace("student", made, 1)) for row in found.rows]
+            evaluations[path.stem] = replace(found, rows=rows)
+    return evaluations, unreadable
 
 
 def _without_output(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ PROMISED = {
         --json --teacher-arch --teacher-weights --teacher-normalisation""",
     "inspect": """NAME --student --dataset --convert --json --teacher-arch --teacher-weights
         --teacher-normalisation""",
+    "compare": "RUNS --format --plot --json",
     "recipes ls": "",
     "recipes show": "",
     "recipes cp": "",

@@ -1,0 +1,57 @@
+"""``rrm-transfer compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from rrm_transfer.cli import options
+from rrm_transfer.cli.output import narrator
+
+
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Run folders, or folders that hold run folders.")
+    ],
+    form: Annotated[
+        Literal["rich", "markdown", "csv", "json"], typer.Option("--format", help="Of the table.")
+    ] = "rich",
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw robust accuracy against training cost to this .png or .svg file."),
+    ] = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Put runs side by side: clean and robust accuracy, cost of training, ratio to plain training.
+
+    Runs that differ in nothing but the seed become one line. What cannot be compared is told on standard
+    error.
+
+    For example:
+
+        rrm-transfer compare runs/quickstart runs/pgd-at
+
+        rrm-transfer compare runs --format markdown
+
+        rrm-transfer compare sweeps/grid --plot grid.svg
+    """
+    from rrm_transfer.report.comparison import compare as compare_runs
+    from rrm_transfer.report.comparison_plot import check_plot_file, draw
+    from rrm_transfer.report.comparison_text import FORMATS
+    from rrm_transfer.report.screen import show
+
+    voice = narrator(quiet)
+    if plot is not None:
+        check_plot_file(plot)
+    comparison = compare_runs(runs)
+    show(FORMATS["json" if as_json else form](comparison))
+    for folder, reason in comparison.left_out:
+        voice.warn(f"left out: {folder}: {reason}")
+    for note in comparison.notes:
+        voice.warn(note)
+    if plot is not None:
+        draw(comparison, plot)
+        voice.note(f"plot: {plot}")

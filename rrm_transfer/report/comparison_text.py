@@ -1,0 +1,187 @@
+"""A comparison as a table for people, as Markdown, as CSV and as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from rrm_transfer.report.comparison import Column, Comparison, Line, Spread
+from rrm_transfer.report.screen import new_table
+from rrm_transfer.report.table import duration
+
+SCHEMA = 1
+_NOTHING = "–"
+_COSTS = ("training", "teacher's training", "× plain")
+
+
+def as_table(comparison: Comparison) -> Table:
+    """Makes the table for a terminal; cells have two lines."""
+    heads = [head.replace(" ", "\n", 2).replace("\n", " ", 1) for head in _heads(comparison.columns)]
+    table = new_table(caption(comparison), "method", "student", figures=(*heads, *_COSTS))
+    for line in comparison.lines:
+        table.add_row(*_cells(line, comparison.columns, "\n"))
+    return table
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """Writes a table of GitHub's Markdown, its caption below."""
+    heads = ["method", "student", *_heads(comparison.columns), *_COSTS]
+    ruler = ["---", "---"] + ["---:"] * (len(heads) - 2)
+    lines = [heads, ruler, *(_cells(line, comparison.columns, " ") for line in comparison.lines)]
+    rows = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
+    return "\n".join([*rows, "", f"{caption(comparison).capitalize()}."])
+
+
+def as_csv(comparison: Comparison) -> str:
+    """Writes one row a line, numbers unrounded; each accuracy with its deviation and interval."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    heads = _heads(comparison.columns)
+    costs = ("train_seconds", "teacher_train_seconds", "ratio_to_plain")
+    writer.writerow(
+        ["method", "student", "role", "weights", "epochs", "runs"]
+        + [f"{head}{suffix}" for head in heads for suffix in ("", " sd", " low", " high")]
+        + [f"{cost}{suffix}" for cost in costs for suffix in ("", "_sd")]
+    )
+    for line in comparison.lines:
+        facts = [line.method, line.student, line.role, _weights(line), line.epochs, len(line.entries)]
+        for column in comparison.columns:
+            figure = _figure(line, column) or {}
+            facts += [figure.get(key) for key in ("accuracy", "sd", "low", "high")]
+        for spread in _costs(line):
+            facts += [None, None] if spread is None else [spread.mean, spread.deviation]
+        writer.writerow(facts)
+    return stream.getvalue().rstrip("\n")
+
+
+def comparison_document(comparison: Comparison) -> dict[str, Any]:
+    """Returns the comparison as JSON holds it."""
+    return {
+        "schema": SCHEMA,
+        "columns": [asdict(column) for column in comparison.columns],
+        "lines": [_line_document(line, comparison.columns) for line in comparison.lines],
+        "left_out": [{"folder": str(folder), "reason": reason} for folder, reason in comparison.left_out],
+        "notes": comparison.notes,
+    }
+
+
+def _as_json(comparison: Comparison) -> str:
+    return json.dumps(comparison_document(comparison), indent=1)
+
+
+FORMATS: dict[str, Callable[[Comparison], Table | str]] = {
+    "rich": as_table,
+    "markdown": as_markdown,
+    "csv": as_csv,
+    "json": _as_json,
+}
+
+
+def caption(comparison: Comparison) -> str:
+    """Says what the figures are."""
+    counts = sorted({column.count for column in comparison.columns})
+    images = f"on {counts[0]:,} test images" if len(counts) == 1 else "on as many test images as stated"
+    text = f"accuracy {images}, 95 % Wilson intervals"
+    if any(len(line.entries) > 1 for line in comparison.lines):
+        text += "; over several seeds the mean ± the standard deviation"
+    return text
+
+
+def title_of(column: Column) -> str:
+    """Names a column on its own: ``Linf 8/255 pgd-20 on 1,000 images``."""
+    return f"{column.title} on {column.count:,} images"
+
+
+def _heads(columns: list[Column]) -> list[str]:
+    """Names the columns; counts where they differ, and the images where counts do not tell them apart."""
+    several = len({column.count for column in columns}) > 1
+    heads = [column.title + (f" n={column.count:,}" if several else "") for column in columns]
+    twice = Counter(heads)
+    return [
+        f"{head} images {(column.data or 'unknown')[:6]}" if twice[head] > 1 else head
+        for head, column in zip(heads, columns, strict=True)
+    ]
+
+
+def _cells(line: Line, columns: list[Column], gap: str) -> list[str]:
+    seconds, teacher, ratio = _costs(line)
+    seeds = f"{gap}{len(line.seeds)} seeds: {', '.join(map(str, sorted(line.seeds)))}"
+    return [
+        line.method + (seeds if len(line.seeds) > 1 else ""),
+        line.student,
+        *(_accuracy(line, column, gap) for column in columns),
+        _cost(seconds, duration),
+        _cost(teacher, duration),
+        _cost(ratio, lambda value: f"{value:.2f}"),
+    ]
+
+
+def _accuracy(line: Line, column: Column, gap: str) -> str:
+    spread, rows = line.accuracy(column), line.rows(column)
+    if spread is None:
+        return _NOTHING
+    if spread.deviation is None:
+        return f"{spread.mean:.1%}{gap}[{rows[0].low:.1%}, {rows[0].high:.1%}]"
+    fewer = f" ({len(rows)} of {len(line.entries)})" if len(rows) < len(line.entries) else ""
+    return f"{spread.mean:.1%}{gap}± {100 * spread.deviation:.1f}{fewer}"
+
+
+def _cost(spread: Spread | None, words: Callable[[float], str]) -> str:
+    if spread is None:
+        return _NOTHING
+    if spread.deviation is None or words(spread.mean + spread.deviation) == words(spread.mean):
+        return words(spread.mean)
+    return f"{words(spread.mean)} ± {words(spread.deviation)}"
+
+
+def _costs(line: Line) -> tuple[Spread | None, Spread | None, Spread | None]:
+    return line.cost("seconds"), line.cost("teacher_seconds"), line.cost("ratio")
+
+
+def _weights(line: Line) -> str:
+    return "best" if line.best else "last"
+
+
+def _line_document(line: Line, columns: list[Column]) -> dict[str, Any]:
+    seconds, teacher, ratio = _costs(line)
+    return {
+        "method": line.method,
+        "student": line.student,
+        "role": line.role,
+        "weights": _weights(line),
+        "epochs": line.epochs,
+        "runs": [
+            {"folder": str(entry.run.folder), "seed": entry.seed, "train_seconds": entry.seconds}
+            for entry in line.entries
+        ],
+        "figures": [_figure(line, column) for column in columns],
+        "train_seconds": _spread_document(seconds),
+        "teacher_train_seconds": _spread_document(teacher),
+        "ratio_to_plain": _spread_document(ratio),
+    }
+
+
+def _spread_document(spread: Spread | None) -> dict[str, float | None] | None:
+    return None if spread is None else {"mean": spread.mean, "sd": spread.deviation}
+
+
+def _figure(line: Line, column: Column) -> dict[str, Any] | None:
+    """Returns an accuracy; counts and interval are those of one run, the deviation that of several."""
+    spread, rows = line.accuracy(column), line.rows(column)
+    if spread is None:
+        return None
+    alone = rows[0] if len(rows) == 1 else None
+    return {
+        "accuracy": spread.mean,
+        "sd": spread.deviation,
+        "low": alone and alone.low,
+        "high": alone and alone.high,
+        "counts": [[row.correct, row.count] for row in rows],
+    }

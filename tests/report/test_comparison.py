@@ -1,0 +1,179 @@
+"""What stands in a comparison, and what is told beside it."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import pytest
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.quantities import Proportion
+from rrm_transfer.engine.metrics import row
+from rrm_transfer.report.comparison import Comparison, Line, compare
+from tests.report.runs import EPS, figures, write_evaluation, write_run
+
+
+def named(comparison: Comparison) -> dict[str, Line]:
+    lines = {f"{line.method}/{line.student}": line for line in comparison.lines}
+    assert len(lines) == len(comparison.lines)
+    return lines
+
+
+def accuracies(comparison: Comparison, line: Line) -> list[float | None]:
+    spreads = [line.accuracy(column) for column in comparison.columns]
+    return [None if spread is None else spread.mean for spread in spreads]
+
+
+def test_a_run_stands_with_its_teacher_and_its_control(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", seconds=90, control=60, teacher=480)
+    comparison = compare([tmp_path / "a"])
+    lines = named(comparison)
+    assert list(lines) == ["teacher/fashion_mnist_linf", "natural/test_resnet", "rrm/test_resnet"]
+    assert [column.title for column in comparison.columns] == ["clean", "Linf 8/255 pgd-20"]
+    rrm = lines["rrm/test_resnet"]
+    assert accuracies(comparison, rrm) == [0.8, 0.5]
+    seconds, teacher, ratio = rrm.cost("seconds"), rrm.cost("teacher_seconds"), rrm.cost("ratio")
+    assert seconds is not None
+    assert teacher is not None
+    assert ratio is not None
+    assert (seconds.mean, teacher.mean, ratio.mean) == (90, 480, 1.5)
+    plain = lines["natural/test_resnet"].cost("ratio")
+    assert plain is not None
+    assert plain.mean == 1
+    assert lines["natural/test_resnet"].cost("teacher_seconds") is None
+    assert (comparison.notes, comparison.left_out) == ([], [])
+
+
+def test_without_a_control_plain_training_of_the_same_student_is_what_costs_are_compared_with(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path / "rrm", seconds=90)
+    write_run(tmp_path / "longer", "natural", seconds=200, recipe={"train": {"epochs": 20}})
+    write_run(tmp_path / "plain", "natural", seconds=60)
+    write_run(tmp_path / "other", "natural", seconds=10, student="test_vit")
+    comparison = compare([tmp_path])
+    ratios = {line.student + line.method: line.cost("ratio") for line in comparison.lines}
+    found = {name: None if ratio is None else ratio.mean for name, ratio in ratios.items()}
+    assert found == {
+        "test_resnetrrm": 1.5,
+        "test_resnetnatural train.epochs=20": 1.0,
+        "test_resnetnatural train.epochs=6": 1.0,
+        "test_vitnatural": 1.0,
+    }
+
+
+def test_times_of_another_machine_are_not_divided(tmp_path: Path) -> None:
+    write_run(tmp_path / "rrm", seconds=90)
+    write_run(tmp_path / "plain", "natural", seconds=60, machine="another")
+    comparison = compare([tmp_path])
+    assert named(comparison)["rrm/test_resnet"].cost("ratio") is None
+    assert any("no ratio" in note and "another" in note for note in comparison.notes)
+
+
+def test_seeds_become_mean_and_deviation(tmp_path: Path) -> None:
+    for seed, robust in enumerate((500, 530, 512)):
+        write_run(tmp_path / f"s{seed}", seed=seed, robust=robust, seconds=60 + seed, control=50)
+    comparison = compare([tmp_path])
+    rrm = named(comparison)["rrm/test_resnet"]
+    spread = rrm.accuracy(comparison.columns[1])
+    assert spread is not None
+    assert spread.mean == pytest.approx(statistics.fmean((0.5, 0.53, 0.512)))
+    assert spread.deviation == pytest.approx(statistics.stdev((0.5, 0.53, 0.512)))
+    assert rrm.seeds == [0, 1, 2]
+    assert named(comparison)["natural/test_resnet"].seeds == [0, 1, 2]
+    ratio = rrm.cost("ratio")
+    assert ratio is not None
+    assert ratio.mean == pytest.approx(61 / 50)
+
+
+def test_one_seed_counts_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name, control=50, teacher=480)
+    comparison = compare([tmp_path])
+    assert [len(line.entries) for line in comparison.lines] == [1, 1, 1]
+    assert comparison.notes == [f"{tmp_path / 'b'}: left out, the same recipe and seed as {tmp_path / 'a'}"]
+
+
+def test_arguments_and_settings_tell_methods_apart(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", distance="cosine")
+    write_run(tmp_path / "b", distance="relative_l2", noise=1.0)
+    write_run(tmp_path / "c", distance="cosine", recipe={"train": {"epochs": 9}})
+    methods = [line.method for line in compare([tmp_path]).lines]
+    assert methods == ["rrm train.epochs=6", "rrm:distance=relative_l2:noise=1.0", "rrm train.epochs=9"]
+
+
+def test_evaluations_and_the_best_weights_are_picked_up(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", further=figures("student-best", 790, 550))
+    attack = {"norm": "Linf", "eps": EPS}
+    rows = [
+        row("student", "test", Proportion(40, 50)),
+        row("student", "test", Proportion(20, 50), attack="autoattack", **attack),  # type: ignore[arg-type]
+        row("student", "test", Proportion(19, 50), attack="worst-case", **attack),  # type: ignore[arg-type]
+        row("student", "train", Proportion(50, 50)),
+    ]
+    conditions = {"attacks": ["none", "autoattack", "square"]}
+    write_evaluation(folder, "aa", rows, data="aa", conditions=conditions)
+    (folder.evaluations / "half.state.json").touch()
+    (folder.evaluations / "notes.json").write_text("[]", encoding="utf-8")
+    comparison = compare([tmp_path / "a"])
+    assert [(column.title, column.count) for column in comparison.columns] == [
+        ("clean", 1000),
+        ("Linf 8/255 autoattack", 50),
+        ("Linf 8/255 pgd-20", 1000),
+        ("Linf 8/255 worst-case of autoattack, square", 50),
+    ]
+    lines = named(comparison)
+    assert accuracies(comparison, lines["rrm/test_resnet"]) == [0.8, 0.4, 0.5, 0.38]
+    assert accuracies(comparison, lines["rrm (best)/test_resnet"]) == [0.79, None, 0.55, None]
+    assert [folder.name for folder, _ in comparison.left_out] == ["notes.json"]
+
+
+def test_figures_on_other_images_stand_apart_and_it_is_told(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name, seed=ord(name))
+    write_run(tmp_path / "other", "kd", images="ffff")
+    write_run(tmp_path / "fewer", "ard", count=900)
+    comparison = compare([tmp_path])
+    assert len(comparison.columns) == 6
+    for line in comparison.lines:
+        assert sum(bool(line.rows(column)) for column in comparison.columns) == 2
+    assert len(comparison.notes) == 2
+    for name, note in zip(("fewer", "other"), comparison.notes, strict=True):
+        assert note.startswith(str(tmp_path / name))
+        assert "not to be compared" in note
+
+
+def test_unfinished_and_broken_runs_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "good")
+    write_run(tmp_path / "unfinished").metrics.unlink()
+    write_run(tmp_path / "broken").metrics.write_text("{", encoding="utf-8")
+    write_run(tmp_path / "foreign").recipe.write_text("colour: red", encoding="utf-8")
+    comparison = compare([tmp_path])
+    assert len(comparison.lines) == 1
+    assert {folder.name for folder, _ in comparison.left_out} == {"unfinished", "broken", "foreign"}
+    reasons = {folder.name: reason for folder, reason in comparison.left_out}
+    assert "--resume" in reasons["unfinished"]
+    with pytest.raises(UserError, match="No run can be compared") as raised:
+        compare([tmp_path / "unfinished", tmp_path / "broken"])
+    assert "unfinished" in str(raised.value)
+    assert "broken" in str(raised.value)
+
+
+def test_what_is_no_run_is_a_mistake_and_all_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "good")
+    with pytest.raises(UserError, match="Not a run folder") as raised:
+        compare([tmp_path / "good", tmp_path / "missing", tmp_path / "good" / "evaluations"])
+    assert "missing" in str(raised.value)
+    assert "evaluations" in str(raised.value)
+
+
+def test_a_taught_network_is_what_its_run_made(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", "pgd-at", control=60, recipe={"teacher": None})
+    text = folder.metrics.read_text(encoding="utf-8").replace('"student"', '"teacher"')
+    folder.metrics.write_text(text, encoding="utf-8")
+    lines = named(compare([tmp_path]))
+    assert list(lines) == ["natural/test_resnet", "pgd-at/test_resnet"]
+    ratio = lines["pgd-at/test_resnet"].cost("ratio")
+    assert ratio is not None
+    assert ratio.mean == 1

@@ -1,0 +1,89 @@
+"""A comparison in each of its forms, and its plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.report.comparison import compare
+from rrm_transfer.report.comparison_plot import Point, draw, front
+from rrm_transfer.report.comparison_text import as_csv, as_markdown, comparison_document
+from tests.report.runs import figures, write_grid, write_run
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    return write_grid(tmp_path / "grid")
+
+
+def test_csv_and_json_hold_the_same_figures(grid: Path) -> None:
+    comparison = compare([grid])
+    document = json.loads(json.dumps(comparison_document(comparison)))
+    rows = list(csv.DictReader(io.StringIO(as_csv(comparison))))
+    assert len(rows) == len(document["lines"]) == 7
+    for row, line in zip(rows, document["lines"], strict=True):
+        assert (row["method"], row["student"]) == (line["method"], line["student"])
+        assert float(row["Linf 8/255 pgd-20"]) == line["figures"][1]["accuracy"]
+        sd = line["figures"][1]["sd"]
+        assert row["Linf 8/255 pgd-20 sd"] == ("" if sd is None else str(sd))
+        assert (row["clean low"] == "") == (len(line["runs"]) > 1)
+    (resnet,) = [
+        line for line in document["lines"] if (line["method"], line["student"]) == ("rrm", "test_vit")
+    ]
+    assert resnet["figures"][1]["counts"] == [[400, 1000], [410, 1000]]
+    assert resnet["ratio_to_plain"]["mean"] == pytest.approx(70 / 60)
+    assert [run["seed"] for run in resnet["runs"]] == [0, 1]
+
+
+def test_markdown_is_one_table(grid: Path) -> None:
+    lines = as_markdown(compare([grid])).splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 2 + 7
+    assert {line.count("|") for line in table} == {table[0].count("|")}
+    assert "| rrm 2 seeds: 0, 1 | test_resnet | 80.0% ± 0.0 | 40.5% ± 0.7 |" in table[5]
+    assert lines[-1].startswith("Accuracy on 1,000 test images")
+
+
+def test_the_front_holds_what_nothing_beats(grid: Path) -> None:
+    line = compare([grid]).lines[0]
+    points = [
+        Point(line, cost, figures("student", 900, robust)[1])
+        for cost, robust in ((1, 10), (2, 500), (2, 400), (3, 450), (4, 600), (5, 600))
+    ]
+    assert [(point.cost, point.row.correct) for point in front(points)] == [(1, 10), (2, 500), (4, 600)]
+
+
+def test_the_plot_is_written_as_png_and_svg(grid: Path, tmp_path: Path) -> None:
+    for name in ("plot.png", "plot.svg"):
+        draw(compare([grid]), tmp_path / name)
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 1000
+    text = "".join(ET.parse(tmp_path / "plot.svg").getroot().itertext())
+    for words in ("Pareto front", "kd, test_vit", "rrm", "natural", "multiple of plain training"):
+        assert words in text
+    before = (tmp_path / "plot.svg").read_bytes()
+    draw(compare([grid]), tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").read_bytes() == before
+
+
+def test_the_plot_is_black_and_white(grid: Path, tmp_path: Path) -> None:
+    draw(compare([grid]), tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"), dtype=int)
+    assert (pixels.max(-1) - pixels.min(-1)).max() <= 1
+
+
+def test_nothing_to_plot_is_told(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    folder.metrics.write_text(folder.metrics.read_text().replace('"train_seconds"', '"other"'))
+    with pytest.raises(UserError, match="Nothing to plot"):
+        draw(compare([folder.path]), tmp_path / "plot.png")
