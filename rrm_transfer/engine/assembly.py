@@ -29,7 +29,7 @@ from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.updating import TrainingPlan
 from rrm_transfer.objectives import OBJECTIVES, argument_problems, build_objective, objective_arguments
 from rrm_transfer.objectives.base import Need, Objective
-from rrm_transfer.recipe.defaults import SMALL_IMAGE, fill_in, training_defaults
+from rrm_transfer.recipe.defaults import SMALL_IMAGE, check_together, fill_in, training_defaults
 from rrm_transfer.recipe.schema import ObjectiveSection, Recipe
 from rrm_transfer.students.pretrained import require_hub_weights
 from rrm_transfer.students.student import Student, build_student
@@ -104,7 +104,10 @@ class Assembly:
         )
 
     def plan(self, phase: str, epochs: int) -> TrainingPlan:
-        """Makes the plan of one training phase; another number of epochs stretches the whole schedule."""
+        """Makes the plan of one training phase; another number of epochs stretches the whole schedule.
+
+        The control is plain training: its weights are not averaged.
+        """
         train = self.recipe.train.model_dump()
         stretch = epochs / train["epochs"]
         train["milestones"] = [max(1, round(stretch * epoch)) for epoch in train["milestones"]]
@@ -120,6 +123,8 @@ class Assembly:
             optimisation=optimisation,
             threat=self.threat,
             seed=self.recipe.seed,
+            ema=train["ema"] if phase == "student" else None,
+            average_epochs=train["average_epochs"] if phase == "student" else None,
             **{
                 name: train[name]
                 for name in (
@@ -239,7 +244,7 @@ def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | No
 
 
 def check_names(recipe: Recipe) -> Recipe:
-    """Checks what needs no data: names of student and optimiser, the objective and its arguments.
+    """Checks what needs no data: names of student and optimiser, the objective, values that exclude others.
 
     Returns:
         A copy with the exact student name and every argument of the objective.
@@ -248,6 +253,7 @@ def check_names(recipe: Recipe) -> Recipe:
         UserError: A name is unknown or an argument is wrong.
     """
     recipe = recipe.model_copy(deep=True)
+    check_together(recipe)
     recipe.student.name = resolve_learner_name(recipe.student.name)
     _check_objective(recipe)
     if recipe.train.optimizer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -12,30 +13,27 @@ from typing import Any
 import torch
 
 from rrm_transfer.core.errors import Interrupted, UserError
-from rrm_transfer.core.names import public_name
-from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.engine.assembly import Assembly, assemble, check_names
 from rrm_transfer.engine.calibration import adopt, calibrate
 from rrm_transfer.engine.checkpoints import Checkpoints
 from rrm_transfer.engine.checks import run_checks
 from rrm_transfer.engine.evaluation import Evaluator, PGDSpec, balanced_sample, measure
+from rrm_transfer.engine.exporting import Product, describe_weights, export, load_line, provenance
 from rrm_transfer.engine.gallery import make_gallery
 from rrm_transfer.engine.interruption import StopRequest
-from rrm_transfer.engine.learners import Learner, TeacherNetwork, export_learner
-from rrm_transfer.engine.metrics import Metrics, Role, Row, read_metrics
+from rrm_transfer.engine.learners import Learner
+from rrm_transfer.engine.metrics import Metrics, Role, Row, best_of, read_metrics
 from rrm_transfer.engine.optimisation import build_optimizer
 from rrm_transfer.engine.progress import Narrator
-from rrm_transfer.engine.run_folder import RunFolder, library_versions
+from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.engine.runtime import Runtime
+from rrm_transfer.engine.selection import Selection, held_out_judge
 from rrm_transfer.engine.teacher_check import check_teacher
 from rrm_transfer.engine.training import Trainer
 from rrm_transfer.objectives import build_objective
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from rrm_transfer.recipe.schema import Recipe
-
-_SAMPLE = 8
-"""Test images on which the exported network must answer like the trained one."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class RunResult:
         recipe: Resolved.
         provenance: How the student was made: teacher, objective, threat model, data.
         load_line: Python that loads the student.
+        best: Which weights ``student-best/`` has; None where there was no selection.
     """
 
     folder: Path
@@ -55,6 +54,7 @@ class RunResult:
     recipe: Recipe
     provenance: dict[str, Any]
     load_line: str
+    best: dict[str, Any] | None = None
 
 
 def run(
@@ -195,29 +195,27 @@ class _Job:
                 "control", control, plain, recipe.control.epochs, stop, resume=resume
             )
             rows += self._measure(control, "control")
-        objective = self.assembly.objective()
+        objective, selection = self.assembly.objective(), self._selection()
         timing[self.role] = self._train(
-            "student", student, objective, recipe.train.epochs, stop, resume=resume
+            "student", student, objective, recipe.train.epochs, stop, resume=resume, selection=selection
         )
-        rows += self._measure(student, self.role)
+        products = self._products(student, timing[self.role], selection)
+        for product in products:
+            rows += self._measure(product.network, product.model)
         checks = self._checks(student, control=[row for row in rows if row.model == "control"])
         self.log("evaluated", {"rows": len(rows)})
         metrics = Metrics(rows, self.indices, self.images.fingerprint, timing, checks)
-        result = RunResult(self.folder.path, metrics, recipe, self._provenance(), self._load_line(student))
+        made = provenance(self.assembly, self.role, products[0])
+        best = products[1].weights if len(products) > 1 else None
+        result = RunResult(self.folder.path, metrics, recipe, made, load_line(student, self.folder), best)
         if self.runtime.is_main:
             self._exhibit(student)
-            self._export(student)
+            for product in products:
+                export(product, assembly=self.assembly, role=self.role, images=self.images)
             publish(result)
             metrics.write(self.folder.metrics)
         self.runtime.barrier()
         return result
-
-    def _load_line(self, student: Learner) -> str:
-        if student.stock:
-            return f'timm.create_model("local-dir:{self.folder.student}", pretrained=True)'
-        if isinstance(student, TeacherNetwork):
-            return f"rrm-transfer run --teacher {self.folder.path}"
-        return f'rrm_transfer.load_student("{self.folder.student}")'
 
     def _train(
         self,
@@ -228,6 +226,7 @@ class _Job:
         stop: StopRequest,
         *,
         resume: bool,
+        selection: Selection | None = None,
     ) -> dict[str, Any]:
         assert epochs is not None
         trainer = Trainer(
@@ -240,6 +239,7 @@ class _Job:
             checkpoints=Checkpoints(self.folder.checkpoints, phase, self.narrator.warn),
             narrator=self.narrator,
             log=self.log,
+            selection=selection,
         )
         result = trainer.run(stop, resume=resume)
         self.log("trained", {"phase": phase, "step": result.steps, "seconds": round(result.seconds, 3)})
@@ -250,7 +250,35 @@ class _Job:
             "images_per_s": result.images_per_second,
         }
 
-    def _measure(self, model: torch.nn.Module, role: Role) -> list[Row]:
+    def _selection(self) -> Selection | None:
+        every, held_out = self.recipe.train.select_every, self.assembly.data.held_out
+        if every is None or held_out is None:
+            return None
+        judge = held_out_judge(
+            held_out,
+            self.assembly.threat,
+            fit=self.assembly.fit,
+            batch_size=self.recipe.evaluate.batch_size,
+            seed=self.recipe.seed,
+            runtime=self.runtime,
+        )
+        return Selection(judge, every=every)
+
+    def _products(
+        self, student: Learner, timing: dict[str, Any], selection: Selection | None
+    ) -> list[Product]:
+        """Returns the network that training ended with, then the best one by the held-out part."""
+        train, steps = self.recipe.train, timing["steps"]
+        products = [Product(self.role, student, self.folder.student, describe_weights(train, steps))]
+        if selection is not None:
+            timing["selection_seconds"] = selection.seconds
+            best = copy.deepcopy(student)
+            best.load_state_dict(selection.weights)
+            weights = describe_weights(train, steps, selection.score)
+            products.append(Product(best_of(self.role), best, self.folder.best, weights))
+        return products
+
+    def _measure(self, model: torch.nn.Module, role: str) -> list[Row]:
         return measure(
             model,
             self.images,
@@ -337,37 +365,6 @@ class _Job:
             device=self.runtime.device,
         )
         gallery.write(self.folder.gallery)
-
-    def _export(self, student: Learner) -> None:
-        data = self.assembly.data
-        few = self.images.select(list(range(min(_SAMPLE, len(self.images)))))
-        batches = evaluation_batches(
-            few, fit=self.assembly.fit, batch_size=_SAMPLE, device=torch.device("cpu")
-        )
-        export_learner(
-            student.cpu(),
-            self.folder.student,
-            sample=next(iter(batches)).x,
-            class_names=data.class_names,
-            licence=self.recipe.student.licence,
-            rrm=self._provenance(),
-        )
-
-    def _provenance(self) -> dict[str, Any]:
-        recipe, teacher = self.recipe, self.assembly.teacher
-        return {
-            "versions": library_versions(),
-            "role": self.role,
-            "recipe": recipe.name,
-            "objective": recipe.objective.model_dump(mode="json"),
-            "threat": {"norm": self.assembly.threat.norm, "eps": self.assembly.threat.eps},
-            "dataset": self.assembly.data.name,
-            "dataset_licence": self.assembly.data.licence,
-            "fit": self.assembly.fit.describe(self.assembly.data.test.size),
-            "teacher": None
-            if teacher is None
-            else {"name": public_name(teacher.name), "sha256": teacher.provenance["sha256"]},
-        }
 
 
 def _require_no_teacher(recipe: Recipe) -> None:

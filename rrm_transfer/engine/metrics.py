@@ -15,12 +15,17 @@ SCHEMA = 1
 Role = Literal["teacher", "control", "student"]
 
 
+def best_of(role: str) -> str:
+    """Names the best weights of a model by the held-out split, beside which its own are the last."""
+    return f"{role}-best"
+
+
 @dataclass(frozen=True)
 class Row:
     """One accuracy.
 
     Attributes:
-        model: ``teacher``, ``control`` or ``student``.
+        model: ``teacher``, ``control`` or ``student``; see also ``best_of``.
         split: Of the data set.
         attack: ``none``, ``pgd``, …
         norm: None for attack ``none``.

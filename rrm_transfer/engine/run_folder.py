@@ -37,6 +37,7 @@ class RunFolder:
         self.recipe = path / "recipe.yaml"
         self.metrics = path / "metrics.json"
         self.student = path / "student"
+        self.best = path / "student-best"
         self.card = path / "README.md"
         self.report = path / "report.html"
         self.gallery = path / "gallery.safetensors"

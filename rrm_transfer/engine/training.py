@@ -5,19 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rrm_transfer.core.errors import Interrupted, UserError
+from rrm_transfer.core.randomness import derive_seed
 from rrm_transfer.data.loader import Batch, TrainingLoader
+from rrm_transfer.engine.averaging import STATISTICS_BATCHES, build_average
 from rrm_transfer.engine.checkpoints import Checkpoint, Checkpoints
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.losses import LossWindow
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
-from rrm_transfer.engine.training_state import pack, unpack
+from rrm_transfer.engine.selection import Selection
+from rrm_transfer.engine.training_state import pack, part_of, unpack
 from rrm_transfer.engine.updating import TrainingPlan, Updater
 from rrm_transfer.objectives.base import Objective
 
@@ -29,7 +33,7 @@ class TrainingResult:
     """What a phase cost.
 
     Attributes:
-        seconds: Wall-clock time in the loop, over all sessions of a resumed run.
+        seconds: Wall-clock time in the loop, over all sessions of a resumed run, without selection.
         steps: Optimiser steps.
         images: Images that the student was trained on, replays not counted.
     """
@@ -49,13 +53,15 @@ class Trainer:
     Args:
         plan: What to do.
         runtime: Processes and devices.
-        student: Maps pixels to ``Outputs``; moved to the device, trained in place.
+        student: Maps pixels to ``Outputs``; moved to the device, trained in place. When training is done it
+            has the averaged weights, where they are averaged.
         teacher: Frozen, or None.
         objective: The loss.
         loader: Training batches of this process.
         checkpoints: Where state is kept.
         narrator: Shows progress.
         log: Writes one event of the run's log.
+        selection: Looks for the best weights on the way, or None.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class Trainer:
         checkpoints: Checkpoints,
         narrator: Narrator,
         log: Log,
+        selection: Selection | None = None,
     ) -> None:
         self.plan = plan
         self.runtime = runtime
@@ -87,6 +94,14 @@ class Trainer:
             steps_per_epoch=loader.steps_per_epoch * objective.replays,
         )
         self._student = self._updater.student
+        self._average = build_average(
+            self._student,
+            ema=plan.ema,
+            last_epochs=plan.average_epochs,
+            epochs=plan.epochs,
+            steps_per_epoch=self._updater.steps_per_epoch,
+        )
+        self._selection = selection
         self._window = LossWindow(runtime, self._place)
         self._seconds = 0.0
 
@@ -109,7 +124,10 @@ class Trainer:
         if not finished:
             with stop.deferred(), self.runtime.prepared(self._student) as prepared:
                 self._loop(prepared, stop)
+                self._result()
                 self._save(final=True)
+        if self._average is not None:
+            self._student.load_state_dict(self._average.network.state_dict())
         images = self._step // self.objective.replays * self.loader.global_batch_size
         return TrainingResult(self._seconds, self._step, images)
 
@@ -118,11 +136,14 @@ class Trainer:
         # Asking every process whether to stop costs a synchronisation, which is cheap on CPUs only.
         ask_always = runtime.world == 1 or runtime.device.type == "cpu"
         images_per_step = self.loader.global_batch_size / self.objective.replays
+        self._select(saved=True)  # where an evaluation was interrupted
         begun, before, first = time.monotonic(), self._seconds, self._step
         title = f"{plan.phase}: {type(self.objective).__name__}"
         with self._narrator.task(title, self.total_steps, done=self._step) as task:
             for epoch, batch in self._batches():
                 losses = self._updater.update(prepared, epoch, batch)
+                if self._average is not None:
+                    self._average.update(self._student, self._step)
                 self._window.add(self._step, losses)
                 seconds = time.monotonic() - begun
                 self._seconds = before + seconds
@@ -133,12 +154,14 @@ class Trainer:
                     facts = {name: f"{value:.4f}" for name, value in means.items()}
                     task.update(self._step, {**facts, "images/s": f"{rate:.0f}"})
                     self._record(epoch, means, rate)
+                pause = self._select()
+                begun += pause
                 if self._step == self.total_steps:
                     break
                 if (look or ask_always) and runtime.any(stop.received):
                     self._save()
                     raise Interrupted(f"{plan.phase} stopped at step {self._step} of {self.total_steps}")
-                if self._step % plan.checkpoint_every == 0:
+                if self._step % plan.checkpoint_every == 0 and not pause:
                     self._save()
 
     def _batches(self) -> Iterator[tuple[int, Batch]]:
@@ -155,6 +178,35 @@ class Trainer:
         epoch, position = divmod(step - 1, self._updater.steps_per_epoch)
         return f"epoch {epoch + 1}, batch {position // self.objective.replays + 1}"
 
+    def _result(self) -> nn.Module:
+        """Returns the network that training would end with if this were its last step."""
+        average = self._average
+        if average is None or not average.begun:
+            return self._student
+        # Estimating batch statistics runs dropout, too.
+        torch.manual_seed(derive_seed(self.plan.seed, "statistics", self._step, self.runtime.rank))
+        batches = self.loader.epoch(self._step // self._updater.steps_per_epoch - 1)
+        average.settle(batch.x for batch in islice(batches, STATISTICS_BATCHES))
+        self.runtime.average_statistics(average.network)
+        return average.network
+
+    def _select(self, *, saved: bool = False) -> float:
+        """Has the weights evaluated for selection where that is due; returns the seconds that it took."""
+        selection, began = self._selection, time.monotonic()
+        if selection is None or not selection.is_due(
+            self._step, steps_per_epoch=self._updater.steps_per_epoch, total_steps=self.total_steps
+        ):
+            return 0.0
+        if not saved:
+            self._save()
+        found = selection.evaluate(self._result(), self._step)
+        self._log("selection", {"phase": self.plan.phase, "step": self._step, **found})
+        self._narrator.note(
+            f"{self.plan.phase}: step {self._step}: clean {found['clean']:.1%}, robust {found['robust']:.1%} "
+            f"of {found['count']:,} held-out images{', the best so far' * found['best']}"
+        )
+        return time.monotonic() - began
+
     def _record(self, epoch: int, losses: dict[str, float], rate: float) -> None:
         lr = self._updater.optimizer.param_groups[0]["lr"]
         facts = {"phase": self.plan.phase, "step": self._step, "epoch": epoch, "losses": losses}
@@ -163,10 +215,16 @@ class Trainer:
     def _save(self, *, final: bool = False) -> None:
         self._window.check()
         self._check_weights()
-        objective = self._objective_state()
+        parts = {"objective": self._objective_state()}
+        facts: dict[str, Any] = {"seconds": self._seconds}
+        if self._average is not None:
+            parts["average"] = self._average.state_dict()
+        if self._selection is not None:
+            parts["best"] = self._selection.weights
+            facts["selection"] = self._selection.facts()
         if self.runtime.is_main:
-            tensors, facts = pack(self._student, self._updater.optimizer, objective)
-            checkpoint = Checkpoint(self._step, tensors, {**facts, "seconds": self._seconds})
+            tensors, optimizer = pack(self._student, self._updater.optimizer, parts)
+            checkpoint = Checkpoint(self._step, tensors, {**optimizer, **facts})
             path = self._checkpoints.save(checkpoint, final=final)
             self._log("checkpoint", {"phase": self.plan.phase, "step": self._step, "path": path.name})
         self.runtime.barrier()
@@ -194,13 +252,18 @@ class Trainer:
         checkpoint, finished = self.runtime.from_main(found)
         if checkpoint is None:
             return False
-        state = unpack(self._student, self._updater.optimizer, checkpoint.tensors, checkpoint.facts)
+        tensors, facts = checkpoint.tensors, checkpoint.facts
+        unpack(self._student, self._updater.optimizer, tensors, facts)
         world, rank = self.runtime.world, self.runtime.rank
         self.objective.load_state_dict(
-            {name: value.tensor_split(world)[rank] for name, value in state.items()}
+            {name: value.tensor_split(world)[rank] for name, value in part_of(tensors, "objective").items()}
         )
+        if self._average is not None:
+            self._average.load_state_dict(part_of(tensors, "average"))
+        if self._selection is not None:
+            self._selection.restore(facts["selection"], part_of(tensors, "best"))
         self._updater.step = checkpoint.step
-        self._seconds = checkpoint.facts["seconds"]
+        self._seconds = facts["seconds"]
         self._log("resume", {"phase": self.plan.phase, "step": self._step})
         self._narrator.note(f"{self.plan.phase}: resumed at step {self._step} of {self.total_steps}")
         return bool(finished)

@@ -11,21 +11,21 @@ from torch.optim import Optimizer
 
 _STUDENT = "student/"
 _OPTIMIZER = "optimizer/"
-_OBJECTIVE = "objective/"
 
 
 def pack(
-    student: nn.Module, optimizer: Optimizer, objective: Mapping[str, Tensor]
+    student: nn.Module, optimizer: Optimizer, parts: Mapping[str, Mapping[str, Tensor]]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns the tensors and the facts of a checkpoint.
 
     Args:
         student: The network in training.
         optimizer: Of its weights.
-        objective: The objective's state, of all processes.
+        parts: Tensors of what else has a state, by its name.
     """
     tensors = {_STUDENT + name: value for name, value in student.state_dict().items()}
-    tensors |= {_OBJECTIVE + name: value for name, value in objective.items()}
+    for part, state in parts.items():
+        tensors |= {f"{part}/{name}": value for name, value in state.items()}
     state = optimizer.state_dict()
     scalars: dict[str, dict[str, Any]] = {}
     for index, values in state["state"].items():
@@ -39,8 +39,8 @@ def pack(
 
 def unpack(
     student: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """Puts back what ``pack`` took from the student and the optimiser; returns the objective's state."""
+) -> None:
+    """Puts back what ``pack`` took from the student and the optimiser."""
     student.load_state_dict(_under(_STUDENT, tensors))
     state: dict[int, dict[str, Any]] = {
         int(index): dict(values) for index, values in facts["scalars"].items()
@@ -54,7 +54,11 @@ def unpack(
             value = torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)  # noqa: PLW2901
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
-    return _under(_OBJECTIVE, tensors)
+
+
+def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Returns the tensors of one of the other parts that ``pack`` was given."""
+    return _under(f"{name}/", tensors)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

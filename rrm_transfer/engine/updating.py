@@ -34,6 +34,8 @@ class TrainingPlan:
         checkpoint_every: Optimiser steps between checkpoints.
         log_every: Optimiser steps between log lines.
         seed: Of everything random.
+        ema: Decay of a moving average of the weights, or None.
+        average_epochs: Epochs at the end over which weights are averaged, or None.
     """
 
     phase: str
@@ -48,6 +50,8 @@ class TrainingPlan:
     checkpoint_every: int
     log_every: int
     seed: int
+    ema: float | None = None
+    average_epochs: int | None = None
 
 
 class Updater:
@@ -81,7 +85,7 @@ class Updater:
         self.steps_per_epoch = steps_per_epoch
         self.step = 0
         self._format = torch.channels_last if plan.channels_last else torch.contiguous_format
-        self.student = student.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
+        self.student: nn.Module = student.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
         self.teacher = None if teacher is None else teacher.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.student, plan.optimisation)
         self._schedule = Schedule(

@@ -126,7 +126,8 @@ def fill_in(recipe: Recipe, row: TrainingDefaults) -> Recipe:
         row: From ``training_defaults``.
 
     Raises:
-        RecipeError: The optimiser is one whose learning rate the table does not know.
+        RecipeError: The optimiser is one whose learning rate the table does not know, or values do not go
+            together.
     """
     filled = recipe.model_copy(deep=True)
     train = filled.train
@@ -158,4 +159,26 @@ def fill_in(recipe: Recipe, row: TrainingDefaults) -> Recipe:
         filled.data.augmentation = row.augmentation.model_copy()
     if filled.control.epochs is None:
         filled.control.epochs = train.epochs
+    if train.select_every is None and filled.data.held_out:
+        train.select_every = 1
+    check_together(filled)
     return filled
+
+
+def check_together(recipe: Recipe) -> None:
+    """Checks values that are right by themselves, whether or not automatic ones are filled in.
+
+    Raises:
+        RecipeError: They do not go together.
+    """
+    train, problems = recipe.train, []
+    if train.ema is not None and train.average_epochs is not None:
+        problems.append(("train.average_epochs", "goes without train.ema: there is one average"))
+    if train.average_epochs is not None and train.epochs is not None and train.average_epochs > train.epochs:
+        problems.append(
+            ("train.average_epochs", f"is more than train.epochs (received {train.average_epochs})")
+        )
+    if train.select_every is not None and not recipe.data.held_out:
+        problems.append(("train.select_every", "needs images that are held out, such as data.held_out=0.05"))
+    if problems:
+        raise RecipeError(problems)

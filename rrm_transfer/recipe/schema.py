@@ -102,7 +102,7 @@ class DataSection(Section):
             teacher was trained on.
         label_map: Groups the source's classes: ``restricted-imagenet``.
         image_size: Side of the student's input in pixels; None: automatic.
-        held_out: Part of the training split that is kept for selection, in [0, 1).
+        held_out: Part of the training split that is kept for selection (``train.select_every``), in [0, 1).
         augmentation: None: automatic.
         workers: Processes that decode images (data that do not fit in memory).
     """
@@ -162,6 +162,10 @@ class TrainSection(Section):
         warmup_epochs: Linear warm-up of the learning rate from zero; a cycle has none.
         eps_warmup_epochs: Linear warm-up of the training attack's eps from zero.
         clip_grad: Largest gradient norm.
+        ema: Decay of an exponential moving average of the weights, below 1; None: no such average.
+        average_epochs: Epochs at the end over which weights are averaged, 2 or more; None: no such average.
+        select_every: Epochs between evaluations on ``data.held_out``, by which the best weights are selected;
+            None: 1 where a part is held out, and no selection without.
         precision: ``bf16`` is autocast; weights and losses stay float32. None: measured on a few steps.
         channels_last: Memory format of the student's images and weights. None: measured on a few steps.
         checkpoint_every: Optimiser steps between checkpoints.
@@ -182,6 +186,9 @@ class TrainSection(Section):
     warmup_epochs: Quantity | None = None
     eps_warmup_epochs: Quantity = 0.0
     clip_grad: Positive | None = None
+    ema: Annotated[Quantity, Field(gt=0, lt=1)] | None = None
+    average_epochs: Annotated[int, Field(ge=2)] | None = None
+    select_every: Count | None = None
     precision: Literal["float32", "bf16"] | None = None
     channels_last: bool | None = None
     checkpoint_every: Count = 500

@@ -41,6 +41,7 @@ def write_card(result: RunResult, path: Path) -> None:
         student=result.recipe.student,
         description=result.recipe.description,
         provenance=result.provenance,
+        best=result.best,
         eps=format_eps(result.provenance["threat"]["eps"]),
         stock="timm.create_model" in result.load_line,
         loadable="load_student" in result.load_line,

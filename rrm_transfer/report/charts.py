@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
+from rrm_transfer.engine.metrics import best_of
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -40,6 +42,8 @@ STYLES = {
     "teacher": Style("#0a0b03", "s", "--"),
     "control": Style("#0a0b04", "^", ":"),
     "student": Style("#0a0b05", "o", "-"),
+    best_of("teacher"): Style("#0a0b03", "D", "-."),
+    best_of("student"): Style("#0a0b05", "D", "-."),
 }
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")

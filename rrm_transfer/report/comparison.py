@@ -13,14 +13,12 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import public_name
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.engine.evaluate_job import WORST
-from rrm_transfer.engine.metrics import Metrics, Row
+from rrm_transfer.engine.metrics import Metrics, Row, best_of
 from rrm_transfer.objectives import objective_arguments
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.report.runs import LeftOut, Run, read_runs
 from rrm_transfer.report.table import attack_title
 
-BEST = "-best"
-"""Ends the name of a model whose weights a held-out split selected."""
 _OF_A_RUN = ("name", "description", "seed", "output", "control", "evaluate")
 _OPERATION = ("train.checkpoint_every", "train.log_every", "data.workers", "teacher.check")
 """Recipe keys that do not change what is trained."""
@@ -186,11 +184,12 @@ def _entries(run: Run) -> list[Entry]:
     teacher_seconds = run.seconds("teacher") if made == "student" else None
     entries = [
         Entry(run, "made", False, setting, _figures(run, made), run.seconds(made), teacher_seconds),
-        Entry(run, "made", True, setting, _figures(run, made + BEST), run.seconds(made), teacher_seconds),
+        Entry(run, "made", True, setting, _figures(run, best_of(made)), run.seconds(made), teacher_seconds),
     ]
     plain = {key: value for key, value in setting.items() if not key.startswith(("objective.", "teacher."))}
     plain |= {f"objective.{argument.name}": argument.default for argument in objective_arguments("natural")}
     plain |= {"teacher": None, "objective.name": "natural", "train.epochs": run.recipe.control.epochs}
+    plain |= dict.fromkeys(("train.ema", "train.average_epochs", "train.select_every"))
     entries.append(Entry(run, "control", False, plain, _figures(run, "control"), run.seconds("control")))
     if made == "student" and run.recipe.teacher is not None:
         teacher = {key: value for key, value in setting.items() if key.startswith("teacher.")}

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -32,6 +33,7 @@ class Record:
         recipe: Resolved, without the output folder and without local folders.
         environment: Versions and devices.
         student: ``config.json`` of the exported network.
+        best: Which weights the best network by the held-out part has; None where there was no selection.
         events: Of log.jsonl, in order.
         gallery: None where none was kept.
     """
@@ -42,6 +44,7 @@ class Record:
     recipe: dict[str, Any]
     environment: dict[str, Any]
     student: dict[str, Any]
+    best: dict[str, Any] | None
     events: list[dict[str, Any]]
     gallery: Gallery | None
 
@@ -78,7 +81,7 @@ def read_record(folder: RunFolder, metrics: Metrics) -> Record:
         folder: Complete but for metrics.json, which is written last.
         metrics: What it holds or will hold.
     """
-    student = _public(json.loads((folder.student / "config.json").read_text(encoding="utf-8")))
+    student = _config(folder.student)
     made = student["rrm"]["role"]
     evaluations, unreadable = read_evaluations(folder, made)
     return Record(
@@ -88,6 +91,7 @@ def read_record(folder: RunFolder, metrics: Metrics) -> Record:
         recipe=_public(_without_output(yaml.safe_load(folder.recipe.read_text(encoding="utf-8")))),
         environment=json.loads(folder.environment.read_text(encoding="utf-8")),
         student=student,
+        best=_config(folder.best)["rrm"]["weights"] if folder.best.is_dir() else None,
         events=_events(folder),
         gallery=read_gallery(folder.gallery) if folder.gallery.is_file() else None,
     )
@@ -117,6 +121,11 @@ def read_evaluations(folder: RunFolder, made: str) -> tuple[dict[str, Metrics], 
             rows = [replace(row, model=row.model.replace("student", made, 1)) for row in found.rows]
             evaluations[path.stem] = replace(found, rows=rows)
     return evaluations, unreadable
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = _public(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return content
 
 
 def _without_output(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.engine.job import RunResult
-from rrm_transfer.engine.metrics import Metrics, Row
+from rrm_transfer.engine.metrics import Metrics, Row, best_of
 from rrm_transfer.report.evaluation import checks_line
 
-ROLES = ("teacher", "control", "student")
+ROLES = ("teacher", best_of("teacher"), "control", "student", best_of("student"))
 
 
 def print_result(result: RunResult) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.optimisation import Optimisation
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
+from rrm_transfer.engine.selection import Judge, Selection, held_out_judge
 from rrm_transfer.engine.training import Trainer, TrainingResult
 from rrm_transfer.engine.updating import TrainingPlan
 from rrm_transfer.objectives import build_objective
@@ -95,6 +97,9 @@ class Run:
         batch: Images per step.
         stop_after: Step after which the run is asked to stop.
         images: To train on.
+        select_every: Epochs between evaluations of selection.
+        judge: Of selection, instead of a short PGD on images of its own.
+        after_step: Called after each step.
     """
 
     folder: Path
@@ -105,8 +110,11 @@ class Run:
     batch: int = 9
     stop_after: int | None = None
     images: MemoryImages = field(default_factory=small_images)
+    select_every: int | None = None
+    judge: Judge | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    after_step: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         self.stop = StopRequest()
@@ -114,6 +122,15 @@ class Run:
         self.teacher = frozen_teacher()
         runtime = Runtime()
         objective = build_objective(self.objective, **self.arguments)
+        judge = self.judge or held_out_judge(
+            memory_images(10, channels=1, size=SIZE, classes=CLASSES),
+            self.plan.threat,
+            fit=Fit("none", SIZE),
+            batch_size=5,
+            seed=self.plan.seed,
+            runtime=runtime,
+        )
+        self.selection = None if self.select_every is None else Selection(judge, every=self.select_every)
         self.trainer = Trainer(
             self.plan,
             runtime=runtime,
@@ -133,6 +150,7 @@ class Run:
             checkpoints=Checkpoints(self.folder, self.plan.phase, self.warnings.append),
             narrator=Narrator(),
             log=self._log,
+            selection=self.selection,
         )
 
     def __call__(self, *, resume: bool = False) -> TrainingResult:
@@ -140,6 +158,8 @@ class Run:
 
     def _log(self, event: str, facts: dict[str, Any]) -> None:
         self.events.append({"event": event, **facts})
+        if event == "step" and self.after_step is not None:
+            self.after_step()
         if event == "step" and facts["step"] == self.stop_after:
             self.stop.received = True
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -118,6 +119,54 @@ def test_a_killed_run_of_two_processes_goes_on_bit_for_bit(
     assert all(torch.equal(first[name], value) for name, value in second.items())
     weights = [sha256_of(tmp_path / n / "student" / "model.safetensors") for n in ("alone", "killed")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_run_killed_while_it_selects_goes_on_bit_for_bit(
+    world: int, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """In bf16, with a moving average, batch statistics and selection."""
+    options = _options(tiny_teacher, tiny_data, epochs=2, precision="bf16", ema=0.9)
+    options += ["--student", "test_resnet", "--set", "data.held_out=0.25", "--resume", "--output"]
+    # The teacher's clean and attacked batches come first, then the clean ones of the first evaluation.
+    moment = Moment("rrm_transfer.engine.evaluation:Evaluator._attack", 1 + 4 // world)
+
+    def run(output: str, moment: Moment | None = None) -> list[int]:
+        moments = [None] * (world - 1) + [moment]
+        if world == 1:
+            return _codes([Command([*options, output], folder=tmp_path, moment=moment)])
+        return _codes(together([*options, output], folder=tmp_path, moments=moments))
+
+    assert run("alone") == [0] * world
+    assert run("killed", moment)[-1] == -signal.SIGKILL
+    before = _events(tmp_path / "killed")
+    assert [event["event"] for event in before][-1] == "checkpoint"
+    assert not [event for event in before if event["event"] == "selection"]
+    assert run("killed") == [0] * world
+
+    events = {name: _events(tmp_path / name) for name in ("alone", "killed")}
+    assert [event["step"] for event in events["killed"] if event["event"] == "resume"] == [3]
+    selections = {
+        name: [
+            {key: value for key, value in event.items() if key != "time"}
+            for event in of
+            if event["event"] == "selection"
+        ]
+        for name, of in events.items()
+    }
+    assert [selection["step"] for selection in selections["alone"]] == [3, 6]
+    assert selections["alone"] == selections["killed"]
+    first, second = (_final_state(tmp_path / name) for name in ("alone", "killed"))
+    assert {name.split("/")[0] for name in first} == {"student", "optimizer", "average", "best"}
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+    for folder in ("student", "student-best"):
+        files = [tmp_path / name / folder / "model.safetensors" for name in ("alone", "killed")]
+        assert sha256_of(files[0]) == sha256_of(files[1])
+
+
+def _events(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def test_a_signal_to_one_process_stops_both_at_a_checkpoint(

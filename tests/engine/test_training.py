@@ -24,6 +24,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "channels_last": {"plan": replace(PLAN, channels_last=True)},
     "adamw": {"plan": replace(with_optimisation(PLAN, optimizer="adamw", lr=1e-3), clip_grad=1.0)},
     "pgd-at": {"objective": "pgd-at", "arguments": {"steps": 2}},
+    "moving average, bf16": {"plan": replace(PLAN, ema=0.9, precision="bf16"), "network": {"dropout": 0.5}},
+    "mean over the last epochs": {"plan": replace(PLAN, average_epochs=2), "network": {"dropout": 0.5}},
+    "selection, bf16": {"plan": replace(PLAN, precision="bf16"), "select_every": 1},
+    "selection of a moving average": {"plan": replace(PLAN, ema=0.9), "select_every": 1},
+    "selection of a mean": {"plan": replace(PLAN, epochs=4, average_epochs=3), "select_every": 1},
     "free-at": {"objective": "free-at", "arguments": {"replays": 3}},
     "free-at, accumulation, bf16": {
         "objective": "free-at",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rrm_transfer.core.errors import RecipeError
-from rrm_transfer.recipe.defaults import DEFAULTS, Kind, fill_in, training_defaults
+from rrm_transfer.recipe.defaults import DEFAULTS, Kind, check_together, fill_in, training_defaults
 from rrm_transfer.recipe.loading import build_recipe
 
 
@@ -38,7 +38,8 @@ def test_nothing_is_left_open(key: tuple[Kind, str]) -> None:
     assert recipe.control.epochs == row.epochs
     assert recipe.data.augmentation == row.augmentation
     open_values = {name for name, value in recipe.train.model_dump().items() if value is None}
-    assert open_values <= {"clip_grad", "precision", "channels_last"}
+    measured, absent = {"precision", "channels_last"}, {"clip_grad", "ema", "average_epochs", "select_every"}
+    assert open_values <= measured | absent
     assert before.train.epochs is None
 
 
@@ -50,6 +51,30 @@ def test_what_was_given_stays() -> None:
     assert filled.control.epochs == 1
     assert filled.data.augmentation is not None
     assert not filled.data.augmentation.flip
+
+
+def test_what_is_held_out_is_for_selection() -> None:
+    for overrides, every in (
+        ([], None),
+        (["data.held_out=0.1"], 1),
+        (["data.held_out=0.1", "train.select_every=5"], 5),
+    ):
+        recipe = build_recipe({"student": {"name": "a"}}, overrides)
+        filled = fill_in(recipe, training_defaults("convolutional", 32))
+        assert filled.train.select_every == every
+
+
+def test_what_does_not_go_together_is_told_together() -> None:
+    given = ["train.ema=0.99", "train.average_epochs=4", "train.epochs=3", "train.select_every=1"]
+    recipe = build_recipe({"student": {"name": "a"}}, given)
+    with pytest.raises(RecipeError) as caught:
+        check_together(recipe)
+    assert [path for path, _ in caught.value.problems] == [
+        "train.average_epochs",
+        "train.average_epochs",
+        "train.select_every",
+    ]
+    assert "data.held_out=0.05" in str(caught.value)
 
 
 def test_another_optimiser_brings_its_own_learning_rate() -> None:

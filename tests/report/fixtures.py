@@ -118,6 +118,7 @@ def write_run(path: Path, role: str = "student") -> RunFolder:
         "dataset": "fashion-mnist-mini",
         "fit": "28x28 padded to 32x32",
         "teacher": {"name": f"{HOME}/teachers/t0", "sha256": "ab" * 32} if role == "student" else None,
+        "weights": {"step": 640, "of_steps": 640, "average": "none"},
     }
     config = {
         "architecture": "test_resnet",

@@ -31,6 +31,7 @@ def test_a_card_tells_how_the_network_is_used(load_line: str, words: str, tmp_pa
         "dataset": "toys",
         "fit": "32x32",
         "teacher": None,
+        "weights": {"step": 30, "of_steps": 30, "average": "none"},
     }
     metrics = Metrics([row("teacher", "test", Proportion(7, 10))])
     recipe = build_recipe({"name": "toy", "student": {"name": "net"}})
