@@ -77,6 +77,8 @@ def test_the_run_folder_holds_exactly_these_files(finished: Finished) -> None:
             "checkpoints/student-00000006/state.safetensors",
             "checkpoints/student-final/state.json",
             "checkpoints/student-final/state.safetensors",
+            "control/config.json",
+            "control/model.safetensors",
             "environment.json",
             "gallery.safetensors",
             "log.jsonl",
@@ -88,6 +90,18 @@ def test_the_run_folder_holds_exactly_these_files(finished: Finished) -> None:
         ]
     )
     assert not list(finished.run.rglob(".*"))
+
+
+def test_the_control_can_be_measured_too(finished: Finished) -> None:
+    config = json.loads((finished.run / "control" / "config.json").read_text(encoding="utf-8"))
+    assert config["rrm"]["role"] == "control"
+    assert config["rrm"]["objective"] == {"name": "natural"}
+    assert config["rrm"]["teacher"] is None
+    options = ["--images", "16", "--steps", "2", "--checks", "none", "--output", "control.json", "--json"]
+    ended = command("evaluate", "run/control", *options, folder=finished.folder)
+    metrics = json.loads((finished.run / "metrics.json").read_text(encoding="utf-8"))
+    clean = [row for row in metrics["rows"] if row["model"] == "control" and row["attack"] == "none"]
+    assert ended.document["rows"][:1] == clean
 
 
 def test_standard_output_is_one_json_document(finished: Finished) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rrm_transfer.attacks.attack import Attack, Logits
 from rrm_transfer.attacks.autoattack import library_version
@@ -118,6 +118,7 @@ def run_checks(
     queries: int = QUERIES,
     curve: Sequence[Row] = (),
     control: Sequence[Row] = (),
+    undefended: nn.Module | None = None,
 ) -> list[Check]:
     """Makes all checks that the level pays for; the others are reported as not run.
 
@@ -136,6 +137,7 @@ def run_checks(
         queries: Of Square, on each image.
         curve: Rows of one attack at several radii that were measured already.
         control: Rows of the undefended control under PGD.
+        undefended: The control itself, for the largest eps of the curve, where there is a curve.
     """
     few = balanced_sample(evaluator.images.labels, IMAGES)
     if few is not None:
@@ -143,15 +145,16 @@ def run_checks(
     figures = _control_figure(control, threat)
     if level != "none":
         figures |= _outputs(evaluator)
-    if curve:
-        figures |= _curve_figures(curve)
+    suite = _Suite(evaluator, threat, classes=classes, steps=steps, seed=seed)
     if level != "none" and threat.eps > 0:
-        suite = _Suite(evaluator, threat, classes=classes, steps=steps, seed=seed)
         figures |= suite.quick()
         if level == "full":
             figures |= suite.full(surrogate, queries)
-            if not curve:
-                figures |= _curve_figures(eps_curve(evaluator, threat, suite.pgd, classes=classes))
+            curve = curve or eps_curve(evaluator, threat, suite.pgd, classes=classes)
+    if curve:
+        figures |= _curve_figures(curve)
+        if undefended is not None:
+            figures["control-falls"] = suite.control(undefended, max(row.eps or 0.0 for row in curve))
     return [Check.of(name, figures.get(name), classes) for name in KINDS]
 
 
@@ -237,6 +240,12 @@ class _Suite:
             transferred = self._build("transfer", steps=steps, surrogate=surrogate)
             figures["transfer-weaker"] = self._missed(white_box, transferred)
         return figures
+
+    def control(self, model: nn.Module, eps: float) -> float:
+        """Returns the accuracy of the undefended control at a radius."""
+        every = list(range(len(self._evaluator.images)))
+        beside = self._evaluator.on(every, label="control", model=model)
+        return beside.accuracy(self.pgd(self._threat.with_eps(eps)))
 
     def _build(
         self,

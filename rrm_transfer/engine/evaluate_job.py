@@ -29,10 +29,9 @@ from rrm_transfer.engine.evaluation import Evaluator, balanced_sample
 from rrm_transfer.engine.evaluation_state import EvaluationState, weights_hash
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.labels import align_labels
-from rrm_transfer.engine.metrics import CorruptionRow, Metrics, Row, read_metrics, row
+from rrm_transfer.engine.metrics import CorruptionRow, Metrics, Row, best_of, read_metrics, row
 from rrm_transfer.engine.model_facts import ModelFacts, facts_about
 from rrm_transfer.engine.progress import Narrator
-from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.teachers.loading import load_teacher
@@ -151,18 +150,22 @@ def evaluate(
         wanted = Wanted(attacks, threats, steps, restarts, seed, curve, level, corruptions)
         if corruptions:
             check_corruptions_usable(data.channels, fit.size)
-        rival = _surrogate(surrogate, model, wanted, data, fit, narrator)
+        rival = _surrogate(surrogate, known, wanted, data, fit, narrator)
+        undefended = _undefended(known, wanted, data, fit, narrator)
 
-        if output is None and RunFolder(Path(model)).is_started:
-            output = Path(model) / "evaluations" / _file_name(wanted, data.name, split, len(chosen))
-        conditions = _conditions(wanted, network, rival, chosen, fit, batch_size, split, runtime)
+        if output is None and known.run is not None:
+            part_name = "" if known.part == "student" else f"{known.part}-"
+            output = known.run.evaluations / (part_name + _file_name(wanted, data.name, split, len(chosen)))
+        networks = {"weights": network, "surrogate": rival, "control": undefended}
+        conditions = _conditions(wanted, networks, chosen, fit, batch_size, split, runtime)
         state = _open_state(output, conditions, runtime, resume=resume)
+        role = known.part if known.part in ("control", best_of("student")) else "student"
         evaluator = Evaluator(
-            network, chosen, role="student", split=split, fit=fit, batch_size=batch_size, runtime=runtime,
+            network, chosen, role=role, split=split, fit=fit, batch_size=batch_size, runtime=runtime,
             narrator=narrator, state=state,
         )  # fmt: skip
         try:
-            metrics = _measure(wanted, evaluator, rival, data.num_classes, _control_rows(known))
+            metrics = _measure(wanted, evaluator, rival, data.num_classes, _control_rows(known), undefended)
         except Interrupted as stopped:
             raise Interrupted(f"{stopped}\n  next:     {_how_to_continue(output)}") from None
     metrics = replace(metrics, indices=indices, data=chosen.fingerprint, conditions=conditions)
@@ -173,7 +176,12 @@ def evaluate(
 
 
 def _measure(
-    wanted: Wanted, evaluator: Evaluator, surrogate: Teacher | None, classes: int, control: Sequence[Row]
+    wanted: Wanted,
+    evaluator: Evaluator,
+    surrogate: Teacher | None,
+    classes: int,
+    control: Sequence[Row],
+    undefended: Teacher | None,
 ) -> Metrics:
     rival = None if surrogate is None else surrogate.to(evaluator.runtime.device).logits
     build = partial(
@@ -197,7 +205,7 @@ def _measure(
     rows += [point for point in curve if point not in rows]
     checks = run_checks(
         wanted.checks, evaluator, wanted.main_threat, classes=classes, steps=wanted.steps or STEPS,
-        seed=wanted.seed, surrogate=rival, curve=curve, control=control,
+        seed=wanted.seed, surrogate=rival, curve=curve, control=control, undefended=undefended,
     )  # fmt: skip
     timing: dict[str, Any] = {"attacks": evaluator.seconds}
     corrupted: list[CorruptionRow] = []
@@ -257,15 +265,14 @@ def _network(
 
 
 def _surrogate(
-    name: str | None, model: str, wanted: Wanted, data: DataSet, fit: Fit, narrator: Narrator
+    name: str | None, known: ModelFacts, wanted: Wanted, data: DataSet, fit: Fit, narrator: Narrator
 ) -> Teacher | None:
     """Loads the surrogate where an attack or a check will use it; a run's teacher where none is named."""
     if name is not None:
         return _network(name, data, fit, narrator)
     if "transfer" not in wanted.attacks and wanted.checks != "full":
         return None
-    folder = RunFolder(Path(model))
-    teacher = read_recipe(str(folder.recipe)).teacher if folder.is_started else None
+    teacher = None if known.run is None else read_recipe(str(known.run.recipe)).teacher
     if teacher is None:
         return None
     try:
@@ -280,6 +287,16 @@ def _surrogate(
         return None
 
 
+def _undefended(
+    known: ModelFacts, wanted: Wanted, data: DataSet, fit: Fit, narrator: Narrator
+) -> Teacher | None:
+    """Loads the control that was trained beside a run's student, where a check will use it."""
+    curve = wanted.curve or wanted.checks == "full"
+    if known.run is None or known.part == "control" or not curve or not known.run.control.is_dir():
+        return None
+    return _network(str(known.run.control), data, fit, narrator)
+
+
 def _part(data: DataSet, split: str) -> ImageSet:
     part = {"test": data.test, "train": data.train, "held-out": data.held_out}[split]
     if part is None:
@@ -289,9 +306,9 @@ def _part(data: DataSet, split: str) -> ImageSet:
 
 def _control_rows(known: ModelFacts) -> list[Row]:
     """Returns the figures of the undefended control that was trained beside a run's student."""
-    if known.metrics is None:
+    if known.run is None or not known.run.is_finished:
         return []
-    return [row for row in read_metrics(known.metrics).of("control") if row.attack == "pgd"]
+    return [row for row in read_metrics(known.run.metrics).of("control") if row.attack == "pgd"]
 
 
 def _file_name(wanted: Wanted, dataset: str, split: str, count: int) -> str:
@@ -311,8 +328,7 @@ def _file_name(wanted: Wanted, dataset: str, split: str, count: int) -> str:
 
 def _conditions(
     wanted: Wanted,
-    network: Teacher,
-    surrogate: Teacher | None,
+    networks: dict[str, Teacher | None],
     images: ImageSet,
     fit: Fit,
     batch_size: int,
@@ -325,8 +341,7 @@ def _conditions(
         "torch": torch.__version__,
         "pyautoattack": library_version(),
         "device": runtime.device.type,
-        "weights": weights_hash(network),
-        "surrogate": None if surrogate is None else weights_hash(surrogate),
+        **{name: None if model is None else weights_hash(model) for name, model in networks.items()},
         "data": images.fingerprint,
         "split": split,
         "fit": fit.describe(images.size),

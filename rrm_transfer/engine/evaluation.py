@@ -133,10 +133,10 @@ class Evaluator:
         self.survivors_by_stage: dict[str, dict[str, int]] = {}
         self.seconds: dict[str, float] = {}
 
-    def on(self, positions: list[int], *, label: str) -> Evaluator:
-        """Returns an evaluator of the same model on some of the images."""
+    def on(self, positions: list[int], *, label: str, model: nn.Module | None = None) -> Evaluator:
+        """Returns an evaluator of the same model, or of another, on some of the images."""
         return Evaluator(
-            self.model,
+            model or self.model,
             self.images.select(positions),
             role=self.role,
             split=self.split,

@@ -40,20 +40,27 @@ class Product:
     weights: dict[str, Any]
 
 
+def control_product(control: Learner, folder: RunFolder, steps: int) -> Product:
+    """Returns the undefended control, whose weights are those at the end of plain training."""
+    weights = {"step": steps, "of_steps": steps, "average": describe_average(ema=None, epochs=0)}
+    return Product("control", control, folder.control, weights)
+
+
 def provenance(assembly: Assembly, role: Role, product: Product) -> dict[str, Any]:
     """Tells how a network was made; JSON values only.
 
     Args:
         assembly: The parts of the run.
-        role: Of what the run makes.
+        role: Of what the run makes, or ``control``, which has no teacher.
         product: The network.
     """
-    recipe, teacher = assembly.recipe, assembly.teacher
+    recipe, teacher = assembly.recipe, assembly.teacher if role != "control" else None
+    objective = recipe.objective.model_dump(mode="json") if role != "control" else {"name": "natural"}
     return {
         "versions": library_versions(),
         "role": role,
         "recipe": recipe.name,
-        "objective": recipe.objective.model_dump(mode="json"),
+        "objective": objective,
         "threat": {"norm": assembly.threat.norm, "eps": assembly.threat.eps},
         "dataset": assembly.data.name,
         "dataset_licence": assembly.data.licence,
@@ -98,7 +105,7 @@ def export(product: Product, *, assembly: Assembly, role: Role, images: ImageSet
     Args:
         product: The network.
         assembly: The parts of the run.
-        role: Of what the run makes.
+        role: As in ``provenance``.
         images: The exported network must answer the first of them like the trained one.
 
     Raises:

@@ -18,7 +18,14 @@ from rrm_transfer.engine.calibration import adopt, calibrate
 from rrm_transfer.engine.checkpoints import Checkpoints
 from rrm_transfer.engine.checks import run_checks
 from rrm_transfer.engine.evaluation import Evaluator, PGDSpec, balanced_sample, measure
-from rrm_transfer.engine.exporting import Product, describe_weights, export, load_line, provenance
+from rrm_transfer.engine.exporting import (
+    Product,
+    control_product,
+    describe_weights,
+    export,
+    load_line,
+    provenance,
+)
 from rrm_transfer.engine.gallery import make_gallery
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.learners import Learner
@@ -195,6 +202,9 @@ class _Job:
                 "control", control, plain, recipe.control.epochs, stop, resume=resume
             )
             rows += self._measure(control, "control")
+            if self.runtime.is_main:
+                product = control_product(control, self.folder, timing["control"]["steps"])
+                export(product, assembly=self.assembly, role="control", images=self.images)
         objective, selection = self.assembly.objective(), self._selection()
         timing[self.role] = self._train(
             "student", student, objective, recipe.train.epochs, stop, resume=resume, selection=selection

@@ -24,6 +24,8 @@ class ModelFacts:
         image_size: Side of its input in pixels.
         held_out: Part of the training data that was kept for selection.
         seed: With which that part was cut.
+        run: The run folder that it is, or lies in.
+        part: Its folder's name in the run folder, ``student`` where the run folder itself was named.
         metrics: The figures that it comes with.
         published: Published figures in words.
     """
@@ -35,6 +37,8 @@ class ModelFacts:
     image_size: int | None = None
     held_out: float = 0.0
     seed: int = 0
+    run: RunFolder | None = None
+    part: str = "student"
     metrics: Path | None = None
     published: str | None = None
 
@@ -57,10 +61,12 @@ def facts_about(name: str) -> ModelFacts:
     """Looks up a model by the name that a user gives it.
 
     Raises:
-        UserError: It is a run folder whose recipe cannot be read.
+        UserError: It is of a run folder whose recipe cannot be read.
     """
-    folder = RunFolder(Path(name))
-    if folder.is_started:
+    path = Path(name.removeprefix("local-dir:"))
+    within = not RunFolder(path).is_started
+    folder, part = (RunFolder(path.parent), path.name) if within else (RunFolder(path), "student")
+    if folder.is_started and path.is_dir():
         recipe = read_recipe(str(folder.recipe))
         return ModelFacts(
             dataset=recipe.data.name,
@@ -70,7 +76,9 @@ def facts_about(name: str) -> ModelFacts:
             image_size=recipe.data.image_size,
             held_out=recipe.data.held_out,
             seed=recipe.seed,
-            metrics=folder.metrics if folder.is_finished else None,
+            run=folder,
+            part=part,
+            metrics=folder.metrics if folder.is_finished and part == "student" else None,
         )
     entry = zoo_entry(name)
     if entry is None:

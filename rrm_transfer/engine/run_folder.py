@@ -38,6 +38,7 @@ class RunFolder:
         self.metrics = path / "metrics.json"
         self.student = path / "student"
         self.best = path / "student-best"
+        self.control = path / "control"
         self.card = path / "README.md"
         self.report = path / "report.html"
         self.gallery = path / "gallery.safetensors"

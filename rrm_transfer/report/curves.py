@@ -1,4 +1,4 @@
-"""The report's charts: accuracy against eps, losses and learning rate against steps."""
+"""The report's charts: accuracy against eps, severity and steps; losses and learning rate against steps."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rrm_transfer.core.quantities import format_eps
-from rrm_transfer.engine.metrics import Row
+from rrm_transfer.core.quantities import format_eps, wilson_interval
+from rrm_transfer.engine.metrics import MEAN, CorruptionRow, Row
 from rrm_transfer.report.charts import LINES, MARKERS, STYLES, Curve, Scale, Style, line_chart
 from rrm_transfer.report.record import Record
 from rrm_transfer.report.table import ROLES, attack_title
@@ -105,18 +105,62 @@ def _ticks(values: list[float], *, wide: bool) -> list[float]:
     return ticks
 
 
+def corruption_charts(record: Record) -> list[Chart]:
+    """Draws the mean accuracy under common corruptions against their severity, for each set of images."""
+    groups: dict[tuple[str, str], dict[str, list[CorruptionRow]]] = defaultdict(dict)
+    for source, metrics in record.measurements():
+        means = [row for row in metrics.corruptions if row.corruption == MEAN and row.severity is not None]
+        for model in {row.model for row in means}:
+            rows = sorted((row for row in means if row.model == model), key=lambda row: row.severity or 0)
+            groups[metrics.data or source or "", rows[0].split].setdefault(model, rows)
+    return [
+        _corruption_chart(f"corruption{n}", split, group)
+        for n, ((_, split), group) in enumerate(groups.items())
+    ]
+
+
+def _corruption_chart(name: str, split: str, group: Mapping[str, list[CorruptionRow]]) -> Chart:
+    curves = [
+        Curve(
+            model,
+            STYLES[model],
+            x=[row.severity or 0 for row in group[model]],
+            y=[row.accuracy for row in group[model]],
+            low=[row.low for row in group[model]],
+            high=[row.high for row in group[model]],
+        )
+        for model in ROLES
+        if model in group
+    ]
+    words = (f"{curve.label} from {percent(curve.y[0])} to {percent(curve.y[-1])}" for curve in curves)
+    svg = line_chart(
+        name,
+        curves,
+        x=Scale("severity", ticks=sorted({x for curve in curves for x in curve.x})),
+        y=Scale("accuracy", top=1.0, percent=True),
+        alt=f"Mean accuracy under common corruptions against severity: {'; '.join(words)}.",
+    )
+    return Chart(
+        svg, f"Mean accuracy over all corruptions of the same {split} images; bands are 95 % intervals."
+    )
+
+
 def training_charts(record: Record) -> list[Chart]:
-    """Draws the losses of each phase, and the learning rates of all."""
-    phases = _steps(record)
-    charts = [_loss_chart(phase, steps) for phase, steps in phases.items()]
+    """Draws losses and held-out accuracies of each phase, and the learning rates of all."""
+    phases, accuracies = _events(record, "step"), _events(record, "selection")
+    charts = []
+    for phase, steps in phases.items():
+        charts.append(_loss_chart(phase, steps))
+        if phase in accuracies:
+            charts.append(_accuracy_chart(phase, accuracies[phase]))
     return [*charts, _rate_chart(phases)] if charts else []
 
 
-def _steps(record: Record) -> dict[str, list[dict[str, Any]]]:
-    """Returns the ``step`` events of each phase in order; a step that a resumed run repeats counts last."""
+def _events(record: Record, kind: str) -> dict[str, list[dict[str, Any]]]:
+    """Returns the events of each phase in order; a step that a resumed run repeats counts last."""
     phases: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for event in record.events:
-        if event.get("event") == "step":
+        if event.get("event") == kind:
             # The network that a run makes is trained in the phase called student, a teacher too.
             phase = record.provenance["role"] if event["phase"] == "student" else event["phase"]
             phases[phase][event["step"]] = event
@@ -142,6 +186,33 @@ def _loss_chart(phase: str, steps: list[dict[str, Any]]) -> Chart:
         alt=f"Losses of the {phase} against optimiser steps: {', '.join(words)}.",
     )
     return Chart(svg, f"Training losses of the {phase}, unweighted, each the mean since the point before.")
+
+
+def _accuracy_chart(phase: str, events: list[dict[str, Any]]) -> Chart:
+    style = STYLES.get(phase, STYLES["student"])
+    last = events[-1]
+    attacked = f"{last['norm']} {format_eps(last['eps'])}"
+    count = last["count"]
+    curves, words = [], []
+    for number, (key, label) in enumerate((("clean", "clean"), ("robust", attacked))):
+        points = [(event["step"], event[key]) for event in events if event.get(key) is not None]
+        if not points:
+            continue
+        x, y = zip(*points, strict=True)
+        low, high = zip(*(wilson_interval(value, count) for value in y), strict=True)
+        look = Style(style.colour, MARKERS[number], LINES[number])
+        curves.append(Curve(label, look, x, y, low, high))
+        words.append(f"{label} from {percent(y[0])} to {percent(y[-1])}")
+    svg = line_chart(
+        f"accuracy-{phase}",
+        curves,
+        x=Scale("optimiser step"),
+        y=Scale("accuracy", top=1.0, percent=True),
+        alt=f"Held-out accuracy of the {phase} against optimiser steps: {', '.join(words)}.",
+    )
+    return Chart(
+        svg, f"Accuracy of the {phase} on {count:,} held-out training images; bands are 95 % intervals."
+    )
 
 
 def _rate_chart(phases: Mapping[str, list[dict[str, Any]]]) -> Chart:

@@ -11,14 +11,17 @@ import jinja2
 import yaml
 
 from rrm_transfer.core.files import write_text
+from rrm_transfer.engine.checks import KINDS
 from rrm_transfer.engine.metrics import Metrics, Row, read_metrics
 from rrm_transfer.engine.run_folder import RunFolder
-from rrm_transfer.report.curves import robustness_charts, training_charts
+from rrm_transfer.report.curves import corruption_charts, robustness_charts, training_charts
+from rrm_transfer.report.evaluation import corruption_lines
 from rrm_transfer.report.pictures import exhibition
 from rrm_transfer.report.record import Record, read_record
 from rrm_transfer.report.table import ROLES, attack_title, duration
 from rrm_transfer.report.verdict import difference, headline, verdict
 from rrm_transfer.report.wording import at, ball, figure, percent, points
+from rrm_transfer.teachers.networks.building import is_factory
 
 _ORDER = {"suspicious": 0, "pass": 1}
 
@@ -54,6 +57,13 @@ def render(record: Record) -> str:
         training=training_charts(record),
         costs=_costs(record.metrics, made),
         checks=[(name, _by_status(metrics.checks)) for name, metrics in record.measurements()],
+        meanings={name: kind.meaning for name, kind in KINDS.items()},
+        corruptions=corruption_charts(record),
+        corruption_tables=[
+            (name, corruption_lines(metrics.corruptions))
+            for name, metrics in record.measurements()
+            if metrics.corruptions
+        ],
         exhibition=None if record.gallery is None else exhibition(record.gallery),
         recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True),
         command=_command(record),
@@ -142,10 +152,11 @@ def _costs(metrics: Metrics, made: str) -> list[_Cost]:
 
 
 def _worst(record: Record) -> Counter[str]:
-    """Counts the checks by status; one that was made several times counts as it came out worst."""
+    """Counts the checks of what was made; one made several times counts as it came out worst."""
     worst: dict[str, str] = {}
     for _, metrics in record.measurements():
-        for check in metrics.checks:
+        of_made = any(row.model == record.provenance["role"] for row in metrics.rows)
+        for check in metrics.checks if of_made else ():
             statuses = (worst.get(check["name"], check["status"]), check["status"])
             worst[check["name"]] = min(statuses, key=_severity)
     return Counter(worst.values())
@@ -160,11 +171,15 @@ def _by_status(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _command(record: Record) -> str:
+    """Returns a command that makes the run again; torchrun starts processes on CPUs too."""
     verb = "teach" if record.provenance["role"] == "teacher" else "run"
     processes = record.environment["processes"]
-    launch = f"accelerate launch --num_processes {processes} -m " if processes > 1 else ""
-    program = "rrm_transfer" if launch else "rrm-transfer"
-    return f"{launch}{program} {verb} --recipe recipe.yaml --output again"
+    program = f"torchrun --nproc_per_node {processes} -m rrm_transfer" if processes > 1 else "rrm-transfer"
+    # A recipe may not have code run: the command line names it.
+    teacher = record.recipe.get("teacher") or {}
+    factories = [name for name in (teacher.get("arch"), teacher.get("name")) if name and is_factory(name)]
+    code = f" --teacher-arch {factories[0]}" if factories else ""
+    return f"{program} {verb} --recipe recipe.yaml --output again{code}"
 
 
 def _started(record: Record) -> str | None:

@@ -117,15 +117,26 @@ def read_evaluations(folder: RunFolder, made: str) -> tuple[dict[str, Metrics], 
         except UserError:
             unreadable.append(path.name)
         else:
-            # An evaluation calls whatever it measures the student.
-            rows = [replace(row, model=row.model.replace("student", made, 1)) for row in found.rows]
-            evaluations[path.stem] = replace(found, rows=rows)
+            evaluations[path.stem] = _with_roles(found, made)
     return evaluations, unreadable
 
 
 def _config(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = _public(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     return content
+
+
+def _with_roles(metrics: Metrics, made: str) -> Metrics:
+    """Names the network that the run made: an evaluation calls it the student."""
+
+    def role(model: str) -> str:
+        return model.replace("student", made, 1)
+
+    return replace(
+        metrics,
+        rows=[replace(row, model=role(row.model)) for row in metrics.rows],
+        corruptions=[replace(row, model=role(row.model)) for row in metrics.corruptions],
+    )
 
 
 def _without_output(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -260,3 +260,31 @@ def test_a_run_folder_knows_its_data_ball_teacher_and_control(folder: Path, tmp_
         str(made), attacks=["transfer", "pgd"], images=30, batch_size=30, steps=3, resume=True
     )
     assert again.rows == metrics.rows
+
+
+def test_the_control_beside_a_student_is_measured_like_it(folder: Path, tmp_path: Path) -> None:
+    made = finished_run(tmp_path / "run", folder)
+    stock_folder(made / "control")
+    options: dict[str, Any] = {"images": 30, "batch_size": 30, "steps": 3}
+    beside, written = evaluate(str(made / "control"), checks="quick", **options)
+    assert written is not None
+    assert written.parent == made / "evaluations"
+    assert written.name.startswith("control-fashion-mnist-mini-")
+    assert {row.model for row in beside.rows} == {"control"}
+    assert beside.rows[1].eps == 8 / 255
+    itself, _ = evaluate(str(made / "student"), checks="none", **options)
+    assert {row.model for row in itself.rows} == {"student"}
+    assert [row.correct for row in itself.rows] == [row.correct for row in beside.rows]
+
+
+def test_where_there_is_a_curve_the_control_is_attacked_at_its_largest_eps(
+    folder: Path, tmp_path: Path
+) -> None:
+    made = finished_run(tmp_path / "run", folder)
+    stock_folder(made / "control")
+    options: dict[str, Any] = {"images": 30, "batch_size": 30, "steps": 10, "eps": [0.1]}
+    metrics, _ = evaluate(str(made), curve=True, checks="none", **options)
+    control = next(check for check in metrics.checks if check["name"] == "control-falls")
+    # The figure of the run's own rows, at 0.2, would be 0.08.
+    assert (control["status"], control["figure"]) == ("pass", 0.0)
+    assert metrics.conditions["control"] == metrics.conditions["weights"]

@@ -11,7 +11,7 @@ import torch
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.engine.gallery import Gallery
-from rrm_transfer.engine.metrics import Metrics, Row, row
+from rrm_transfer.engine.metrics import CorruptionRow, Metrics, Row, row
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.recipe.loading import build_recipe, dump_recipe
 
@@ -57,6 +57,21 @@ def metrics(role: str = "student", *, checks: list[dict[str, Any]] | None = None
         timing={model: timing[model] for model in models},
         checks=CHECKS if checks is None else checks,
     )
+
+
+def corrupted(role: str) -> Metrics:
+    """What `evaluate --corruptions` writes, with two corruptions."""
+    rows = []
+    for name, copies in (("fog", 1), ("jpeg_compression", 1), ("mean", 2)):
+        for severity, correct in zip((1, 2, 3, 4, 5, None), (80, 70, 60, 50, 40, 300), strict=True):
+            count = copies * (100 if severity else 500)
+            low, high = Proportion(copies * correct, count).interval()
+            rows.append(
+                CorruptionRow(
+                    role, "test", name, severity, copies * correct, count, copies * correct / count, low, high
+                )
+            )
+    return Metrics([row(role, "test", Proportion(80, 100))], data="ab" * 32, corruptions=rows)
 
 
 def gallery(side: int = 8, count: int = 6, channels: int = 3) -> Gallery:

@@ -21,6 +21,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fixtures.write_evaluation(
         folder, "a-rather-long-name-of-an-evaluation-of-test-images", fixtures.metrics()
     )
+    fixtures.write_evaluation(folder, "corruptions", fixtures.corrupted("student"))
+    for step, share in ((320, 0.5), (640, 0.75)):
+        fixtures.write_event(
+            folder, "selection", phase="student", step=step, clean=share, robust=share / 2, count=500,
+            eps=fixtures.EPS, norm="Linf",
+        )  # fmt: skip
     written(folder, fixtures.metrics())
     return folder.report
 
@@ -28,7 +34,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_opens_without_a_word_on_the_console(report: Path) -> None:
     opened = open_page(report)
     assert opened.console == []
-    assert set(re.findall(r'<section id="([\w-]+)"', opened.dom)) == SECTIONS
+    assert set(re.findall(r'<section id="([\w-]+)"', opened.dom)) == SECTIONS | {"corruptions"}
 
 
 def test_the_console_is_listened_to(tmp_path: Path) -> None:

@@ -107,14 +107,17 @@ def test_models_stand_side_by_side_with_counts_and_intervals(page: Page) -> None
 
 
 def test_checks_costs_and_provenance_are_shown(page: Page) -> None:
-    assert "more steps suspicious 0.034 0.02 deterministic pass 0 0.0001" in page.words("checks")
-    assert "square weaker not run – 0.02" in page.words("checks")
+    checks = page.words("checks")
+    assert "more steps accuracy lost when PGD takes twice the steps suspicious 0.034 0.02" in checks
+    assert "square weaker share of images lost to Square but to no white-box attack not run – 0.02" in checks
+    assert checks.index("more steps") < checks.index("deterministic") < checks.index("square weaker")
     assert "time 8 min 0 s 36 s 1 min 22 s" in page.words("cost")
     assert "time per image, ratio – 1.00 × 1.14 ×" in page.words("cost")
     provenance = page.words("provenance")
     assert "sha256 " + "ab" * 32 in provenance
     assert "torch 2.15.0" in provenance
-    assert "accelerate launch --num_processes 2 -m rrm_transfer run --recipe recipe.yaml" in provenance
+    assert "torchrun --nproc_per_node 2 -m rrm_transfer run --recipe recipe.yaml" in provenance
+    assert "--teacher-arch" not in provenance
     assert "name: test_resnet" in provenance
 
 
@@ -218,6 +221,54 @@ def test_networks_that_timm_lacks_keep_their_names(tmp_path: Path) -> None:
     assert "<h1>test_resnet</h1>" in text
     assert "test_resnet, cifar stem, in_chans 1" in Page(text).words("provenance")
     assert "another library" not in text
+
+
+def test_a_teacher_of_code_is_named_by_the_command(tmp_path: Path) -> None:
+    folder = fixtures.write_run(tmp_path / "run")
+    recipe = folder.recipe.read_text(encoding="utf-8").replace("arch: null", "arch: lab.nets:wide", 1)
+    folder.recipe.write_text(recipe, encoding="utf-8")
+    words = Page(written(folder, fixtures.metrics())).words("provenance")
+    assert "run --recipe recipe.yaml --output again --teacher-arch lab.nets:wide" in words
+
+
+def test_corruptions_have_a_section_where_they_were_measured(tmp_path: Path) -> None:
+    folder = fixtures.write_run(tmp_path / "run")
+    fixtures.write_evaluation(folder, "weather", fixtures.corrupted("student"))
+    fixtures.write_evaluation(folder, "control-weather", fixtures.corrupted("control"))
+    page = Page(written(folder, fixtures.metrics()))
+    assert set(page.sections) == SECTIONS | {"corruptions"}
+    words = page.words("corruptions")
+    assert "Evaluation weather : student , accuracy in %, on 100 test images each" in words
+    assert "at severity 1 2 3 4 5 mean fog 80.0 70.0 60.0 50.0 40.0 60.0 jpeg compression 80.0" in words
+    alt = "control from 80.0\xa0% to 40.0\xa0%; student from 80.0\xa0% to 40.0\xa0%."
+    assert any(str(drawing["aria-label"]).endswith(alt) for drawing in page.drawings)
+
+
+def test_the_control_keeps_its_name_and_its_checks_to_itself(tmp_path: Path) -> None:
+    folder = fixtures.write_run(tmp_path / "run")
+    checks = [{"name": "logit-scale", "status": "suspicious", "figure": 50.0, "limit": 40.0}]
+    fallen = row("control", "test", Proportion(0, 1000), attack="autoattack", norm="Linf", eps=fixtures.EPS)
+    fixtures.write_evaluation(folder, "control-aa", Metrics([fallen], data="00ff" * 16, checks=checks))
+    page = Page(written(folder, fixtures.metrics()))
+    assert "Evaluation control-aa , test images: control" in page.words("accuracy")
+    assert "1 of 2 checks is suspicious" in page.words("verdict")
+    assert "under autoattack" not in page.words("verdict")
+    assert "logit scale" in page.words("checks")
+
+
+def test_held_out_accuracies_are_drawn_where_they_were_logged(tmp_path: Path) -> None:
+    folder = fixtures.write_run(tmp_path / "run")
+    for step, clean, robust in ((320, 0.5, 0.25), (640, 0.75, 0.375), (640, 0.75, 0.5)):
+        fixtures.write_event(
+            folder, "selection", phase="student", step=step, clean=clean, robust=robust, count=500,
+            eps=fixtures.EPS, norm="Linf",
+        )  # fmt: skip
+    page = Page(written(folder, fixtures.metrics()))
+    assert len(page.drawings) == 5
+    assert "Accuracy of the student on 500 held-out training images" in page.sections["training"]
+    labels = [str(drawing["aria-label"]) for drawing in page.drawings]
+    expected = "steps: clean from 50.0\xa0% to 75.0\xa0%, Linf 8/255 from 25.0\xa0% to 50.0\xa0%."
+    assert any(label.endswith(expected) for label in labels)
 
 
 def test_a_step_that_was_logged_twice_counts_once(tmp_path: Path) -> None:
