@@ -13,7 +13,10 @@ class Outputs(NamedTuple):
     Attributes:
         logits: ``(B, classes)``.
         features: ``(B, width)``; a student's are already projected to the teacher's width.
+        intermediates: The intermediate layers that were asked for, ``(B, channels)`` each, averaged over
+            positions; a student's are already projected to those of the teacher.
     """
 
     logits: Tensor
     features: Tensor
+    intermediates: tuple[Tensor, ...] = ()

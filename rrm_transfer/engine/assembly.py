@@ -11,7 +11,7 @@ from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.fit import Fit, choose_fit
-from rrm_transfer.data.images import DataSet
+from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.engine.labels import align_labels
@@ -38,6 +38,7 @@ from rrm_transfer.teachers.sources import find_origin
 from rrm_transfer.teachers.teacher import Teacher
 
 LARGE_DEFAULT_SIZE = 224
+_TAKES_CLASSIFIER: frozenset[Need] = frozenset({"classifier", "frozen_classifier"})
 
 
 @dataclass(frozen=True)
@@ -76,24 +77,34 @@ class Assembly:
                 received=student.architecture,
                 hint=f"rrm-transfer teach --student {student.architecture} --dataset D",
             )
-        if "classifier" in self.objective().needs:
+        objective = self.objective()
+        if objective.needs & _TAKES_CLASSIFIER:
             classifier = self.teacher.classifier()
             assert classifier is not None  # checked when the run was assembled
-            student.adopt_classifier(*classifier)
+            student.adopt_classifier(*classifier, frozen="frozen_classifier" in objective.needs)
+        if objective.layers:
+            widths = self.teacher.read_layers([pair.teacher for pair in objective.layers])
+            student.read_layers([pair.student for pair in objective.layers], widths, seed=self.recipe.seed)
         return student
 
     def objective(self) -> Objective:
         """Builds the recipe's objective."""
         return build_objective(self.recipe.objective.name, **self.recipe.objective.arguments)
 
-    def loader(self, runtime: Runtime) -> TrainingLoader:
-        """Builds this process's stream of training batches."""
+    def loader(self, runtime: Runtime, images: ImageSet | None = None) -> TrainingLoader:
+        """Builds this process's stream of training batches.
+
+        Args:
+            runtime: Says which part of each batch it is.
+            images: To train on; None: the data's training part.
+        """
+        images = self.data.train if images is None else images
         train, data = self.recipe.train, self.recipe.data
         assert train.global_batch_size is not None
         assert data.augmentation is not None
         return TrainingLoader(
-            self.data.train,
-            fit=self.fit,
+            images,
+            fit=choose_fit(images.size, self.fit.size),
             augmentation=Augmentation(**data.augmentation.model_dump()),
             global_batch_size=train.global_batch_size,
             seed=self.recipe.seed,
@@ -336,11 +347,11 @@ def _check_fits(teacher: Teacher, data: DataSet, recipe: Recipe, needs: frozense
             received=teacher.name,
             hint="an objective that matches features only, such as rrm",
         )
-    if "classifier" in needs and teacher.classifier() is None:
+    if needs & _TAKES_CLASSIFIER and teacher.classifier() is None:
         raise UserError(
-            "No loss term trains the student's classifier, and the teacher has none that it could take over.",
+            "The student cannot take over the teacher's classifier, which is not one linear layer.",
             received=teacher.name,
-            hint="--set objective.ce_weight=0.005, or a teacher whose head is one linear layer",
+            hint="--set objective.classifier=own --set objective.ce_weight=0.005, or another teacher",
         )
     if teacher.num_classes == data.num_classes or (section.features_only and not logits):
         return

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,8 @@ from rrm_transfer.engine.learners import Learner
 from rrm_transfer.engine.metrics import Metrics, Role, Row, best_of, read_metrics
 from rrm_transfer.engine.optimisation import build_optimizer
 from rrm_transfer.engine.progress import Narrator
-from rrm_transfer.engine.run_folder import RunFolder
+from rrm_transfer.engine.robust_set import MadeImages, robust_set_of
+from rrm_transfer.engine.run_folder import RunFolder, output_folder
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.selection import Selection, held_out_judge
 from rrm_transfer.engine.teacher_check import check_teacher
@@ -96,7 +96,7 @@ def run(
     warning = runtime.launch_warning()
     if warning is not None:
         narrator.warn(warning)
-    folder = RunFolder(_output(recipe, runtime))
+    folder = RunFolder(output_folder(recipe, runtime))
     with StopRequest() as stop:
         folder.check(overwrite=overwrite, resume=resume)
         resume = runtime.from_main(resume and folder.is_started and not folder.is_finished)
@@ -139,6 +139,7 @@ class _Job:
         self.narrator = narrator
         self.folder = folder
         self.role = role
+        self.robust_set = robust_set_of(assembly, folder.robust_set)
         data, evaluate = assembly.data, assembly.recipe.evaluate
         self.indices = balanced_sample(data.test.labels, evaluate.images)
         self.images = data.test if self.indices is None else data.test.select(self.indices)
@@ -155,10 +156,12 @@ class _Job:
         """Builds what training needs, so that nothing is written where that cannot be done.
 
         Raises:
-            UserError: Optimiser, augmentation or batch size cannot be used.
+            UserError: Optimiser, augmentation, batch size or an existing robust set cannot be used.
         """
         build_optimizer(student, self.assembly.plan("student", 1).optimisation)
         self.assembly.loader(self.runtime)
+        if self.robust_set is not None:
+            self.robust_set.check()
 
     def teacher_check(self) -> list[Row]:
         """Returns the rows of the teacher check, none where there is nothing to check."""
@@ -195,6 +198,10 @@ class _Job:
         if self.assembly.teacher is not None:
             teacher_rows, timing["teacher"] = self._teacher_rows()
             rows += teacher_rows
+        made = None
+        if self.robust_set is not None:
+            made = self.robust_set.make(self.runtime, self.narrator)
+            self.log("robust set", {"images": len(made.images), "seconds": round(made.seconds, 3)})
         if recipe.control.enabled:
             control = self.assembly.control()
             plain = build_objective("natural")
@@ -207,7 +214,14 @@ class _Job:
                 export(product, assembly=self.assembly, role="control", images=self.images)
         objective, selection = self.assembly.objective(), self._selection()
         timing[self.role] = self._train(
-            "student", student, objective, recipe.train.epochs, stop, resume=resume, selection=selection
+            "student",
+            student,
+            objective,
+            recipe.train.epochs,
+            stop,
+            resume=resume,
+            selection=selection,
+            made=made,
         )
         products = self._products(student, timing[self.role], selection)
         for product in products:
@@ -237,6 +251,7 @@ class _Job:
         *,
         resume: bool,
         selection: Selection | None = None,
+        made: MadeImages | None = None,
     ) -> dict[str, Any]:
         assert epochs is not None
         trainer = Trainer(
@@ -245,7 +260,7 @@ class _Job:
             student=student,
             teacher=self.assembly.teacher if objective.needs else None,
             objective=objective,
-            loader=self.assembly.loader(self.runtime),
+            loader=self.assembly.loader(self.runtime, None if made is None else made.images),
             checkpoints=Checkpoints(self.folder.checkpoints, phase, self.narrator.warn),
             narrator=self.narrator,
             log=self.log,
@@ -253,8 +268,10 @@ class _Job:
         )
         result = trainer.run(stop, resume=resume)
         self.log("trained", {"phase": phase, "step": result.steps, "seconds": round(result.seconds, 3)})
+        data_seconds = 0.0 if made is None else made.seconds
         return {
-            "train_seconds": result.seconds,
+            "train_seconds": data_seconds + result.seconds,
+            "data_seconds": data_seconds,
             "steps": result.steps,
             "epochs": epochs,
             "images_per_s": result.images_per_second,
@@ -386,11 +403,3 @@ def _require_no_teacher(recipe: Recipe) -> None:
             allowed="an objective without a teacher: pgd-at, trades, fast-at, n-fgsm, free-at or natural",
             hint="--objective pgd-at, or rrm-transfer run to learn from a teacher",
         )
-
-
-def _output(recipe: Recipe, runtime: Runtime) -> Path:
-    if recipe.output is not None:
-        return recipe.output
-    stamp = runtime.from_main(datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
-    name = f"{recipe.name}-{recipe.student.name}-{stamp}".replace("/", "-")
-    return Path("runs") / name

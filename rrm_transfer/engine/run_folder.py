@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +22,8 @@ import torch
 from rrm_transfer import __version__
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import write_text
+from rrm_transfer.engine.runtime import Runtime
+from rrm_transfer.recipe.schema import Recipe
 
 _LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "datasets", "safetensors")
 
@@ -46,6 +49,7 @@ class RunFolder:
         self.environment = path / "environment.json"
         self.log_file = path / "log.jsonl"
         self.checkpoints = path / "checkpoints"
+        self.robust_set = path / "robust-set"
         self._lock = path / ".lock"
 
     @property
@@ -180,6 +184,15 @@ class RunFolder:
         """Appends one event to log.jsonl."""
         with self.log_file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"event": event, "time": round(time.time(), 3), **facts}) + "\n")
+
+
+def output_folder(recipe: Recipe, runtime: Runtime) -> Path:
+    """Returns where a run is written: as the recipe says, else a new folder under ``runs``."""
+    if recipe.output is not None:
+        return recipe.output
+    stamp = runtime.from_main(datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
+    name = f"{recipe.name}-{recipe.student.name}-{stamp}".replace("/", "-")
+    return Path("runs") / name
 
 
 def environment(processes: int) -> dict[str, Any]:

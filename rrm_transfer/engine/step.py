@@ -85,4 +85,5 @@ class TrainingStep:
     def _run(self, module: nn.Module, x: Tensor) -> Outputs:
         with self.runtime.autocast(self.precision):
             outputs: Outputs = module(x)
-        return Outputs(outputs.logits.float(), outputs.features.float())
+        intermediates = tuple(layer.float() for layer in outputs.intermediates)
+        return Outputs(outputs.logits.float(), outputs.features.float(), intermediates)

@@ -25,6 +25,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "fast-at": "rrm_transfer.objectives.adversarial:FastAT",
         "n-fgsm": "rrm_transfer.objectives.adversarial:NFGSM",
         "free-at": "rrm_transfer.objectives.free:FreeAT",
+        "rdt": "rrm_transfer.objectives.rdt:RDT",
         "trades": "rrm_transfer.objectives.trades:TRADES",
     },
 )

@@ -10,11 +10,12 @@ import inspect
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.layers import Layer
 from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.core.quantities import parse_fraction
 
@@ -42,6 +43,9 @@ Amount = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
 Share = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(1)]
+Folder = Annotated[str, "path"]
+Layers = tuple[Annotated[Layer, "name or index"], ...]
+Weights = tuple[Positive, ...]
 
 
 class Argument(NamedTuple):
@@ -67,16 +71,23 @@ class Problem(NamedTuple):
     error: UserError
 
 
+_WORDS: dict[type, str] = {float: "number", int: "whole number", bool: "true or false", str: "text"}
+
+
 @dataclass(frozen=True)
 class _Kind:
-    base: type
-    optional: bool
+    """What an argument may be: one value, or a list of such where ``many``."""
+
+    bases: tuple[type, ...]
+    optional: bool = False
     options: tuple[str, ...] = ()
     range: Range | None = None
+    words: str | None = None
+    many: bool = False
 
     def __str__(self) -> str:
-        words = {float: "number", int: "whole number", bool: "true or false", str: " | ".join(self.options)}
-        text = words[self.base] + (f", {self.range}" if self.range else "")
+        text = self.words or " | ".join(self.options) or " or ".join(_WORDS[base] for base in self.bases)
+        text = ("list of: " if self.many else "") + text + (f", {self.range}" if self.range else "")
         return text + (", or null" if self.optional else "")
 
     def read(self, value: object) -> object:
@@ -87,14 +98,17 @@ class _Kind:
         """
         if value is None and self.optional:
             return None
-        if self.base is float and isinstance(value, str):
+        if self.many:
+            one = replace(self, many=False, optional=False)
+            return tuple(one.read(item) for item in (value if isinstance(value, list | tuple) else [value]))
+        if float in self.bases and isinstance(value, str):
             try:
                 value = parse_fraction(value)
             except UserError as error:
                 raise ValueError(value) from error
-        if self.base is float and isinstance(value, int) and not isinstance(value, bool):
+        if float in self.bases and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if type(value) is not self.base:
+        if type(value) not in self.bases:
             raise ValueError(value)
         if self.options and value not in self.options:
             raise ValueError(value)
@@ -104,29 +118,47 @@ class _Kind:
 
 
 def _kind(annotation: Any) -> _Kind:
-    optional = False
-    if get_origin(annotation) in (Union, UnionType):
-        (annotation,) = [part for part in get_args(annotation) if part is not NoneType]
-        optional = True
-    if get_origin(annotation) is Literal:
-        return _Kind(str, optional, options=get_args(annotation))
-    if get_origin(annotation) is Annotated:
-        base, limits = get_args(annotation)
-        return _Kind(base, optional, range=limits)
-    return _Kind(annotation, optional)
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        kinds = [_kind(part) for part in parts if part is not NoneType]
+        bases = tuple(base for kind in kinds for base in kind.bases)
+        return replace(kinds[0], bases=bases, optional=NoneType in parts)
+    if origin is tuple:
+        return replace(_kind(parts[0]), many=True)
+    if origin is Literal:
+        return _Kind((str,), options=parts)
+    if origin is Annotated:
+        kind, note = _kind(parts[0]), parts[1]
+        return replace(kind, range=note) if isinstance(note, Range) else replace(kind, words=note)
+    return _Kind((annotation,))
 
 
 def _kinds(component: type) -> dict[str, tuple[_Kind, object]]:
-    hints = get_type_hints(inspect.getattr_static(component, "__init__"), include_extras=True)
+    annotated = component if is_dataclass(component) else inspect.getattr_static(component, "__init__")
+    hints = get_type_hints(annotated, include_extras=True)
     parameters = list(inspect.signature(component).parameters.values())
     return {parameter.name: (_kind(hints[parameter.name]), parameter.default) for parameter in parameters}
 
 
+_SECTION = re.compile(r"^Args:\n((?:    .*\n?|\n)+)", re.MULTILINE)
+
+
 def _documented(component: type) -> dict[str, str]:
-    """Reads the ``Args:`` section of a Google docstring."""
-    section = re.search(r"^Args:\n((?:    .*\n?|\n)+)", inspect.getdoc(component) or "", re.MULTILINE)
-    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section[1] if section else "", re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in entries}
+    """Reads the ``Args:`` sections of Google docstrings, the class's own over those that it inherits from."""
+    docs: dict[str, str] = {}
+    for ancestor in reversed(component.__mro__):
+        section = _SECTION.search(inspect.cleandoc(vars(ancestor).get("__doc__") or ""))
+        entries = re.findall(
+            r"^    (\w+): (.*(?:\n        .*)*)", section[1] if section else "", re.MULTILINE
+        )
+        docs |= {name: " ".join(text.split()) for name, text in entries}
+    return docs
+
+
+def explanation(component: type) -> list[str]:
+    """Returns the component's equation and source: the paragraphs of its docstring before its arguments."""
+    text = _SECTION.split(inspect.getdoc(component) or "")[0]
+    return [" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n")]
 
 
 def describe(component: type) -> list[Argument]:

@@ -9,16 +9,24 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
+from rrm_transfer.core.layers import Layer
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 
-Need = Literal["features", "logits", "classifier"]
-"""What is asked of a teacher. ``classifier``: no term trains the student's own, so it takes the teacher's."""
+Need = Literal["features", "logits", "classifier", "frozen_classifier"]
+"""What is asked of a teacher; its classifier as the start of the student's, or in its place."""
 
 Start = Literal["uniform", "gaussian", "noise", "none"]
 PerSampleLoss = Callable[[Tensor], Tensor]
 """Maps pixels ``(B, C, H, W)`` to what an attack ascends, one value per sample, ``(B,)``."""
+
+
+class LayerPair(NamedTuple):
+    """An intermediate layer of the student, and that of the teacher to which it is projected."""
+
+    student: Layer
+    teacher: Layer
 
 
 class Term(NamedTuple):
@@ -53,6 +61,21 @@ class InnerAttack:
     start: Start = "uniform"
     start_scale: float = 1.0
     clip: bool = True
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """How training images are made anew from a teacher's representation of them, before training.
+
+    Attributes:
+        steps: Of the descent.
+        step_size: L2 length of one step in pixel units.
+        folder: Where the images are kept; None: in the run folder.
+    """
+
+    steps: int
+    step_size: float
+    folder: str | None
 
 
 class Step(Protocol):
@@ -103,10 +126,14 @@ class Objective(ABC):
     Attributes:
         needs: What is asked of the teacher; empty for training without one. It may depend on the arguments,
             so ask an instance.
+        layers: Intermediate layers that ``Outputs`` hold, in this order.
+        inversion: Of the training images, where they are replaced before training (RDT).
         replays: How often the loop uses each batch, with one optimiser step each time (Free AT).
     """
 
     needs: frozenset[Need] = frozenset()
+    layers: tuple[LayerPair, ...] = ()
+    inversion: Inversion | None = None
     replays: int = 1
 
     @abstractmethod

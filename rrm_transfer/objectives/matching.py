@@ -1,180 +1,270 @@
-"""What a student is matched to: the teacher's representation, its logits, the labels, each with a weight."""
+"""What is matched to a teacher: its representation, its layers, its logits, and the labels beside them.
+
+`rrm`, `kd` and their adversarial forms are the same sum with other defaults.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.outputs import Outputs
-from rrm_transfer.objectives.base import InnerAttack, Need, Start, Step, Term
+from rrm_transfer.objectives.arguments import Amount, Count, Layers, Positive, Share, Weights
+from rrm_transfer.objectives.base import InnerAttack, LayerPair, Need, Objective, Start, Step, Term
 from rrm_transfer.objectives.divergences import cosine_distance, cross_entropy, kl_divergence, relative_l2
 from rrm_transfer.objectives.igdm import igdm_terms
 from rrm_transfer.objectives.inputs import add_noise, mix
 
 Distance = Literal["cosine", "relative_l2", "both"]
+Classifier = Literal["own", "teacher", "frozen-teacher"]
 Ascend = Literal["features", "kl", "ce"]
 
 _DISTANCES = {"cosine": cosine_distance, "relative_l2": relative_l2}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Matching:
+class Balance(NamedTuple):
+    """The weights of what is matched on one kind of input."""
+
+    features: float
+    kd: float
+    ce: float
+
+
+@dataclass(kw_only=True, eq=False)
+class Matching(Objective):
     """A weighted sum of a distance between representations, a divergence between logits and cross-entropy.
 
-    Attributes:
-        distance: Between representations.
-        feature_weight: Of that distance; of each of the two for ``both``.
-        kd_weight: Of the divergence of the student's softened outputs from the teacher's.
-        temperature: Of that divergence.
+    Args:
+        distance: Between representations; ``both`` adds the two.
+        feature_weight: Of the distance between the representations.
+        kd_weight: Of the divergence of the student's softened outputs from the teacher's, ``τ² · KL(T ‖ S)``.
+        temperature: τ.
         ce_weight: Of the cross-entropy with the labels.
+        classifier: Of the student: its ``own``; the ``teacher``'s as a start; or the teacher's to the end,
+            ``frozen-teacher``, as in SimKD (Chen et al., "Knowledge Distillation with the Reused Teacher
+            Classifier", CVPR 2022, which matches by mean squared error before pooling). null: its own where a
+            term trains it, else the teacher's, frozen.
+        student_layers: Intermediate layers of the student that are matched beside the representation, by
+            name or index: averaged over positions and sent through a linear layer each, which is for training
+            only.
+        teacher_layers: Their counterparts in the teacher; null: those of the same names or indices.
+        layer_weights: Of each pair's distance in units of ``feature_weight``; one number is for all.
     """
 
-    distance: Distance
-    feature_weight: float
-    kd_weight: float
-    temperature: float
-    ce_weight: float
+    distance: Distance = "relative_l2"
+    feature_weight: Amount
+    kd_weight: Amount
+    temperature: Positive = 4.0
+    ce_weight: Amount
+    classifier: Classifier | None = None
+    student_layers: Layers = ()
+    teacher_layers: Layers | None = None
+    layer_weights: Weights = (1.0,)
 
     def __post_init__(self) -> None:
-        if not (self.feature_weight or self.kd_weight or self.ce_weight):
+        weights = Balance(*(max(parts) for parts in zip(*self.balances(), strict=True)))
+        if not any(weights):
             raise UserError(
                 "Nothing is left to minimise.",
-                received="feature_weight, kd_weight and ce_weight are all 0",
-                allowed="at least one of them above 0",
+                received="every weight is 0",
+                allowed="at least one of feature_weight, kd_weight and ce_weight above 0",
             )
+        self.layers = self._pairs()
+        if self.layers and not weights.features:
+            raise UserError(
+                "Intermediate layers are weighted in units of feature_weight.", received="feature_weight=0"
+            )
+        self.needs = self._asked(weights) | self._classifier_need(weights)
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        wanted: dict[Need, bool] = {
-            "features": self.feature_weight > 0,
-            "logits": self.kd_weight > 0,
-            "classifier": self.kd_weight == self.ce_weight == 0,
-        }
+    def balances(self) -> list[Balance]:
+        """Returns the weights for each kind of input."""
+        return [Balance(self.feature_weight, self.kd_weight, self.ce_weight)]
+
+    def _pairs(self) -> tuple[LayerPair, ...]:
+        teachers = self.student_layers if self.teacher_layers is None else self.teacher_layers
+        pairs = tuple(map(LayerPair, self.student_layers, teachers))
+        if len(teachers) != len(self.student_layers) or len(set(pairs)) != len(pairs):
+            raise UserError(
+                "Each layer of the student has one of the teacher as its counterpart.",
+                received=f"student_layers {list(self.student_layers)}, teacher_layers {list(teachers)}",
+                allowed="two lists of equal length that pair no two layers twice",
+            )
+        if len(self.layer_weights) not in (1, len(pairs)):
+            raise UserError(
+                "There must be one layer weight, or one for each layer.", received=list(self.layer_weights)
+            )
+        return pairs
+
+    def _asked(self, weights: Balance) -> frozenset[Need]:
+        wanted: dict[Need, bool] = {"features": weights.features > 0, "logits": weights.kd > 0}
         return frozenset(need for need, asked in wanted.items() if asked)
+
+    def _classifier_need(self, weights: Balance) -> frozenset[Need]:
+        trained = bool(weights.kd or weights.ce)
+        if self.classifier in ("own", "teacher") and not trained:
+            raise UserError(
+                "No loss term trains the student's classifier.",
+                received=f"classifier={self.classifier}, and neither kd_weight nor ce_weight",
+                allowed="frozen-teacher, or a term that trains it",
+            )
+        if self.classifier == "frozen-teacher" or not trained:
+            return frozenset({"frozen_classifier"})
+        return frozenset({"classifier"} if self.classifier == "teacher" else ())
+
+    def clean_teacher(self, step: Step) -> Outputs | None:
+        """Returns the teacher's outputs on the clean image; None where no term asks for them."""
+        return step.clean_teacher() if self.needs & {"features", "logits"} else None
 
     def distances(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Returns each chosen distance between representations, ``(B, width)``, by name, ``(B,)``."""
         names = list(_DISTANCES) if self.distance == "both" else [self.distance]
         return {name: _DISTANCES[name](features, target) for name in names}
 
+    def distance_sum(self, features: Tensor, target: Tensor) -> Tensor:
+        """Returns the sum of the chosen distances, ``(B,)``."""
+        return torch.stack(list(self.distances(features, target).values())).sum(0)
+
     def kl(self, teacher_logits: Tensor, logits: Tensor) -> Tensor:
         """Returns the divergence between softened outputs, ``(B,)``."""
         return kl_divergence(teacher_logits, logits, self.temperature)
 
-    def terms(self, student: Outputs, teacher: Outputs | None, y: Tensor, prefix: str = "") -> list[Term]:
+    def terms(
+        self, student: Outputs, teacher: Outputs | None, y: Tensor, balance: Balance, prefix: str = ""
+    ) -> list[Term]:
         """Returns the terms whose weight is not 0.
 
         Args:
             student: The student's outputs.
             teacher: The teacher's, or None where nothing of it is needed.
             y: Class indices ``(B,)`` or probabilities ``(B, classes)``.
+            balance: The weights.
             prefix: Goes before the terms' names.
         """
         parts: list[tuple[str, float, Tensor]] = []
-        if self.ce_weight:
-            parts.append(("ce", self.ce_weight, cross_entropy(student.logits, y)))
-        if teacher is not None and self.feature_weight:
+        if balance.ce:
+            parts.append(("ce", balance.ce, cross_entropy(student.logits, y)))
+        if teacher is not None and balance.features:
             by_name = self.distances(student.features, teacher.features)
-            parts += [(name, self.feature_weight, distance) for name, distance in by_name.items()]
-        if teacher is not None and self.kd_weight:
-            parts.append(("kd", self.kd_weight, self.kl(teacher.logits, student.logits)))
+            parts += [(name, balance.features, distance) for name, distance in by_name.items()]
+            parts += [
+                (name, balance.features * weight, distance)
+                for name, weight, distance in self._layer_distances(student, teacher)
+            ]
+        if teacher is not None and balance.kd:
+            parts.append(("kd", balance.kd, self.kl(teacher.logits, student.logits)))
         return [Term(prefix + name, weight, values.mean()) for name, weight, values in parts]
 
+    def _layer_distances(self, student: Outputs, teacher: Outputs) -> list[tuple[str, float, Tensor]]:
+        weights = self.layer_weights * (len(self.layers) if len(self.layer_weights) == 1 else 1)
+        matched = zip(self.layers, weights, student.intermediates, teacher.intermediates, strict=True)
+        return [
+            (f"layer {pair.student} to {pair.teacher}", weight, self.distance_sum(own, target))
+            for pair, weight, own, target in matched
+        ]
 
-@dataclass(frozen=True, kw_only=True)
-class CleanMatching:
+
+@dataclass(kw_only=True, eq=False)
+class CleanMatching(Matching):
     """Matching without an attack.
 
-    Attributes:
-        matching: What is matched.
-        noise: Radius of uniform noise on the student's input, in units of eps; the target stays the teacher's
-            output on the image without noise.
-        mixup: α of mixup; student and teacher both see the mixed image; 0 for none.
+    Args:
+        noise: Radius of uniform noise on the student's input, in units of eps; the teacher sees the image
+            without it.
+        mixup: α of mixup, seen by student and teacher alike; 0 for none.
     """
 
-    matching: Matching
-    noise: float
-    mixup: float
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return self.matching.needs
+    noise: Amount = 0.0
+    mixup: Share = 0.0
 
     def __call__(self, step: Step) -> list[Term]:
+        (balance,) = self.balances()
         if not self.mixup:
+            teacher = self.clean_teacher(step)
             student = step.student(add_noise(step, step.x, self.noise))
-            return self.matching.terms(student, step.clean_teacher() if self.needs else None, step.y)
+            return self.terms(student, teacher, step.y, balance)
         mixture = mix(step, self.mixup)
+        teacher = step.teacher(mixture.x) if self.needs & {"features", "logits"} else None
         student = step.student(add_noise(step, mixture.x, self.noise))
-        y = mixture.probabilities(student.logits.shape[1])
-        return self.matching.terms(student, step.teacher(mixture.x) if self.needs else None, y)
+        return self.terms(student, teacher, mixture.probabilities(student.logits.shape[1]), balance)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdversarialMatching:
+_START_SCALES: dict[Start, float] = {"gaussian": 0.001, "noise": 2.0}
+
+
+@dataclass(kw_only=True, eq=False)
+class AdversarialMatching(Matching):
     """Matching on adversarial student inputs; the targets are the teacher's on the clean image.
 
-    Attributes:
-        matching: What is matched.
-        inner: How the inputs are made.
-        ascend: What the inputs maximise: the distance between representations, the divergence of the
-            student's softened outputs, or the cross-entropy.
-        clean_weight: Of the same matching on the clean image, relative to that on the adversarial one.
-        igdm_weight: See ``igdm_terms``.
+    Args:
+        clean_feature_weight: As ``feature_weight``, on the clean image.
+        clean_kd_weight: As ``kd_weight``, on the clean image.
+        clean_ce_weight: As ``ce_weight``, on the clean image.
+        noise: Radius of uniform noise on that clean image, in units of eps; the teacher sees it without.
+        ascend: What the attack maximises: ``features`` the distance between the representations, ``kl`` the
+            divergence from the teacher's clean output at τ, ``ce`` the cross-entropy; the first two need no
+            labels.
+        steps: Of the ascent.
+        step_size: Of one step in units of eps; null: 1.25 for one step, as in FGSM-RS, 2.5 / steps for more.
+        start: Of the ascent: ``uniform`` in the ball, ``gaussian``, ``noise`` uniform in a larger ball, or
+            ``none``, at the image.
+        start_scale: Standard deviation of ``gaussian`` in pixel units; null: 0.001, as in TRADES. Radius of
+            ``noise`` in units of eps; null: 2, as in N-FGSM.
+        clip: Whether each step ends in the ball.
+        igdm_weight: α of IGDM's addition on the logits, which grows linearly over training.
     """
 
-    matching: Matching
-    inner: InnerAttack
+    clean_feature_weight: Amount = 0.0
+    clean_kd_weight: Amount = 0.0
+    clean_ce_weight: Amount = 0.0
+    noise: Amount = 0.0
     ascend: Ascend
-    clean_weight: float
-    igdm_weight: float
+    steps: Count = 1
+    step_size: Amount | None = None
+    start: Start = "uniform"
+    start_scale: Amount | None = None
+    clip: bool = True
+    igdm_weight: Amount = 0.0
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        ascent: dict[Ascend, frozenset[Need]] = {
-            "features": frozenset({"features"}),
-            "kl": frozenset({"logits"}),
-            "ce": frozenset(),
-        }
-        igdm: frozenset[Need] = frozenset({"logits"} if self.igdm_weight else ())
-        return self.matching.needs | ascent[self.ascend] | igdm
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        step_size, scale = self.step_size, self.start_scale
+        self.inner = InnerAttack(
+            self.steps,
+            (1.25 if self.steps == 1 else 2.5 / self.steps) if step_size is None else step_size,
+            self.start,
+            _START_SCALES.get(self.start, 1.0) if scale is None else scale,
+            self.clip,
+        )
+
+    def balances(self) -> list[Balance]:
+        clean = Balance(self.clean_feature_weight, self.clean_kd_weight, self.clean_ce_weight)
+        return [*super().balances(), clean]
+
+    def _asked(self, weights: Balance) -> frozenset[Need]:
+        ascended = weights._replace(
+            features=weights.features or float(self.ascend == "features"),
+            kd=weights.kd or self.igdm_weight or float(self.ascend == "kl"),
+        )
+        return super()._asked(ascended)
 
     def __call__(self, step: Step) -> list[Term]:
-        teacher = step.clean_teacher() if self.needs else None
+        adversarial, clean = self.balances()
+        teacher = self.clean_teacher(step)
         x_adv = step.attack(lambda x: self._ascended(step, teacher, step.student_eval(x)), self.inner)
         student = step.student(x_adv)
-        terms = self.matching.terms(student, teacher, step.y, "adversarial_")
-        if self.clean_weight:
-            clean = self.matching.terms(step.student(step.x), teacher, step.y, "clean_")
-            terms += [term._replace(weight=self.clean_weight * term.weight) for term in clean]
+        terms = self.terms(student, teacher, step.y, adversarial, "adversarial_")
+        if any(clean):
+            beside = step.student(add_noise(step, step.x, self.noise))
+            terms += self.terms(beside, teacher, step.y, clean, "clean_")
         return terms + igdm_terms(step, x_adv, student.logits, self.igdm_weight)
 
     def _ascended(self, step: Step, teacher: Outputs | None, student: Outputs) -> Tensor:
         if teacher is None or self.ascend == "ce":
             return cross_entropy(student.logits, step.y)
         if self.ascend == "kl":
-            return self.matching.kl(teacher.logits, student.logits)
-        distances = self.matching.distances(student.features, teacher.features)
-        return torch.stack(list(distances.values())).sum(0)
-
-
-_START_SCALES: dict[Start, float] = {"gaussian": 0.001, "noise": 2.0}
-
-
-def inner_attack(
-    steps: int, step_size: float | None, start: Start, start_scale: float | None, clip: bool
-) -> InnerAttack:
-    """Describes an inner attack, with the usual values in place of None.
-
-    A step is then 1.25 for one step, as in FGSM-RS (Wong, Rice, Kolter, ICLR 2020), and ``2.5 / steps`` for
-    more, in units of eps; a Gaussian start is that of TRADES, a noise start that of N-FGSM.
-    """
-    if step_size is None:
-        step_size = 1.25 if steps == 1 else 2.5 / steps
-    if start_scale is None:
-        start_scale = _START_SCALES.get(start, 1.0)
-    return InnerAttack(steps, step_size, start, start_scale, clip)
+            return self.kl(teacher.logits, student.logits)
+        return self.distance_sum(student.features, teacher.features)

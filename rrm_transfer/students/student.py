@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from rrm_transfer.core.layers import Layer, LayerReader
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.pixels import Normalise, PixelStatistics
 from rrm_transfer.students.creation import create_timm
@@ -78,6 +79,7 @@ class Student(nn.Module):
         normalise: Pixels in [0, 1] to what the network expects.
         model: The timm network.
         head: Projection and classifier.
+        layer_projections: Of intermediate layers, for training alone; see :meth:`read_layers`.
         image_size: Side of the images that it was built for, in pixels.
         stem: ``"cifar"`` where the stem was replaced, else None.
         kind: See :func:`kind_of`.
@@ -108,6 +110,8 @@ class Student(nn.Module):
         self.normalise = Normalise(statistics)
         self.model = model
         self.head = head
+        self.layer_projections = nn.ModuleList()
+        self._reader = LayerReader(model, (), owner=architecture)
         for parameter in form.idle_parameters(model):
             parameter.requires_grad_(False)
 
@@ -122,22 +126,61 @@ class Student(nn.Module):
         return {f"model.{name}" for name in own()}
 
     def forward(self, x: Tensor) -> Outputs:
-        """Computes logits and matched features.
+        """Computes logits, matched features and the intermediate layers that are read.
 
         Args:
             x: Pixels in [0, 1], ``(B, C, H, W)``.
         """
-        return cast(Outputs, self.head(self.form.represent(self.model, self.normalise(x))))
+        maps, layers = self._run(x)
+        outputs = cast(Outputs, self.head(self.form.pool(self.model, maps)))
+        projected = zip(self.layer_projections, layers, strict=True)
+        return outputs._replace(intermediates=tuple(projection(layer) for projection, layer in projected))
 
-    def adopt_classifier(self, weight: Tensor, bias: Tensor) -> None:
-        """Takes over a teacher's classifier and freezes it, for training without labels or logits.
+    def _run(self, x: Tensor) -> tuple[object, tuple[Tensor, ...]]:
+        trunk = cast(Callable[[Tensor], object], self.model.forward_features)
+        return self._reader.run(self.model, trunk, self.normalise(x))
+
+    def adopt_classifier(self, weight: Tensor, bias: Tensor, *, frozen: bool) -> None:
+        """Takes over a teacher's classifier.
 
         Args:
             weight: ``(classes, feature width)``.
             bias: ``(classes,)``.
+            frozen: Whether it stays as it is, else it is where training starts.
         """
         self.head.set_classifier(weight, bias)
-        self.head.classifier.requires_grad_(False)
+        self.head.classifier.requires_grad_(not frozen)
+
+    def read_layers(self, layers: Sequence[Layer], widths: Sequence[int], *, seed: int) -> None:
+        """Has ``forward`` return intermediate layers, each through a linear layer of its own.
+
+        The maps are averaged over positions before they are projected. Positions of one network have no
+        counterpart in another with a different grid or tokens (Hao et al., "One-for-All: Bridge the Gap
+        Between Heterogeneous Architectures in Knowledge Distillation", NeurIPS 2023), and an average is also
+        what the penultimate representation is. The projections are those of FitNets (Romero et al., ICLR
+        2015), there called regressors: trained with the student, saved in checkpoints, never exported.
+
+        Args:
+            layers: Names or indices; see :class:`LayerReader`.
+            widths: To which each is projected.
+            seed: Of the projections' initial weights; the global random state is left as it was.
+
+        Raises:
+            UserError: The network has no such layer.
+        """
+        self._reader = LayerReader(self.model, layers, owner=self.architecture)
+        channels = len(self.normalise.statistics.mean)
+        weight = next(self.model.parameters())
+        was_training = self.training
+        self.eval()
+        with torch.no_grad():
+            _, read = self._run(weight.new_zeros(1, channels, self.image_size, self.image_size))
+        self.train(was_training)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layer_projections = nn.ModuleList(
+                nn.Linear(layer.shape[1], width) for layer, width in zip(read, widths, strict=True)
+            )
 
     def fold(self) -> nn.Module:
         """Returns a new timm network, in eval mode and contiguous, whose classifier is the whole head."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from rrm_transfer.core.layers import Layer, LayerReader
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.pixels import Normalise, PixelStatistics
+from rrm_transfer.teachers.networks.adapters import HookedNetwork, TimmNetwork
 from rrm_transfer.teachers.view import View
 
 
@@ -57,6 +59,7 @@ class Teacher(nn.Module):
         self.network = network
         self.provenance = {**(provenance or {}), "view": str(view), "normalisation": str(statistics)}
         self._groups: tuple[tuple[int, ...], ...] | None = None
+        self._reader = LayerReader(network, (), owner=name)
         self.requires_grad_(False)
         self.eval()
         probe = self._probe()
@@ -70,16 +73,45 @@ class Teacher(nn.Module):
         return super().train(False)
 
     def forward(self, x: Tensor) -> Outputs:
-        """Maps pixels to logits and the representation.
+        """Maps pixels to logits, the representation and the intermediate layers that are read.
 
         Args:
             x: Pixels in [0, 1] at the data's size and channels, ``(B, C, H, W)``.
         """
-        outputs: Outputs = self.network(self.normalise(self.view(x)))
+        outputs = self._run(self.normalise(self.view(x)))
         if self._groups is None:
             return outputs
         columns = [outputs.logits[:, list(group)].logsumexp(1) for group in self._groups]
-        return Outputs(torch.stack(columns, 1), outputs.features)
+        return outputs._replace(logits=torch.stack(columns, 1))
+
+    def _run(self, x: Tensor) -> Outputs:
+        trunk = cast(Callable[[Tensor], Outputs], self.network)
+        outputs, layers = self._reader.run(self._model, trunk, x)
+        return outputs._replace(intermediates=layers) if layers else outputs
+
+    @property
+    def _model(self) -> nn.Module:
+        """The network under the names that its authors gave to its modules."""
+        return self.network.model if isinstance(self.network, TimmNetwork | HookedNetwork) else self.network
+
+    def read_layers(self, layers: Sequence[Layer]) -> list[int]:
+        """Has ``forward`` return intermediate layers, averaged over positions.
+
+        Args:
+            layers: Names or indices; see :class:`LayerReader`.
+
+        Returns:
+            Their widths.
+
+        Raises:
+            UserError: The network has no such layer.
+        """
+        reader = LayerReader(self._model, layers, owner=f"The teacher {self.name}")
+        if isinstance(self.network, TimmNetwork):
+            self.network.reader = reader
+        else:
+            self._reader = reader
+        return [layer.shape[1] for layer in self._probe().intermediates]
 
     def group_classes(self, groups: Sequence[Sequence[int]], names: Sequence[str] | None) -> None:
         """Gives the teacher the data's classes, each made of some of its own.

@@ -58,9 +58,9 @@ PLAN = TrainingPlan(
 
 
 class Network(nn.Module):
-    """A convolution, a normalisation, a hidden layer and a classifier."""
+    """A convolution, a normalisation, a hidden layer and a classifier; its maps may be read as layers."""
 
-    def __init__(self, *, norm: str = "batch", dropout: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, *, norm: str = "batch", dropout: float = 0.0, seed: int = 0, layers: int = 0) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -69,15 +69,17 @@ class Network(nn.Module):
             self.dropout = nn.Dropout(dropout)
             self.hidden = nn.Linear(6 * 16, 5)
             self.classifier = nn.Linear(5, CLASSES)
+            self.layer_projections = nn.ModuleList(nn.Linear(6, 3) for _ in range(layers))
 
     def forward(self, x: Tensor) -> Outputs:
-        z = F.gelu(self.norm(self.convolution(x - 0.5))).flatten(1)
-        features = self.hidden(self.dropout(z))
-        return Outputs(self.classifier(features), features)
+        maps = F.gelu(self.norm(self.convolution(x - 0.5)))
+        features = self.hidden(self.dropout(maps.flatten(1)))
+        layers = tuple(projection(maps.mean((2, 3))) for projection in self.layer_projections)
+        return Outputs(self.classifier(features), features, layers)
 
 
-def frozen_teacher() -> Network:
-    return Network(seed=1).requires_grad_(False).eval()
+def frozen_teacher(*, layers: int = 0) -> Network:
+    return Network(seed=1, layers=layers).requires_grad_(False).eval()
 
 
 def small_images(count: int = 45) -> MemoryImages:
@@ -119,7 +121,7 @@ class Run:
     def __post_init__(self) -> None:
         self.stop = StopRequest()
         self.student = Network(**self.network)
-        self.teacher = frozen_teacher()
+        self.teacher = frozen_teacher(layers=self.network.get("layers", 0))
         runtime = Runtime()
         objective = build_objective(self.objective, **self.arguments)
         judge = self.judge or held_out_judge(

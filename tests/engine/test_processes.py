@@ -79,7 +79,7 @@ def _losses(run: Path) -> dict[str, float]:
     "settings",
     [
         ["--objective", "trades"],  # two passes through the student before one backward pass
-        ["--objective", "rrm-adv", "--set", "objective.clean_weight=1"],
+        ["--objective", "rrm-adv", "--set", "objective.clean_feature_weight=1"],
         ["--set", "objective.ce_weight=0"],  # a classifier that is not trained
         ["--objective", "free-at", "--set", "objective.replays=2", "--set", "train.accumulation=2"],
         ["--objective", "igdm"],

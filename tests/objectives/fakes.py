@@ -20,7 +20,7 @@ WIDTH = 5
 
 
 class TinyNet(nn.Module):
-    """A smooth network with batch normalisation."""
+    """A smooth network with batch normalisation; it gives one of its layers twice, projected."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -34,13 +34,16 @@ class TinyNet(nn.Module):
                 nn.Linear(48, WIDTH),
             )
             self.classifier = nn.Linear(WIDTH, CLASSES)
+            self.layer_projections = nn.ModuleList([nn.Linear(3, 4), nn.Linear(3, 2)])
             for parameter in self.parameters():
                 nn.init.normal_(parameter, std=0.6)
         self.double()
 
     def forward(self, x: Tensor) -> Outputs:
-        features = self.body(x)
-        return Outputs(self.classifier(features), features)
+        maps = self.body[:3](x)
+        features = self.body[3:](maps)
+        layers = tuple(projection(maps.mean((2, 3))) for projection in self.layer_projections)
+        return Outputs(self.classifier(features), features, layers)
 
 
 @contextmanager
@@ -57,6 +60,7 @@ class FakeStep:
     """Implements ``Step`` in the plainest way.
 
     Attributes:
+        layers: How many intermediate layers student and teacher give.
         attacks: Every inner attack that was asked for.
         x_adv: The last one's result.
         seen: Every input that the student saw in training mode.
@@ -73,6 +77,7 @@ class FakeStep:
     randomness: Randomness
     progress: float = 0.5
     first: int = 0
+    layers: int = 0
     attacks: list[InnerAttack] = field(default_factory=list)
     x_adv: Tensor | None = None
     seen: list[Tensor] = field(default_factory=list)
@@ -82,24 +87,24 @@ class FakeStep:
 
     def student(self, x: Tensor) -> Outputs:
         self.seen.append(x)
-        outputs: Outputs = self.net(x)
-        return outputs
+        return self._run(self.net, x)
 
     def student_eval(self, x: Tensor) -> Outputs:
         with evaluating(self.net):
-            outputs: Outputs = self.net(x)
-        return outputs
+            return self._run(self.net, x)
 
     def clean_teacher(self) -> Outputs:
         self.clean_targets += 1
         with torch.no_grad():
-            outputs: Outputs = self.frozen(self.x)
-        return outputs
+            return self._run(self.frozen, self.x)
 
     def teacher(self, x: Tensor) -> Outputs:
         self.taught.append(x)
-        outputs: Outputs = self.frozen(x)
-        return outputs
+        return self._run(self.frozen, x)
+
+    def _run(self, net: TinyNet, x: Tensor) -> Outputs:
+        outputs: Outputs = net(x)
+        return outputs._replace(intermediates=outputs.intermediates[: self.layers])
 
     def attack(self, ascend: PerSampleLoss, inner: InnerAttack) -> Tensor:
         self.attacks.append(inner)
@@ -128,6 +133,7 @@ def make_step(
     progress: float = 0.5,
     first: int = 0,
     net: TinyNet | None = None,
+    layers: int = 0,
 ) -> FakeStep:
     """Returns a step on fixed images, some of whose pixels lie on the edge of the image range."""
     generator = torch.Generator().manual_seed(seed)
@@ -142,6 +148,7 @@ def make_step(
         randomness=Randomness(seed, 3, torch.arange(batch) + 10 * first),
         progress=progress,
         first=first,
+        layers=layers,
     )
     _: Step = step
     return step

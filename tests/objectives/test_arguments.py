@@ -7,6 +7,7 @@ import pytest
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.objectives import OBJECTIVES, argument_problems, build_objective, objective_arguments
 from rrm_transfer.objectives.adversarial import PGDAT
+from rrm_transfer.objectives.base import LayerPair
 from rrm_transfer.objectives.rrm import RRM, RRMAdv
 
 
@@ -32,18 +33,30 @@ def test_arguments_are_described_in_words() -> None:
     assert described["step_size"].type == "number, 0 or more, or null"
     assert described["temperature"].type == "number, above 0"
     assert described["clip"].type == "true or false"
+    assert described["student_layers"].type == "list of: name or index"
+    assert described["teacher_layers"].type == "list of: name or index, or null"
+    assert described["layer_weights"].type == "list of: number, above 0"
     assert "2.5 / steps" in described["step_size"].doc
+    assert described["feature_weight"].doc.startswith("λ_feat")  # its own
+    assert described["kd_weight"].doc.startswith("Of the divergence")  # from the class that it inherits from
+
+
+def test_lists_may_be_given_as_one_value() -> None:
+    objective = build_objective("rrm", student_layers="layer2", layer_weights="1/4")
+    assert objective.layers == (LayerPair("layer2", "layer2"),)
+    assert build_objective("rrm", student_layers=["a", -1], teacher_layers=[2, "b"]).layers == (
+        LayerPair("a", 2),
+        LayerPair(-1, "b"),
+    )
 
 
 def test_numbers_may_be_whole_or_text() -> None:
     objective = build_objective("rrm", feature_weight=2, ce_weight="1/200", noise="1e-1")
     assert isinstance(objective, RRM)
-    assert objective.clean.matching.feature_weight == 2.0
-    assert objective.clean.matching.ce_weight == 0.005
-    assert objective.clean.noise == 0.1
+    assert (objective.feature_weight, objective.ce_weight, objective.noise) == (2.0, 0.005, 0.1)
     adversarial = build_objective("rrm-adv", step_size=None, steps=5)
     assert isinstance(adversarial, RRMAdv)
-    assert adversarial.adversarial.inner.step_size == 0.5
+    assert adversarial.inner.step_size == 0.5
     assert isinstance(build_objective("pgd-at", steps=7), PGDAT)
 
 
@@ -60,6 +73,13 @@ def test_numbers_may_be_whole_or_text() -> None:
         ("rrm", {"ce_weight": "__import__('os')"}, ["__import__", "number"]),
         ("rrm", {"mixup": 1.5}, ["1.5", "0 to 1"]),
         ("rrm", {"ce_weight": 0, "feature_weight": 0}, ["Nothing is left to minimise"]),
+        ("rrm", {"ce_weight": 0, "classifier": "own"}, ["No loss term trains", "frozen-teacher"]),
+        ("rrm", {"student_layers": [1, 2], "teacher_layers": ["a"]}, ["counterpart", "[1, 2]", "['a']"]),
+        ("rrm", {"student_layers": [1, 1]}, ["pair no two layers twice"]),
+        ("rrm", {"student_layers": [1], "layer_weights": [1, 2]}, ["one for each layer", "[1.0, 2.0]"]),
+        ("rrm", {"student_layers": [1], "layer_weights": 0}, ["above 0"]),
+        ("rrm", {"student_layers": [1.5]}, ["1.5", "list of: name or index (default ())"]),
+        ("kd", {"student_layers": [1]}, ["units of feature_weight"]),
         ("kd", {"temperature": 0}, ["0", "above 0"]),
         ("pgd-at", {"steps": 0}, ["0", "1 or more"]),
         ("pgd-at", {"steps": 2.0}, ["2.0", "whole number"]),
@@ -81,7 +101,11 @@ def test_all_problems_are_told_at_once() -> None:
 def test_needs_follow_the_arguments() -> None:
     assert build_objective("natural").needs == frozenset()
     assert build_objective("rrm").needs == {"features"}
-    assert build_objective("rrm", ce_weight=0).needs == {"features", "classifier"}
+    assert build_objective("rrm", ce_weight=0).needs == {"features", "frozen_classifier"}
+    assert build_objective("rrm", classifier="frozen-teacher").needs == {"features", "frozen_classifier"}
+    assert build_objective("rrm", classifier="teacher").needs == {"features", "classifier"}
+    assert build_objective("rrm", classifier="own").needs == {"features"}
+    assert build_objective("rrm-adv", ce_weight=0, clean_ce_weight=1).needs == {"features"}
     assert build_objective("rrm", ce_weight=0, kd_weight=1).needs == {"features", "logits"}
     assert build_objective("rrm", kd_weight=1).needs == {"features", "logits"}
     assert build_objective("rrm", feature_weight=0, kd_weight=1).needs == {"logits"}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.objectives import OBJECTIVES, build_objective
-from rrm_transfer.objectives.base import Term
+from rrm_transfer.objectives.base import Objective, Term
 from tests.objectives.fakes import FakeStep, evaluating, make_step
 
 
@@ -77,6 +77,14 @@ class World:
         features: Tensor = self.step.frozen(x).features
         return features
 
+    def hS(self, x: Tensor, layer: int) -> Tensor:  # noqa: N802
+        projected: Tensor = self.step.net(x).intermediates[layer]
+        return projected
+
+    def hT(self, x: Tensor, layer: int) -> Tensor:  # noqa: N802
+        intermediate: Tensor = self.step.frozen(x).intermediates[layer]
+        return intermediate
+
     def noise(self, purpose: str, scale: float) -> Tensor:
         """Uniform noise in ``scale`` times the Linf ball, brought into the image range."""
         drawn = 2 * self.step.randomness.uniform(purpose, tuple(self.x.shape[1:])) - 1
@@ -105,7 +113,13 @@ class Case:
     arguments: dict[str, object] = field(default_factory=dict)
     ascent: Ascent | None = None
     teacher_in_ascent: bool = False
+    teacher_in_step: bool = True
     progress: float = 0.5
+
+    def build(self) -> tuple[Objective, FakeStep]:
+        """Returns the objective and a fresh step for it."""
+        objective = build_objective(self.name, **self.arguments)
+        return objective, make_step(progress=self.progress, layers=len(objective.layers))
 
     def __str__(self) -> str:
         return "-".join([self.name, *(f"{k}={v}" for k, v in self.arguments.items())])
@@ -146,6 +160,7 @@ ONE_STEP = 1.25
 CASES = [
     Case("natural", lambda w: ce(w.S(w.x), w.y).mean()),
     Case("natural", lambda w: ce(w.S(w.x), w.y, 0.1).mean(), {"label_smoothing": 0.1}),
+    Case("rdt", lambda w: ce(w.S(w.x), w.y).mean(), teacher_in_step=False),
     Case("rrm", lambda w: 0.005 * ce(w.S(w.x), w.y).mean() + cosine(w.gS(w.x), w.gT(w.x)).mean()),
     Case(
         "rrm",
@@ -165,6 +180,29 @@ CASES = [
         "rrm",
         lambda w: cosine(w.gS(w.x + w.noise("input noise", 0.5)), w.gT(w.x)).mean(),
         {"noise": 0.5, "ce_weight": 0},
+    ),
+    Case(
+        "rrm",
+        lambda w: (
+            2
+            * (
+                cosine(w.gS(w.x), w.gT(w.x))
+                + 0.5 * cosine(w.hS(w.x, 0), w.hT(w.x, 0))
+                + 3 * cosine(w.hS(w.x, 1), w.hT(w.x, 1))
+            )
+            + 0.005 * ce(w.S(w.x), w.y)
+        ).mean(),
+        {
+            "feature_weight": 2,
+            "student_layers": [1, "b"],
+            "teacher_layers": ["c", -2],
+            "layer_weights": [0.5, 3],
+        },
+    ),
+    Case(
+        "rrm",
+        lambda w: relative(w.gS(w.x), w.gT(w.x)).mean(),
+        {"distance": "relative_l2", "ce_weight": 0, "classifier": "frozen-teacher"},
     ),
     Case("kd", lambda w: kl(w.T(w.x), w.S(w.x), 4.0).mean()),
     Case(
@@ -191,7 +229,14 @@ CASES = [
             ).mean()
             + 0.125 * ce(w.S(w.x), w.y).mean()
         ),
-        {"distance": "cosine", "ce_weight": 0.25, "clean_weight": 0.5, "ascend": "ce", "steps": 4},
+        {
+            "distance": "cosine",
+            "ce_weight": 0.25,
+            "clean_feature_weight": 0.5,
+            "clean_ce_weight": 0.125,
+            "ascend": "ce",
+            "steps": 4,
+        },
         ascent=Ascent(climb_ce, uniform, 4, 2.5 / 4),
     ),
     Case(
@@ -207,6 +252,24 @@ CASES = [
             1.0,
             clip=False,
         ),
+    ),
+    Case(
+        "rrm-adv",
+        lambda w: (
+            relative(w.gS(w.adv), w.gT(w.x))
+            + 0.25 * relative(w.hS(w.adv, 0), w.hT(w.x, 0))
+            + 0.25 * relative(w.hS(w.adv, 1), w.hT(w.x, 1))
+            + 0.3 * kl(w.T(w.x), w.S(w.x + w.noise("input noise", 0.5)), 2.0)
+        ).mean(),
+        {
+            "ce_weight": 0,
+            "student_layers": [0, 1],
+            "layer_weights": 0.25,
+            "clean_kd_weight": 0.3,
+            "temperature": 2,
+            "noise": 0.5,
+        },
+        ascent=Ascent(lambda w, x: relative(w.gS(x), w.gT(w.x)), uniform, 1, ONE_STEP),
     ),
     Case(
         "kd-adv",
@@ -319,8 +382,8 @@ def test_every_objective_has_a_case() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_value_and_gradient_equal_the_equation(case: Case) -> None:
-    step = make_step(progress=case.progress)
-    terms = build_objective(case.name, **case.arguments)(step)
+    objective, step = case.build()
+    terms = objective(step)
     expected = case.loss(World(step))
     weights = list(step.net.parameters())
     assert all(term.weight >= 0 and term.value.shape == () for term in terms)
@@ -336,8 +399,8 @@ def test_value_and_gradient_equal_the_equation(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_inner_attack_is_the_published_one(case: Case) -> None:
-    step = make_step(progress=case.progress)
-    build_objective(case.name, **case.arguments)(step)
+    objective, step = case.build()
+    objective(step)
     if case.ascent is None:
         assert step.attacks == []
         return
@@ -355,10 +418,10 @@ def test_inner_attack_is_the_published_one(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_teacher_is_asked_for_what_is_needed_and_never_trained(case: Case) -> None:
-    step = make_step(progress=case.progress)
-    objective = build_objective(case.name, **case.arguments)
+    objective, step = case.build()
     total(objective(step)).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-    assert bool(step.clean_targets or step.taught) == bool(objective.needs)
+    asked = bool(step.clean_targets or step.taught)
+    assert asked == (bool(objective.needs) and case.teacher_in_step)
     assert any(x.requires_grad for x in step.taught) == case.teacher_in_ascent
     assert all(weight.grad is None for weight in step.frozen.parameters())
     assert any(weight.grad is not None for weight in step.net.parameters())

@@ -24,7 +24,7 @@ def small(name: str = "test_resnet", **changes: object) -> Student:
 def test_logits_are_computed_from_the_projected_features() -> None:
     student = small().eval()
     x = torch.rand(3, 3, 32, 32)
-    logits, features = student(x)
+    logits, features, _ = student(x)
     assert features.shape == (3, 24)
     z = student.form.represent(student.model, student.normalise(x))
     assert z.shape == (3, student.model.head_hidden_size)
@@ -82,10 +82,40 @@ def test_fold_is_the_product_of_both_maps_and_leaves_the_student_alone() -> None
 def test_a_teachers_classifier_is_taken_over_and_frozen() -> None:
     student = small()
     weight, bias = torch.randn(5, 24), torch.randn(5)
-    student.adopt_classifier(weight, bias)
-    logits, features = student.eval()(torch.rand(2, 3, 32, 32))
+    student.adopt_classifier(weight, bias, frozen=True)
+    logits, features, _ = student.eval()(torch.rand(2, 3, 32, 32))
     torch.testing.assert_close(logits, features @ weight.T + bias)
     assert not any(parameter.requires_grad for parameter in student.head.classifier.parameters())
+    student.adopt_classifier(weight, bias, frozen=False)
+    assert all(parameter.requires_grad for parameter in student.head.classifier.parameters())
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_layers_are_projected_for_training_and_leave_no_trace_in_the_export(name: str) -> None:
+    x = torch.rand(3, 3, 32, 32)
+    plain, student = small(name), small(name)
+    state = torch.get_rng_state()
+    student.read_layers([-2, 0], [7, 9], seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert student.training
+    outputs = student.eval()(x)
+    assert [tuple(layer.shape) for layer in outputs.intermediates] == [(3, 7), (3, 9)]
+    assert torch.equal(outputs.logits, plain.eval()(x).logits)
+    assert student.state_dict().keys() - plain.state_dict().keys() == {
+        f"layer_projections.{n}.{part}" for n in (0, 1) for part in ("weight", "bias")
+    }
+    twin = small(name)
+    twin.read_layers([-2, 0], [7, 9], seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), twin.parameters(), strict=True))
+    assert student.fold().state_dict().keys() == plain.fold().state_dict().keys()
+    sum(layer.sum() for layer in outputs.intermediates).backward()
+    assert all(p.grad is not None for p in student.layer_projections.parameters())
+
+
+def test_an_unknown_layer_lists_those_of_the_network() -> None:
+    with pytest.raises(UserError, match="test_resnet has no such layer") as caught:
+        small().read_layers(["blocks.3"], [7], seed=0)
+    assert "act1, layer1, layer2, layer3, layer4" in str(caught.value)
 
 
 def test_default_normalisation_is_the_architectures_and_averages_to_grey() -> None:

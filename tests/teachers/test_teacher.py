@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.layers import Layer
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.pixels import PixelStatistics
 from rrm_transfer.teachers.loading import load_teacher
-from rrm_transfer.teachers.networks import adapt
+from rrm_transfer.teachers.networks import Blueprint, adapt, build_model
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.teachers.view import View
 from tests.teachers.fixtures import LABELS, pixels, tiny, tiny_folder
@@ -36,6 +37,30 @@ def test_logits_and_features_are_the_networks_own() -> None:
     assert torch.equal(outputs.logits, model(normalised))
     maps = model.forward_features(normalised)  # type: ignore[operator]
     assert torch.equal(outputs.features, model.forward_head(maps, pre_logits=True))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"),
+    [
+        (tiny(), ["layer2", -1]),
+        (build_model(Blueprint("cifar_vgg11")), ["features.3", "features"]),
+        (nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(6 * 900, 4)), [0, 0]),
+    ],
+    ids=["timm", "ours", "hooked"],
+)
+def test_layers_are_read_beside_the_outputs(model: nn.Module, layers: list[Layer]) -> None:
+    teacher, x = teacher_of(model), pixels()
+    before = teacher(x)
+    assert before.intermediates == ()
+    widths = teacher.read_layers(layers)
+    outputs = teacher(x)
+    assert [layer.shape[1] for layer in outputs.intermediates] == widths
+    assert torch.equal(outputs.logits, before.logits)
+    assert torch.equal(outputs.features, before.features)
+    teacher.group_classes([[0], [1, 2]], None)
+    assert len(teacher(x).intermediates) == 2
+    with pytest.raises(UserError, match="The teacher tiny has no such layer"):
+        teacher.read_layers(["nowhere"])
 
 
 def test_is_frozen_and_stays_in_eval_mode() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.layers import LayerReader
 from rrm_transfer.core.outputs import Outputs
 
 
@@ -17,11 +18,12 @@ class TimmNetwork(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.reader = LayerReader(model, (), owner="the teacher")
 
     def forward(self, x: Tensor) -> Outputs:
-        maps = self.model.forward_features(x)  # type: ignore[operator]
-        features = self.model.forward_head(maps, pre_logits=True)  # type: ignore[operator]
-        return Outputs(self.model.forward_head(maps), features)  # type: ignore[operator]
+        model = cast(Any, self.model)
+        maps, layers = self.reader.run(self.model, model.forward_features, x)
+        return Outputs(model.forward_head(maps), model.forward_head(maps, pre_logits=True), layers)
 
 
 class HookedNetwork(nn.Module):
