@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file
 
 from rrm_transfer import load_student
 from rrm_transfer.core.files import sha256_of
@@ -221,3 +223,28 @@ def test_the_student_of_a_run_is_a_teacher(finished: Finished) -> None:
     before = read_metrics(finished.run / "metrics.json").of("student")
     teacher = [row for row in following.document["rows"] if row["model"] == "teacher"]
     assert [row["correct"] for row in teacher] == [row.correct for row in before]
+
+
+def test_layers_and_a_reused_classifier_leave_a_stock_student(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    arguments = {
+        "student_layers": "[blocks.2, -1]",
+        "teacher_layers": "[2, layer4]",
+        "layer_weights": "[1, 0.5]",
+        "classifier": "frozen-teacher",
+    }
+    sets = [part for key, value in arguments.items() for part in ("--set", f"objective.{key}={value}")]
+    options = [*tiny.recipe_options(tiny_teacher, tiny_data, student="test_vit", epochs=1), *sets]
+    options += ["--objective", "rrm-adv", "--no-control", "--skip-teacher-check", "--json"]
+    ended = command("run", *options, "--output", "run", folder=tmp_path)
+    assert ended.code == 0, ended.err
+    state = load_file(tmp_path / "run" / "checkpoints" / "student-final" / "state.safetensors")
+    assert "student/layer_projections.1.weight" in state
+    teacher = load_file(tiny_teacher / "model.safetensors")
+    assert torch.equal(state["student/head.classifier.weight"], teacher["fc.weight"])
+    stock = timm.create_model("test_vit", num_classes=4, in_chans=1, img_size=32)
+    assert load_file(tmp_path / "run" / "student" / "model.safetensors").keys() == stock.state_dict().keys()
+    events = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    (first, *_) = (event["losses"] for event in events if event["event"] == "step")
+    assert {"adversarial_layer blocks.2 to 2", "adversarial_layer -1 to layer4"} < set(first)

@@ -17,7 +17,7 @@ def run(
     dataset: options.Dataset = None,
     objective: Annotated[str | None, typer.Option(help="What is minimised: rrm, natural, pgd-at, …")] = None,
     help_objective: Annotated[
-        bool, typer.Option("--help-objective", help="List the arguments of --objective and stop.")
+        bool, typer.Option("--help-objective", help="Explain --objective, list its arguments and stop.")
     ] = False,
     recipe: options.RecipeName = None,
     overrides: options.Overrides = None,
@@ -55,7 +55,9 @@ def run(
         accelerate launch -m rrm_transfer run --recipe quickstart
     """
     if help_objective:
-        _print_objective(objective or "rrm")
+        from rrm_transfer.report.table import print_objective
+
+        print_objective(objective or "rrm")
         return
     wanted = request(
         recipe=recipe,
@@ -87,10 +89,3 @@ def run(
         resume=resume,
     )
     print_run(result, as_json=as_json)
-
-
-def _print_objective(name: str) -> None:
-    from rrm_transfer.objectives import objective_arguments
-    from rrm_transfer.report.table import print_arguments
-
-    print_arguments(name, objective_arguments(name))

@@ -17,7 +17,7 @@ from rrm_transfer.engine.learners import Learner, TeacherNetwork, export_learner
 from rrm_transfer.engine.metrics import Role
 from rrm_transfer.engine.run_folder import RunFolder, library_versions
 from rrm_transfer.engine.selection import STEPS, Score
-from rrm_transfer.recipe.schema import TrainSection
+from rrm_transfer.recipe.schema import ObjectiveSection, TrainSection
 
 _SAMPLE = 8
 """Test images on which the exported network must answer like the trained one."""
@@ -55,7 +55,7 @@ def provenance(assembly: Assembly, role: Role, product: Product) -> dict[str, An
         product: The network.
     """
     recipe, teacher = assembly.recipe, assembly.teacher if role != "control" else None
-    objective = recipe.objective.model_dump(mode="json") if role != "control" else {"name": "natural"}
+    objective = _published(recipe.objective) if role != "control" else {"name": "natural"}
     return {
         "versions": library_versions(),
         "role": role,
@@ -130,3 +130,11 @@ def load_line(student: Learner, folder: RunFolder) -> str:
     if isinstance(student, TeacherNetwork):
         return f"rrm-transfer run --teacher {folder.path}"
     return f'rrm_transfer.load_student("{folder.student}")'
+
+
+def _published(objective: ObjectiveSection) -> dict[str, Any]:
+    """Returns the objective's name and arguments, a local folder by its last part."""
+    section = objective.model_dump(mode="json")
+    if section.get("folder"):
+        section["folder"] = public_name(str(Path(section["folder"]).absolute()))
+    return section

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rrm_transfer.core.registry import Registry
-from rrm_transfer.objectives.arguments import Argument, Problem, describe, read_arguments
+from rrm_transfer.objectives.arguments import Argument, Problem, describe, explanation, read_arguments
 from rrm_transfer.objectives.base import Objective
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
@@ -38,6 +38,15 @@ def objective_arguments(name: str) -> list[Argument]:
         UserError: There is no such objective.
     """
     return describe(OBJECTIVES.get(name))
+
+
+def objective_explanation(name: str) -> list[str]:
+    """Returns the equation and the source of the objective called ``name``, in paragraphs.
+
+    Raises:
+        UserError: There is no such objective.
+    """
+    return explanation(OBJECTIVES.get(name))
 
 
 def argument_problems(name: str, arguments: Mapping[str, object]) -> list[Problem]:

@@ -7,6 +7,7 @@ down. Recipes, ``--help-objective`` and the documentation read them from here.
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -62,6 +63,13 @@ class Argument(NamedTuple):
     type: str
     default: object
     doc: str
+
+    @property
+    def written_default(self) -> str:
+        """The default as a recipe would have it."""
+        if isinstance(self.default, float):
+            return f"{self.default:g}"
+        return self.default if isinstance(self.default, str) else json.dumps(self.default)
 
 
 class Problem(NamedTuple):
@@ -196,7 +204,7 @@ def read_arguments(component: type, arguments: Mapping[str, object]) -> tuple[di
             error = UserError(
                 f"{component.__name__} cannot take this {name}.",
                 received=repr(value),
-                allowed=f"{kind} (default {default})",
+                allowed=f"{kind} (default {Argument(name, str(kind), default, '').written_default})",
             )
             problems.append(Problem(name, error))
     return converted, problems

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.engine.job import RunResult
 from rrm_transfer.engine.metrics import Metrics, Row, best_of
+from rrm_transfer.objectives import objective_arguments, objective_explanation
 from rrm_transfer.report.evaluation import checks_line
 
 ROLES = ("teacher", best_of("teacher"), "control", "student", best_of("student"))
@@ -75,11 +76,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def print_arguments(name: str, arguments: Sequence[Any]) -> None:
-    """Prints an objective's arguments with types, defaults and meaning."""
-    table = Table(title=f"objective {name}")
-    for column in ("argument", "type", "default", "meaning"):
-        table.add_column(column)
-    for argument in arguments:
-        table.add_row(argument.name, argument.type, str(argument.default), argument.doc)
-    Console().print(table)
+def print_objective(name: str) -> None:
+    """Prints an objective's equation and source, and its arguments with types, defaults and meaning."""
+    console = Console()
+    for paragraph in (f"objective {name}", *objective_explanation(name)):
+        console.print(paragraph.replace("``", ""), "", sep="\n", highlight=False, markup=False)
+    table = Table("argument", "type", "default", "meaning")
+    for argument in objective_arguments(name):
+        cells = (argument.name, argument.type, argument.written_default, argument.doc.replace("``", ""))
+        table.add_row(*map(Text, cells))
+    console.print(table)

@@ -23,6 +23,14 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "data folder": (["--dataset", "./missing"], ["./missing"]),
     "objective": (["--objective", "rmm"], ["Unknown objective", "rrm"]),
     "objective argument": (["--set", "objective.ce_wieght=1"], ["objective.ce_wieght", "ce_weight"]),
+    "student's layer": (
+        ["--set", "objective.student_layers=blocks.9", "--skip-teacher-check"],
+        ["blocks.9", "act1, layer1, layer2, layer3, layer4"],
+    ),
+    "teacher's layer": (
+        ["--set", "objective.student_layers=layer1", "--set", "objective.teacher_layers=9"],
+        ["The teacher", "no such layer", "0 to 4"],
+    ),
     "recipe": (["--recipe", "quikstart"], ["Unknown recipe", "quickstart"]),
     "recipe file": (["--recipe", "missing.yaml"], ["Unknown recipe", "missing.yaml"]),
     "recipe key": (["--set", "train.eposch=1"], ["train.eposch: unknown key", "epochs"]),

@@ -83,6 +83,16 @@ def _losses(run: Path) -> dict[str, float]:
         ["--set", "objective.ce_weight=0"],  # a classifier that is not trained
         ["--objective", "free-at", "--set", "objective.replays=2", "--set", "train.accumulation=2"],
         ["--objective", "igdm"],
+        ["--set", "objective.student_layers=[blocks.0, -1]", "--set", "objective.teacher_layers=[layer2, 3]"],
+        [
+            "--objective",
+            "rrm-adv",
+            "--set",
+            "objective.student_layers=0",
+            "--set",
+            "objective.classifier=teacher",
+        ],
+        ["--objective", "rdt", "--set", "objective.steps=2"],
     ],
     ids=" ".join,
 )

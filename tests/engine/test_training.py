@@ -29,6 +29,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "selection, bf16": {"plan": replace(PLAN, precision="bf16"), "select_every": 1},
     "selection of a moving average": {"plan": replace(PLAN, ema=0.9), "select_every": 1},
     "selection of a mean": {"plan": replace(PLAN, epochs=4, average_epochs=3), "select_every": 1},
+    "layers": {
+        "objective": "rrm",
+        "arguments": {"student_layers": [0, 1], "layer_weights": [1, 2]},
+        "network": {"layers": 2},
+    },
     "free-at": {"objective": "free-at", "arguments": {"replays": 3}},
     "free-at, accumulation, bf16": {
         "objective": "free-at",

@@ -78,7 +78,7 @@ def test_numbers_may_be_whole_or_text() -> None:
         ("rrm", {"student_layers": [1, 1]}, ["pair no two layers twice"]),
         ("rrm", {"student_layers": [1], "layer_weights": [1, 2]}, ["one for each layer", "[1.0, 2.0]"]),
         ("rrm", {"student_layers": [1], "layer_weights": 0}, ["above 0"]),
-        ("rrm", {"student_layers": [1.5]}, ["1.5", "list of: name or index (default ())"]),
+        ("rrm", {"student_layers": [1.5]}, ["1.5", "list of: name or index (default [])"]),
         ("kd", {"student_layers": [1]}, ["units of feature_weight"]),
         ("kd", {"temperature": 0}, ["0", "above 0"]),
         ("pgd-at", {"steps": 0}, ["0", "1 or more"]),
