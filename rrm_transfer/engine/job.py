@@ -198,10 +198,10 @@ class _Job:
         if self.assembly.teacher is not None:
             teacher_rows, timing["teacher"] = self._teacher_rows()
             rows += teacher_rows
-        made = None
+        robust = None
         if self.robust_set is not None:
-            made = self.robust_set.make(self.runtime, self.narrator)
-            self.log("robust set", {"images": len(made.images), "seconds": round(made.seconds, 3)})
+            robust = self.robust_set.make(self.runtime, self.narrator)
+            self.log("robust set", {"images": len(robust.images), "seconds": round(robust.seconds, 3)})
         if recipe.control.enabled:
             control = self.assembly.control()
             plain = build_objective("natural")
@@ -221,7 +221,7 @@ class _Job:
             stop,
             resume=resume,
             selection=selection,
-            made=made,
+            robust=robust,
         )
         products = self._products(student, timing[self.role], selection)
         for product in products:
@@ -251,7 +251,7 @@ class _Job:
         *,
         resume: bool,
         selection: Selection | None = None,
-        made: MadeImages | None = None,
+        robust: MadeImages | None = None,
     ) -> dict[str, Any]:
         assert epochs is not None
         trainer = Trainer(
@@ -260,7 +260,7 @@ class _Job:
             student=student,
             teacher=self.assembly.teacher if objective.needs else None,
             objective=objective,
-            loader=self.assembly.loader(self.runtime, None if made is None else made.images),
+            loader=self.assembly.loader(self.runtime, None if robust is None else robust.images),
             checkpoints=Checkpoints(self.folder.checkpoints, phase, self.narrator.warn),
             narrator=self.narrator,
             log=self.log,
@@ -268,7 +268,7 @@ class _Job:
         )
         result = trainer.run(stop, resume=resume)
         self.log("trained", {"phase": phase, "step": result.steps, "seconds": round(result.seconds, 3)})
-        data_seconds = 0.0 if made is None else made.seconds
+        data_seconds = 0.0 if robust is None else robust.seconds
         return {
             "train_seconds": data_seconds + result.seconds,
             "data_seconds": data_seconds,
