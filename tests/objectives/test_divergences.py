@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 
+import rrm_transfer.objectives
 from rrm_transfer.objectives.divergences import cosine_distance, kl_divergence, relative_l2
 
 
@@ -10,6 +14,13 @@ def test_kl_mean_is_torch_batchmean() -> None:
     target, logits = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = 9 * F.kl_div(F.log_softmax(logits / 3, 1), F.softmax(target / 3, 1), reduction="batchmean")
     torch.testing.assert_close(kl_divergence(target, logits, 3.0).mean(), expected)
+
+
+def test_no_objective_has_a_divergence_of_its_own() -> None:
+    sources = Path(rrm_transfer.objectives.__file__).parent.glob("*.py")
+    assert {s.name for s in sources if re.search("kl_div\\b|KLDiv", s.read_text(encoding="utf-8"))} == {
+        "divergences.py"
+    }
 
 
 def test_temperature_keeps_the_size_of_gradients() -> None:

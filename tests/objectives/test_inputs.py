@@ -31,7 +31,13 @@ def test_mixup_mixes_images_and_labels_alike_for_student_and_teacher() -> None:
     first, second = ce(student.logits, mixture.y), ce(student.logits, mixture.partner_y)
     labels = (mixture.share * first + (1 - mixture.share) * second).mean()
     matched = cosine(student.features, step.frozen(mixture.x).features).mean()
-    torch.testing.assert_close(total(terms), 0.5 * labels + matched)
+    expected = 0.5 * labels + matched
+    torch.testing.assert_close(total(terms), expected, rtol=1e-9, atol=1e-12)
+    weights = [*step.net.body.parameters(), *step.net.classifier.parameters()]
+    for actual, wanted in zip(
+        torch.autograd.grad(total(terms), weights), torch.autograd.grad(expected, weights), strict=True
+    ):
+        torch.testing.assert_close(actual, wanted, rtol=1e-7, atol=1e-10)
     assert mixture.probabilities(CLASSES).sum(1).allclose(torch.ones(6, dtype=torch.float64))
 
 
