@@ -18,6 +18,7 @@ from rrm_transfer import Recipe, teach, transfer
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.engine.job import RunResult
 from rrm_transfer.recipe.loading import read_recipe
+from rrm_transfer.recipe.schema import ObjectiveSection
 from rrm_transfer.recipe.shelf import find_recipe, recipe_names
 from rrm_transfer.teachers.zoo import zoo_entry
 
@@ -75,6 +76,8 @@ def shrink(recipe: Recipe, folder: Path) -> Recipe:
     if small.train.milestones is not None:
         small.train.milestones = [1]
     small.control.enabled = False
+    if small.objective.name == "rdt":
+        small.objective = ObjectiveSection.model_validate({"name": "rdt", "steps": 2})
     small.evaluate.images, small.evaluate.steps, small.evaluate.batch_size = TEST, 1, TEST
     small.output = folder / "run"
     if small.teacher is not None:
