@@ -154,7 +154,8 @@ class Teacher(nn.Module):
     def _probe(self) -> Outputs:
         side = self.view.size[0]
         generator = torch.Generator().manual_seed(0)
-        return self(torch.rand(2, self.view.channels[0], side, side, generator=generator))  # type: ignore[no-any-return]
+        x = torch.rand(2, self.view.channels[0], side, side, generator=generator)
+        return self(x.to(self.normalise.mean.device))  # type: ignore[no-any-return]
 
 
 def _weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor]:
