@@ -12,7 +12,7 @@ from rrm_transfer.objectives.matching import AdversarialMatching, Ascend, CleanM
 class KD(CleanMatching):
     """Knowledge distillation on clean images: ``λ_kd · τ² · KL(T(x) ‖ S(x)) + λ_ce · CE(S(x), y)``.
 
-    Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531. Without the
+    Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531. Without the
     cross-entropy it needs no labels. The teacher's representation, layers and classifier, noise and mixup are
     additions.
 
