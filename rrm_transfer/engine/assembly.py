@@ -272,6 +272,22 @@ def check_names(recipe: Recipe) -> Recipe:
     return recipe
 
 
+def require_no_teacher(recipe: Recipe) -> None:
+    """Checks that a recipe makes a teacher from scratch.
+
+    Raises:
+        UserError: Its objective learns from another.
+    """
+    objective = check_names(recipe).objective
+    if build_objective(objective.name, **objective.arguments).needs:
+        raise UserError(
+            "A robust teacher is made from scratch, and this objective learns from another.",
+            received=objective.name,
+            allowed="an objective without a teacher: pgd-at, trades, fast-at, n-fgsm, free-at or natural",
+            hint="--objective pgd-at, or rrm-transfer run to learn from a teacher",
+        )
+
+
 def objective_problems(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Finds what is wrong with a recipe's objective, which the recipe's schema cannot know.
 

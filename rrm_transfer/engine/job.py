@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rrm_transfer.core.errors import Interrupted, UserError
-from rrm_transfer.engine.assembly import Assembly, assemble, check_names
+from rrm_transfer.engine.assembly import Assembly, assemble, require_no_teacher
 from rrm_transfer.engine.calibration import adopt, calibrate
 from rrm_transfer.engine.checkpoints import Checkpoints
 from rrm_transfer.engine.checks import run_checks
@@ -90,7 +90,7 @@ def run(
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
     if role == "teacher":
-        _require_no_teacher(recipe)
+        require_no_teacher(recipe)
     runtime = Runtime()
     narrator = narrator if narrator is not None and runtime.is_main else Narrator()
     warning = runtime.launch_warning()
@@ -392,14 +392,3 @@ class _Job:
             device=self.runtime.device,
         )
         gallery.write(self.folder.gallery)
-
-
-def _require_no_teacher(recipe: Recipe) -> None:
-    objective = check_names(recipe).objective
-    if build_objective(objective.name, **objective.arguments).needs:
-        raise UserError(
-            "A robust teacher is made from scratch, and this objective learns from another.",
-            received=objective.name,
-            allowed="an objective without a teacher: pgd-at, trades, fast-at, n-fgsm, free-at or natural",
-            hint="--objective pgd-at, or rrm-transfer run to learn from a teacher",
-        )
