@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rrm_transfer.core.errors import Interrupted, UserError
+from rrm_transfer.core.errors import Interrupted
 from rrm_transfer.engine.assembly import Assembly, assemble, require_no_teacher
 from rrm_transfer.engine.calibration import adopt, calibrate
 from rrm_transfer.engine.checkpoints import Checkpoints
