@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim.swa_utils import AveragedModel
 
-STATISTICS_BATCHES = 100
-"""Training batches from which batch statistics of averaged weights are estimated anew."""
+STATISTICS_BATCHES = 50
+"""Training batches that averaged weights are shown; batch statistics usually forget a tenth with each."""
 
 
 class WeightAverage(ABC):
@@ -38,13 +40,19 @@ class WeightAverage(ABC):
     def update(self, student: nn.Module, step: int) -> None:
         """Takes in the weights after optimiser step ``step``, counted from 1."""
 
-    @abstractmethod
-    def settle(self, batches: Iterable[Tensor]) -> None:
-        """Gives the averaged network the batch statistics that it needs.
+    @property
+    def statistics_lag(self) -> bool:
+        """Whether the averaged network has batch statistics that are not its own yet."""
+        return False
 
-        Args:
-            batches: Training images, pixels in [0, 1], ``(B, C, H, W)`` each.
-        """
+    @contextmanager
+    def catching_up(self) -> Iterator[nn.Module]:
+        """Gives the averaged network in training mode, to be shown training batches."""
+        self.network.train()
+        try:
+            yield self.network
+        finally:
+            self.network.eval()
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self._averager.state_dict())
@@ -77,16 +85,14 @@ class MovingAverage(WeightAverage):
     def update(self, student: nn.Module, step: int) -> None:
         self._ema.update(student, step)
 
-    def settle(self, batches: Iterable[Tensor]) -> None:
-        """Leaves the statistics, which are averaged along."""
-
 
 class LastEpochs(WeightAverage):
     """The mean of the weights at the ends of the last epochs.
 
     Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (UAI 2018, arXiv
-    1803.05407), algorithm 1. Weights so far apart need batch statistics of their own, which are estimated
-    on clean training images, as there.
+    1803.05407), algorithm 1. Averaged weights need batch statistics of their own. There these are estimated
+    on training images, here on what the objective makes of them, as in training: a network trained on
+    attacked images loses much of its robustness with the statistics of clean ones.
 
     Args:
         student: Copied.
@@ -99,6 +105,8 @@ class LastEpochs(WeightAverage):
         super().__init__(self._mean)
         self._first_step = first_step
         self._every = every
+        self._has_statistics = any(isinstance(module, _NormBase) for module in student.modules())
+        self._lag = self._has_statistics
 
     @property
     def begun(self) -> bool:
@@ -106,11 +114,18 @@ class LastEpochs(WeightAverage):
 
     def update(self, student: nn.Module, step: int) -> None:
         if step > self._first_step and step % self._every == 0:
-            self._mean.update_parameters(student)
+            self._mean.update_parameters(student)  # which copies the statistics
+            self._lag = self._has_statistics
 
-    def settle(self, batches: Iterable[Tensor]) -> None:
-        update_bn(batches, self.network)
-        self.network.eval()
+    @property
+    def statistics_lag(self) -> bool:
+        return self._lag
+
+    @contextmanager
+    def catching_up(self) -> Iterator[nn.Module]:
+        with super().catching_up() as network:
+            yield network
+        self._lag = False
 
 
 def build_average(

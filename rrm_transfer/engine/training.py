@@ -183,11 +183,14 @@ class Trainer:
         average = self._average
         if average is None or not average.begun:
             return self._student
-        # Estimating batch statistics runs dropout, too.
-        torch.manual_seed(derive_seed(self.plan.seed, "statistics", self._step, self.runtime.rank))
-        batches = self.loader.epoch(self._step // self._updater.steps_per_epoch - 1)
-        average.settle(batch.x for batch in islice(batches, STATISTICS_BATCHES))
-        self.runtime.average_statistics(average.network)
+        if average.statistics_lag:
+            epoch = self._step // self._updater.steps_per_epoch - 1
+            # Dropout runs, too.
+            torch.manual_seed(derive_seed(self.plan.seed, "statistics", self._step, self.runtime.rank))
+            with average.catching_up() as network:
+                for batch in islice(self.loader.epoch(epoch), STATISTICS_BATCHES):
+                    self._updater.show(network, epoch, batch)
+            self.runtime.average_statistics(average.network)
         return average.network
 
     def _select(self, *, saved: bool = False) -> float:

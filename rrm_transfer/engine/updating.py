@@ -112,25 +112,10 @@ class Updater:
         self._schedule.set(self.step)
         # Dropout and drop path draw from the global generator: a resumed run must find it in the same state.
         torch.manual_seed(derive_seed(plan.seed, plan.phase, self.step, self.runtime.rank))
-        parts = list(zip(*(t.tensor_split(plan.accumulation) for t in batch), strict=True))
         totals: dict[str, Tensor] = {}
-        first = 0
-        for number, (index, x, y) in enumerate(parts):
-            step = TrainingStep(
-                runtime=self.runtime,
-                precision=plan.precision,
-                prepared=prepared,
-                bare=self.student,
-                frozen=self.teacher,
-                x=x.contiguous(memory_format=self._format),
-                y=y,
-                threat=self._threat(),
-                randomness=Randomness(plan.seed, epoch, index),
-                progress=self.step / self.total_steps,
-                first=first,
-            )
-            first += len(index)
-            share = len(index) / len(batch.index)
+        parts = self._parts(prepared, self.student, epoch, batch)
+        for number, step in enumerate(parts):
+            share = len(step.x) / len(batch.x)
             last = number + 1 == len(parts)
             with nullcontext() if last else accelerator.no_sync(prepared):
                 terms = self.objective(step)
@@ -145,6 +130,37 @@ class Updater:
         self.runtime.average_statistics(self.student)
         self.step += 1
         return totals
+
+    def show(self, network: nn.Module, epoch: int, batch: Batch) -> None:
+        """Shows another network what a training step would: in training mode its batch statistics follow.
+
+        Args:
+            network: Like the student; its weights stay.
+            epoch: See ``update``.
+            batch: See ``update``.
+        """
+        for step in self._parts(network, network, epoch, batch):
+            self.objective(step)
+
+    def _parts(self, prepared: nn.Module, bare: nn.Module, epoch: int, batch: Batch) -> list[TrainingStep]:
+        parts, first = [], 0
+        for index, x, y in zip(*(t.tensor_split(self.plan.accumulation) for t in batch), strict=True):
+            step = TrainingStep(
+                runtime=self.runtime,
+                precision=self.plan.precision,
+                prepared=prepared,
+                bare=bare,
+                frozen=self.teacher,
+                x=x.contiguous(memory_format=self._format),
+                y=y,
+                threat=self._threat(),
+                randomness=Randomness(self.plan.seed, epoch, index),
+                progress=self.step / self.total_steps,
+                first=first,
+            )
+            parts.append(step)
+            first += len(index)
+        return parts
 
     def _threat(self) -> ThreatModel:
         warmup = self.plan.eps_warmup_epochs * self.steps_per_epoch

@@ -50,20 +50,36 @@ def test_the_mean_over_the_last_epochs_is_that_of_their_ends(tmp_path: Path) -> 
 
 
 def test_statistics_of_the_mean_are_estimated_anew(tmp_path: Path) -> None:
-    """As the mean of what each training batch of the last epoch gives with the averaged weights."""
+    """As training would, on the batches of the last epoch, from where training left them."""
     run = Run(tmp_path, plan=replace(PLAN, average_epochs=2))
-    run()
+    last = _history(run)[-1]
     batches = list(islice(run.trainer.loader.epoch(PLAN.epochs - 1), STATISTICS_BATCHES))
     with torch.no_grad():
         seen = [run.student.convolution(batch.x - 0.5).transpose(0, 1).flatten(1) for batch in batches]
-    means, variances = (torch.stack([getattr(a, f)(1) for a in seen]).mean(0) for f in ("mean", "var"))
-    torch.testing.assert_close(run.weights["norm.running_mean"], means)
-    torch.testing.assert_close(run.weights["norm.running_var"], variances)
+    for name, batch_statistic in (("norm.running_mean", "mean"), ("norm.running_var", "var")):
+        expected = last[name].float()
+        for activations in seen:
+            expected = 0.9 * expected + 0.1 * getattr(activations, batch_statistic)(1)
+        torch.testing.assert_close(run.weights[name], expected)
 
 
+def test_statistics_are_those_of_attacked_images_where_the_objective_attacks(tmp_path: Path) -> None:
+    run = Run(tmp_path, objective="pgd-at", plan=replace(PLAN, average_epochs=2, eps_warmup_epochs=0.0))
+    shown: list[Tensor] = []
+    assert run.trainer._average is not None
+    run.trainer._average.network.register_forward_pre_hook(
+        lambda network, inputs: shown.append(inputs[0].detach()) if network.training else None
+    )
+    run()
+    for x, batch in zip(shown, run.trainer.loader.epoch(PLAN.epochs - 1), strict=True):
+        assert 0 < (x - batch.x).abs().max() <= PLAN.threat.eps + 1e-6
+
+
+@pytest.mark.parametrize("objective", ["rrm", "free-at", "igdm"])
 @pytest.mark.parametrize("average", [{"ema": 0.9}, {"average_epochs": 2}], ids=str)
-def test_averaging_does_not_change_training(average: dict[str, Any], tmp_path: Path) -> None:
-    plain, averaged = Run(tmp_path / "plain"), Run(tmp_path / "averaged", plan=replace(PLAN, **average))
+def test_averaging_does_not_change_training(average: dict[str, Any], objective: str, tmp_path: Path) -> None:
+    plain = Run(tmp_path / "plain", objective=objective)
+    averaged = Run(tmp_path / "averaged", objective=objective, plan=replace(PLAN, **average), select_every=1)
     assert equal(*({n: v.float() for n, v in _history(run)[-1].items()} for run in (plain, averaged)))
     assert plain.losses == averaged.losses
     assert not equal(plain.weights, averaged.weights)
