@@ -1,0 +1,119 @@
+"""Every command and snippet of README and docs runs, or says why it does not.
+
+The pages are followed in a folder that holds what they speak of: ``photos``, a robust checkpoint, a finished
+run. Commands are run as they stand, on two steps of training and a handful of test images.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import Tensor
+
+from rrm_transfer.cli.app import main
+from rrm_transfer.data.loader import TrainingLoader
+from rrm_transfer.engine import evaluate_job, job
+from rrm_transfer.engine.evaluation import balanced_sample
+from tests.data.fixtures import encode
+from tests.documentation.pages import PAGES, blocks, title
+
+CLASSES = ("daisy", "rose", "sunflower", "tulip")
+LITTLE = {
+    "train.epochs": "1",
+    "train.global_batch_size": "4",
+    "train.precision": "float32",
+    "train.channels_last": "false",
+    "train.warmup_epochs": "0",
+    "evaluate.images": "8",
+    "evaluate.steps": "1",
+}
+TRAINS = ("run", "teach", "sweep", "bench")
+EVALUATED = 8
+
+
+def write_photos(folder: Path, *, each: int = 6) -> None:
+    """Writes colour images of four classes, named as a user's folder is."""
+    draw = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for number, name in enumerate(CLASSES):
+            (folder / part / name).mkdir(parents=True)
+            for image in range(each):
+                pixels = draw.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+                pixels[8 * number : 8 * number + 8] += 120
+                (folder / part / name / f"{image}.png").write_bytes(encode(pixels))
+
+
+@pytest.fixture(autouse=True)
+def little_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = property(lambda loader: 2, lambda loader, counted: None)
+    monkeypatch.setattr(TrainingLoader, "steps_per_epoch", two, raising=False)
+
+    def few(labels: Tensor, count: int | None) -> list[int] | None:
+        return balanced_sample(labels, min(count or EVALUATED, EVALUATED))
+
+    for module in (job, evaluate_job):
+        monkeypatch.setattr(module, "balanced_sample", few)
+
+
+def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a command line in this process, with little to do."""
+    name = words[1] if len(words) > 1 else ""
+    if name in TRAINS and "--help-objective" not in words:
+        words = [*words, *(part for key, value in LITTLE.items() for part in ("--set", f"{key}={value}"))]
+    if name == "run" and "--help-objective" not in words:
+        words = [*words, "--skip-teacher-check"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None), words
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that the pages name."""
+    world = tmp_path_factory.mktemp("world")
+    write_photos(world / "photos")
+    torch.manual_seed(0)
+    network = timm.create_model("resnet18", num_classes=len(CLASSES))
+    torch.save({"state_dict": network.state_dict()}, world / "my_robust.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(world)
+        little_work.__wrapped__(patch)  # type: ignore[attr-defined]
+        photos = ["--dataset", "photos", "--set", "data.image_size=32"]
+        call(["rrm-transfer", "run", "--output", "runs/my-run", "--set", "train.epochs=1"], patch)
+        call(
+            ["rrm-transfer", "teach", "--student", "resnet18", *photos, "--output", "runs/photos-teacher"],
+            patch,
+        )
+    for checkpoints in world.glob("runs/*/checkpoints"):
+        shutil.rmtree(checkpoints)
+    for name in ("runs/a", "runs/b", "sweeps/grid/a"):
+        shutil.copytree(world / "runs" / "my-run", world / name)
+    return world
+
+
+@pytest.fixture
+def world(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "world"
+    shutil.copytree(prepared, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_a_page_does_what_it_says(page: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in blocks(page, "bash", "python"):
+        if block.reason is not None:
+            continue
+        if block.language == "python":
+            exec(compile(block.text, title(page), "exec"), {"__name__": "snippet"})
+            continue
+        for words in block.commands:
+            assert words[0] == "rrm-transfer", f"{title(page)}: say why `{' '.join(words)}` is not run"
+            call(words, monkeypatch)
