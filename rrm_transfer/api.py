@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import ParamSpec
 
 from rrm_transfer.engine.evaluate_job import evaluate as _evaluate
-from rrm_transfer.engine.job import RunResult
 from rrm_transfer.engine.job import run as _run
 from rrm_transfer.engine.metrics import Metrics
 from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.engine.result import RunResult
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
@@ -31,6 +31,7 @@ def transfer(
     narrator: Narrator | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    resume_anyway: bool = False,
 ) -> RunResult:
     """Trains a student to inherit a teacher's robustness, measures it and exports it.
 
@@ -39,14 +40,22 @@ def transfer(
         allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
         narrator: Says what happens; None: nobody.
         overwrite: Replaces a run that stands in the output folder.
-        resume: Continues the run that stands there; starts where there is none.
+        resume: Continues the run that stands there; starts where there is none, and gives the result of one
+            that is finished.
+        resume_anyway: As ``resume``, also where what a run can go on with has changed.
 
     Raises:
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
     return _run(
-        recipe, publish=_publish, allow_code=allow_code, narrator=narrator, overwrite=overwrite, resume=resume
+        recipe,
+        publish=_publish,
+        allow_code=allow_code,
+        narrator=narrator,
+        overwrite=overwrite,
+        resume=resume,
+        resume_anyway=resume_anyway,
     )
 
 
@@ -56,6 +65,7 @@ def teach(
     narrator: Narrator | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    resume_anyway: bool = False,
 ) -> RunResult:
     """Trains a robust teacher from scratch; its run folder is a teacher for ``transfer``.
 
@@ -63,14 +73,22 @@ def teach(
         recipe: With an objective that needs no teacher.
         narrator: Says what happens; None: nobody.
         overwrite: Replaces a run that stands in the output folder.
-        resume: Continues the run that stands there; starts where there is none.
+        resume: Continues the run that stands there; starts where there is none, and gives the result of one
+            that is finished.
+        resume_anyway: As ``resume``, also where what a run can go on with has changed.
 
     Raises:
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
     return _run(
-        recipe, role="teacher", publish=_publish, narrator=narrator, overwrite=overwrite, resume=resume
+        recipe,
+        role="teacher",
+        publish=_publish,
+        narrator=narrator,
+        overwrite=overwrite,
+        resume=resume,
+        resume_anyway=resume_anyway,
     )
 
 

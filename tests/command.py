@@ -38,20 +38,22 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True)
 class Moment:
-    """The end of a call in the command's process, at which it gets a signal.
+    """A call in the command's process, at the end of which it gets a signal, or which fails.
 
     Attributes:
         function: ``package.module:name`` or ``package.module:Class.name``.
         count: Which call.
         signal: What it gets.
+        error: Raised in the place of this call and of all later ones, instead of the signal.
     """
 
     function: str
     count: int = 1
     signal: signal.Signals = signal.SIGKILL
+    error: Exception | None = None
 
     def arrange(self) -> None:
-        """Replaces the function in this process by one that raises the signal after its call."""
+        """Replaces the function in this process by one that does so."""
         module, _, path = self.function.partition(":")
         *owners, name = path.split(".")
         owner = functools.reduce(getattr, owners, importlib.import_module(module))
@@ -59,8 +61,11 @@ class Moment:
 
         @functools.wraps(original)
         def replacement(*args: Any, **kwargs: Any) -> Any:
+            number = next(calls)
+            if self.error is not None and number >= self.count:
+                raise self.error
             result = original(*args, **kwargs)
-            if next(calls) == self.count:
+            if self.error is None and number == self.count:
                 signal.raise_signal(self.signal)
             return result
 
@@ -122,13 +127,23 @@ def command(*arguments: str, folder: Path, moment: Moment | None = None) -> Ende
 
 
 def together(
-    arguments: Sequence[str], *, folder: Path, world: int = 2, moments: Sequence[Moment | None] = (None, None)
+    arguments: Sequence[str],
+    *,
+    folder: Path,
+    world: int = 2,
+    moments: Sequence[Moment | None] = (None, None),
+    environment: Mapping[str, str] | None = None,
 ) -> list[Command]:
     """Starts one command on ``world`` processes, as torchrun does; ``moments`` are the ranks'."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = {
+        **(environment or {}),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     return [
         Command(
             arguments,

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from rrm_transfer import Recipe, teach, transfer
 from rrm_transfer.data.loader import TrainingLoader
-from rrm_transfer.engine.job import RunResult
+from rrm_transfer.engine.result import RunResult
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import ObjectiveSection
 from rrm_transfer.recipe.shelf import find_recipe, recipe_names

@@ -47,6 +47,18 @@ Overwrite = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue the run in the output folder; start where there is none.")
 ]
+ResumeAnyway = Annotated[
+    bool,
+    typer.Option(
+        "--resume-anyway", help="As --resume, also with other processes or settings that a run survives."
+    ),
+]
+SkipBadSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--skip-bad-steps", min=0, help="Steps that may be undone because their loss is not finite."
+    ),
+]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="Of initial weights, data order, augmentation and attacks.")
 ]

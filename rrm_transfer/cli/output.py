@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from rrm_transfer.engine.job import RunResult
     from rrm_transfer.engine.progress import Narrator
+    from rrm_transfer.engine.result import RunResult
 
 
 def console() -> Console:

@@ -24,6 +24,8 @@ def run(
     output: options.Output = None,
     overwrite: options.Overwrite = False,
     resume: options.Resume = False,
+    resume_anyway: options.ResumeAnyway = False,
+    skip_bad_steps: options.SkipBadSteps = None,
     seed: options.Seed = None,
     pretrained: options.Pretrained = None,
     student_arg: options.StudentArgs = None,
@@ -74,6 +76,7 @@ def run(
             "student": {"name": student, "pretrained": pretrained, "args": key_values(student_arg or [])},
             "data": {"name": dataset},
             "objective": {"name": objective},
+            "train": {"skip_bad_steps": skip_bad_steps},
             "control": {"enabled": control},
         },
         seed=seed,
@@ -87,5 +90,6 @@ def run(
         narrator=narrator(quiet),
         overwrite=overwrite,
         resume=resume,
+        resume_anyway=resume_anyway,
     )
     print_run(result, as_json=as_json)

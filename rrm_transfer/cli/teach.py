@@ -20,6 +20,8 @@ def teach(
     output: options.Output = None,
     overwrite: options.Overwrite = False,
     resume: options.Resume = False,
+    resume_anyway: options.ResumeAnyway = False,
+    skip_bad_steps: options.SkipBadSteps = None,
     seed: options.Seed = None,
     pretrained: options.Pretrained = None,
     student_arg: options.StudentArgs = None,
@@ -42,11 +44,18 @@ def teach(
             "student": {"name": student, "pretrained": pretrained, "args": key_values(student_arg or [])},
             "data": {"name": dataset},
             "objective": {"name": objective},
+            "train": {"skip_bad_steps": skip_bad_steps},
         },
         seed=seed,
         output=output,
     )
     from rrm_transfer import api
 
-    result = api.teach(wanted, narrator=narrator(quiet), overwrite=overwrite, resume=resume)
+    result = api.teach(
+        wanted,
+        narrator=narrator(quiet),
+        overwrite=overwrite,
+        resume=resume,
+        resume_anyway=resume_anyway,
+    )
     print_run(result, as_json=as_json)

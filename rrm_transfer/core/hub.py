@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rrm_transfer.core.errors import UserError
@@ -24,6 +26,27 @@ def hub_file(repo: str, filename: str, *, revision: str | None = None, hint: str
         UserError: The hub cannot be reached, or has no such file, or does not give it.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repo, filename, revision=revision)
+    if isinstance(cached, str):
+        return Path(cached)
+    name = f"{repo}/{filename}" + (f"@{revision}" if revision else "")
+    require_hub(name, hint=hint)
+    with explaining_hub(name, hint=hint):
+        return Path(hf_hub_download(repo, filename, revision=revision))
+
+
+@contextmanager
+def explaining_hub(name: str, *, hint: str | None = None) -> Iterator[None]:
+    """Turns whatever a download in the block may meet into one message; the client has retried by then.
+
+    Args:
+        name: What is wanted, for the message.
+        hint: What else the user can do.
+
+    Raises:
+        UserError: The hub cannot be reached, or has no such file, or does not give it.
+    """
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -32,13 +55,10 @@ def hub_file(repo: str, filename: str, *, revision: str | None = None, hint: str
         RevisionNotFoundError,
     )
 
-    cached = try_to_load_from_cache(repo, filename, revision=revision)
-    if isinstance(cached, str):
-        return Path(cached)
-    name = f"{repo}/{filename}" + (f"@{revision}" if revision else "")
-    require_hub(name, hint=hint)
     try:
-        return Path(hf_hub_download(repo, filename, revision=revision))
+        yield
+    except UserError:
+        raise
     except GatedRepoError:
         raise UserError(
             "The hub gives this file only to users who accepted its terms.",
@@ -46,15 +66,16 @@ def hub_file(repo: str, filename: str, *, revision: str | None = None, hint: str
             hint="accept them on the repository's page, then: hf auth login",
         ) from None
     except LocalEntryNotFoundError as problem:
-        raise _unreachable(name, hint) from problem
+        cause = problem.__cause__
+        if cause is None:
+            raise _unreachable(name, hint) from problem
+        raise _broke_off(name, hint, cause) from problem
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
         raise UserError("The hub has no such file.", received=name, hint=hint) from None
     except Exception as problem:  # whatever the HTTP client raises: the answer to the user is the same
         if isinstance(problem, OSError) and problem.errno is not None:
             raise  # of this machine's storage, not of the hub
-        raise UserError(
-            f"The download broke off: {str(problem).partition(chr(10))[0]}", received=name, hint=hint
-        ) from problem
+        raise _broke_off(name, hint, problem) from problem
 
 
 def require_hub(name: str, *, hint: str | None = None) -> None:
@@ -78,6 +99,17 @@ def require_hub(name: str, *, hint: str | None = None) -> None:
         pass  # It answered.
     except OSError as problem:
         raise _unreachable(name, hint) from problem
+
+
+def is_connection_problem(error: BaseException) -> bool:
+    """Tells whether the hub's HTTP client, whichever its version brings, raised ``error``."""
+    clients = {"httpx", "httpx2", "requests"}
+    return any(kind.__module__.partition(".")[0] in clients for kind in type(error).__mro__)
+
+
+def _broke_off(name: str, hint: str | None, problem: BaseException) -> UserError:
+    reason = str(problem).partition("\n")[0] or type(problem).__name__
+    return UserError(f"The download broke off: {reason}", received=name, hint=hint)
 
 
 def _unreachable(name: str, hint: str | None) -> UserError:

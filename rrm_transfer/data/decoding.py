@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rrm_transfer.data.encoded import EncodedImages, decode, read_header
+from rrm_transfer.data.broken import BrokenImages
+from rrm_transfer.data.encoded import BrokenImageError, EncodedImages, decode, read_header
 from rrm_transfer.data.images import ImageSet, LazyImages, MemoryImages
 
 MEMORY_LIMIT = 4 << 30
@@ -36,24 +37,27 @@ class EncodedPart(NamedTuple):
     labels: Tensor
 
 
-def image_sets(parts: Mapping[str, EncodedPart]) -> dict[str, ImageSet]:
+def image_sets(parts: Mapping[str, EncodedPart], broken: BrokenImages) -> dict[str, ImageSet]:
     """Makes image sets that share channels and, where all images agree, size.
 
+    Args:
+        parts: As they are stored.
+        broken: Counts the images that cannot be read. Sets held in memory are without them.
+
     Raises:
-        UserError: An image is missing or broken.
+        UserError: There are too many of them, or all are.
     """
     channels, size = _survey([part.encoded for part in parts.values()])
     count = sum(len(part.labels) for part in parts.values())
     if size is not None and count * channels * size[0] * size[1] <= MEMORY_LIMIT:
         try:
-            return {
-                name: MemoryImages(pixels=_decode_all(part.encoded, channels, size), labels=part.labels)
-                for name, part in parts.items()
-            }
+            return {name: _in_memory(part, channels, size, broken) for name, part in parts.items()}
         except _SizesDifferError:
             size = None
     return {
-        name: LazyImages(encoded=part.encoded, labels=part.labels, channels=channels, size=size)
+        name: LazyImages(
+            encoded=part.encoded, labels=part.labels, channels=channels, size=size, broken=broken
+        )
         for name, part in parts.items()
     }
 
@@ -63,22 +67,42 @@ class _SizesDifferError(Exception):
 
 
 def _survey(parts: list[EncodedImages]) -> tuple[int, tuple[int, int] | None]:
-    headers = [
-        read_header(encoded, position)
-        for encoded in parts
-        for position in np.unique(np.linspace(0, len(encoded) - 1, SURVEYED).astype(int)).tolist()
-        if len(encoded)
-    ]
+    headers, problems = [], {}
+    for encoded in parts:
+        positions = np.unique(np.linspace(0, len(encoded) - 1, SURVEYED).astype(int)) if len(encoded) else ()
+        for position in positions:
+            try:
+                headers.append(read_header(encoded, int(position)))
+            except BrokenImageError as error:  # counted when it is decoded
+                problems[encoded.locate(int(position))] = error
+    if not headers:
+        BrokenImages().add(problems)
     sizes = {size for _, size in headers}
     return max((channels for channels, _ in headers), default=3), sizes.pop() if len(sizes) == 1 else None
 
 
-def _decode_all(encoded: EncodedImages, channels: int, size: tuple[int, int]) -> Tensor:
+def _in_memory(part: EncodedPart, channels: int, size: tuple[int, int], broken: BrokenImages) -> MemoryImages:
+    pixels, problems = _decode_all(part.encoded, channels, size)
+    broken.add({part.encoded.locate(position): error for position, error in problems.items()})
+    if not problems:
+        return MemoryImages(pixels=pixels, labels=part.labels)
+    whole = torch.tensor([position for position in range(len(pixels)) if position not in problems])
+    return MemoryImages(pixels=pixels[whole], labels=part.labels[whole], index=whole)
+
+
+def _decode_all(
+    encoded: EncodedImages, channels: int, size: tuple[int, int]
+) -> tuple[Tensor, dict[int, BrokenImageError]]:
     pixels = np.empty((len(encoded), channels, *size), dtype=np.uint8)
+    problems: dict[int, BrokenImageError] = {}
 
     def fill(start: int) -> None:
         for position in range(start, min(start + CHUNK, len(encoded))):
-            image: npt.NDArray[np.uint8] = decode(encoded, position, channels=channels)
+            try:
+                image: npt.NDArray[np.uint8] = decode(encoded, position, channels=channels)
+            except BrokenImageError as error:
+                problems[position] = error
+                continue
             if image.shape != pixels.shape[1:]:
                 raise _SizesDifferError
             pixels[position] = image
@@ -90,4 +114,4 @@ def _decode_all(encoded: EncodedImages, channels: int, size: tuple[int, int]) ->
                 chunk.result()
         finally:
             pool.shutdown(cancel_futures=True)
-    return torch.from_numpy(pixels)
+    return torch.from_numpy(pixels), dict(sorted(problems.items()))

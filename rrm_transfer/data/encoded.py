@@ -25,6 +25,10 @@ GREY_MODES = {"1", "L", "LA", "La"}
 COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 
 
+class BrokenImageError(UserError):
+    """An image is missing, damaged, or too large to be one."""
+
+
 class EncodedImages(Protocol):
     """A part of a source, each image as its file's bytes or path.
 
@@ -40,7 +44,7 @@ class EncodedImages(Protocol):
         """Returns the encoded image.
 
         Raises:
-            UserError: There is none at this position.
+            BrokenImageError: There is none at this position.
         """
 
     def locate(self, position: int) -> str:
@@ -94,7 +98,7 @@ class ColumnImages:
             return data
         if path and Path(path).is_file():
             return Path(path)
-        raise UserError("There is no image where one should be.", received=self.locate(position))
+        raise BrokenImageError("There is no image where one should be.", received=self.locate(position))
 
     def locate(self, position: int) -> str:
         return f"image {position} of {self._origin}"
@@ -134,8 +138,8 @@ def decode(
         ``(C, H, W)`` uint8.
 
     Raises:
-        UserError: The image is missing, broken, too large to be a picture, not of 8 bits, or in colour
-            where the set is grey.
+        BrokenImageError: The image is missing, damaged, or too large to be a picture.
+        UserError: It is not of 8 bits, or in colour where the set is grey.
     """
     with _open(encoded, position) as image:
         if channels == 1 and image.mode not in GREY_MODES:
@@ -179,10 +183,12 @@ def _reporting_damage(encoded: EncodedImages, position: int) -> Iterator[None]:
     try:
         yield
     except Image.DecompressionBombError as error:
-        raise UserError(
+        raise BrokenImageError(
             "An image is too large to be trusted.",
             received=encoded.locate(position),
             allowed=f"up to {Image.MAX_IMAGE_PIXELS:,} pixels",
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        raise UserError(f"An image cannot be read: {error}.", received=encoded.locate(position)) from error
+        raise BrokenImageError(
+            f"An image cannot be read: {error}.", received=encoded.locate(position)
+        ) from error

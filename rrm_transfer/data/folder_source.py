@@ -8,6 +8,7 @@ import torch
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
+from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.decoding import EncodedPart, image_sets
 from rrm_transfer.data.encoded import FileImages
 from rrm_transfer.data.parts import PART_NAMES, SourceParts, choose_parts
@@ -16,11 +17,11 @@ SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 LAYOUT = "FOLDER/CLASS/image.png, or FOLDER/train/CLASS/image.png with test or val beside train"
 
 
-def load_image_folder(folder: Path) -> SourceParts:
+def load_image_folder(folder: Path, broken: BrokenImages) -> SourceParts:
     """Reads a folder of images by class; classes count in the order of their folders' names.
 
     Raises:
-        UserError: The folder has another layout, or an empty class, or an image is broken.
+        UserError: The folder has another layout, or an empty class, or too many images are broken.
     """
     divided = [child for child in _folders(folder) if child.name.lower() in PART_NAMES]
     notes: list[str] = []
@@ -43,7 +44,7 @@ def load_image_folder(folder: Path) -> SourceParts:
     return SourceParts(
         folder.resolve().name,
         str(folder),
-        image_sets({role: encoded[part] for role, part in chosen.items()}),
+        image_sets({role: encoded[part] for role, part in chosen.items()}, broken),
         class_names=class_names,
         notes=(*notes, *choices),
     )

@@ -6,17 +6,21 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.data.augment import draw_boxes, random_box
-from rrm_transfer.data.encoded import decode
+from rrm_transfer.data.encoded import BrokenImageError, decode
 from rrm_transfer.data.fit import Box, Fit, resize
 from rrm_transfer.data.images import ImageSet, LazyImages, MemoryImages
+from rrm_transfer.data.workers import explaining_workers
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,28 @@ class Frame:
         return [partial(random_box, draw, self.random_area) for draw in draws]
 
 
+class Fitted(NamedTuple):
+    """A batch of pixels.
+
+    Attributes:
+        positions: In the set, ``(B,)`` int64.
+        pixels: ``(B, C, size, size)`` uint8.
+    """
+
+    positions: Tensor
+    pixels: Tensor
+
+
 def fitted_batches(
-    images: ImageSet, parts: Sequence[Tensor], frame: Frame, *, device: torch.device, workers: int
-) -> Iterator[Tensor]:
-    """Yields ``(B, C, size, size)`` uint8 on ``device`` for each part.
+    images: ImageSet,
+    parts: Sequence[Tensor],
+    frame: Frame,
+    *,
+    device: torch.device,
+    workers: int,
+    substitute: bool = False,
+) -> Iterator[Fitted]:
+    """Yields each part's pixels on ``device``.
 
     Args:
         images: The set.
@@ -54,82 +76,129 @@ def fitted_batches(
         frame: What to keep of each image.
         device: Where the pixels go.
         workers: Processes that decode images not in memory; 0 decodes here.
+        substitute: Whether the next image of the set takes the place of one that cannot be read, as far as
+            the set allows.
 
     Raises:
-        UserError: An image is broken or does not suit the rule.
+        UserError: Too many images are broken, one does not suit the rule, or a worker ended.
     """
     if isinstance(images, MemoryImages):
         return _from_memory(images, parts, frame, device)
     if isinstance(images, LazyImages):
-        return _decoded(images, parts, frame, device, workers)
+        decoded = _DecodedBatches(images, parts, frame, images.broken.limit if substitute else 0)
+        return _decoded(decoded, device, workers)
     raise TypeError(f"not a known kind of image set: {type(images).__name__}")
 
 
 def _from_memory(
     images: MemoryImages, parts: Sequence[Tensor], frame: Frame, device: torch.device
-) -> Iterator[Tensor]:
+) -> Iterator[Fitted]:
     pixels = images.pixels_for(device)
     for positions in parts:
         chosen = pixels[positions.to(pixels.device)].to(device)
         if frame.random_area is None:
-            yield frame.fit.apply(chosen)
+            yield Fitted(positions, frame.fit.apply(chosen))
         else:
             boxes = (box(*chosen.shape[2:]) for box in frame.boxes(images.index[positions]))
             cut = [
                 resize(image[None, :, top : top + rows, left : left + columns], frame.fit.size)
                 for image, (top, left, rows, columns) in zip(chosen, boxes, strict=True)
             ]
-            yield torch.cat(cut)
+            yield Fitted(positions, torch.cat(cut))
 
 
-def _decoded(
-    images: LazyImages, parts: Sequence[Tensor], frame: Frame, device: torch.device, workers: int
-) -> Iterator[Tensor]:
+def _decoded(batches: _DecodedBatches, device: torch.device, workers: int) -> Iterator[Fitted]:
     # Forked workers share the table of images; elsewhere each would get a copy.
     fork = workers and "fork" in multiprocessing.get_all_start_methods()
     loader = DataLoader(
-        _DecodedBatches(images, parts, frame),
+        batches,
         batch_size=None,
+        collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         multiprocessing_context="fork" if fork else None,
     )
-    for pixels in loader:
-        if isinstance(pixels, UserError):
-            raise pixels
-        yield pixels.to(device, non_blocking=True)
+    with explaining_workers():
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            positions, pixels, problems = batch
+            batches.images.broken.add(problems)
+            yield Fitted(torch.tensor(positions), torch.as_tensor(pixels).to(device, non_blocking=True))
 
 
-class _DecodedBatches(Dataset[Tensor | UserError]):
+_Problems = dict[str, BrokenImageError]
+_Decoded = tuple[list[int], Tensor | npt.NDArray[np.uint8], _Problems]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _to_send(pixels: Tensor) -> Tensor | npt.NDArray[np.uint8]:
+    """Puts a worker's pixels into shared memory, where there is room for them.
+
+    Left to the loader, a failure would lose the batch, and the run would wait for it for ever.
+    """
+    if get_worker_info() is None:
+        return pixels
+    try:
+        pixels.share_memory_()  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return pixels.numpy()  # goes through a pipe, which takes longer
+    return pixels
+
+
+class _DecodedBatches(Dataset[_Decoded | UserError]):
     """Whole batches as items, so that a worker makes one at a time.
 
     A mistake in the data is returned: raised, it would reach the caller as a worker's traceback.
     """
 
-    def __init__(self, images: LazyImages, parts: Sequence[Tensor], frame: Frame) -> None:
-        self._images = images
+    def __init__(self, images: LazyImages, parts: Sequence[Tensor], frame: Frame, substitutes: int) -> None:
+        self.images = images
         self._parts = parts
         self._frame = frame
+        self._substitutes = substitutes
 
     def __len__(self) -> int:
         return len(self._parts)
 
-    def __getitem__(self, step: int) -> Tensor | UserError:
-        ids = self._images.index[self._parts[step]]
+    def __getitem__(self, step: int) -> _Decoded | UserError:
+        part = self._parts[step]
+        problems: _Problems = {}
+        read = []
         try:
-            return torch.cat(
-                [self._read(i, box) for i, box in zip(ids.tolist(), self._frame.boxes(ids), strict=True)]
-            )
+            for position, box in zip(part.tolist(), self._frame.boxes(self.images.index[part]), strict=True):
+                read.append(self._read_or_substitute(position, box, problems))
         except UserError as error:
             return error
+        positions, images = zip(*read, strict=True)
+        return list(positions), _to_send(torch.cat(images)), problems
+
+    def _read_or_substitute(
+        self, position: int, box: Callable[[int, int], Box], problems: _Problems
+    ) -> tuple[int, Tensor]:
+        """Returns the first image from ``position`` on that can be read, and where it is."""
+        index = self.images.index
+        for left in range(self._substitutes, -1, -1):
+            try:
+                return position, self._read(int(index[position]), box)
+            except BrokenImageError as error:
+                if not left:
+                    raise
+                problems[self.images.encoded.locate(int(index[position]))] = error
+            position = (position + 1) % len(index)
+            [box] = self._frame.boxes(index[position : position + 1])
+        raise AssertionError("unreachable")
 
     def _read(self, position: int, box: Callable[[int, int], Box]) -> Tensor:
         fit, cropped = self._frame.fit, self._frame.random_area is not None
         whole = fit.rule == "pad" and not cropped
         pixels = decode(
-            self._images.encoded,
+            self.images.encoded,
             position,
-            channels=self._images.channels,
+            channels=self.images.channels,
             box=box,
             size=None if whole else fit.size,
             draft=cropped,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.hub import require_hub
+from rrm_transfer.core.hub import is_connection_problem, require_hub
+from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.disk import require_space
 from rrm_transfer.data.parts import PART_NAMES, SourceParts
 from rrm_transfer.data.tables import find_columns, table_image_sets
@@ -43,18 +44,19 @@ def parse_hub_name(text: str) -> HubName | None:
     return HubName(match["repo"], match["config"], match["revision"]) if match else None
 
 
-def load_hub(name: HubName, *, hint: str | None = None) -> SourceParts:
+def load_hub(name: HubName, broken: BrokenImages, *, hint: str | None = None) -> SourceParts:
     """Loads a data set of the hub, after checking access, columns and room on the disk.
 
     In offline mode (``HF_HUB_OFFLINE=1``) only a copy downloaded before can be used.
 
     Args:
         name: Of the data set.
+        broken: Counts the images that cannot be read.
         hint: What else the user may have meant, for messages.
 
     Raises:
         UserError: It cannot be reached, does not exist, is gated, is a script, has several
-            configurations, lacks columns, does not fit on the disk, or has a broken image.
+            configurations, lacks columns, does not fit on the disk, or has too many broken images.
     """
     import datasets
     from huggingface_hub import constants
@@ -74,10 +76,12 @@ def load_hub(name: HubName, *, hint: str | None = None) -> SourceParts:
             require_space(downloaded + prepared, Path(builder.cache_dir), what=name.repo)
         builder.download_and_prepare()
         splits: dict[str, datasets.Dataset] = builder.as_dataset()
-    return _from_splits(name, splits, builder.info.license or None)
+    return _from_splits(name, splits, broken, builder.info.license or None)
 
 
-def _from_splits(name: HubName, splits: dict[str, datasets.Dataset], licence: str | None) -> SourceParts:
+def _from_splits(
+    name: HubName, splits: dict[str, datasets.Dataset], broken: BrokenImages, licence: str | None
+) -> SourceParts:
     known = {PART_NAMES[split]: data for split, data in splits.items() if split in PART_NAMES}
     left_out = [split for split in splits if split not in PART_NAMES]
     if not known:
@@ -88,7 +92,7 @@ def _from_splits(name: HubName, splits: dict[str, datasets.Dataset], licence: st
         )
     columns = find_columns(next(iter(known.values())).features, where=name.repo)
     tables = {part: (data.data.table, data._fingerprint) for part, data in known.items()}
-    images, notes = table_image_sets(tables, columns, where=name.repo)
+    images, notes = table_image_sets(tables, columns, broken, where=name.repo)
     if left_out:
         notes = (*notes, f"parts left out: {', '.join(left_out)}")
     revision = f"@{name.revision}" if name.revision else ""
@@ -126,6 +130,10 @@ def _check_access(name: HubName, hint: str) -> int:
         raise UserError(
             "Unknown data set: neither here nor on the hub.", received=name.repo, hint=hint
         ) from None
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_connection_problem(error)):
+            raise
+        raise _out_of_reach(name, hint, error) from error
     return sum(file.size or 0 for file in info.siblings or ())
 
 
@@ -133,10 +141,11 @@ def _check_access(name: HubName, hint: str) -> int:
 def _explaining(name: HubName, hint: str) -> Iterator[None]:
     """Turns the failures of ``datasets`` that a user can mend into messages."""
     import datasets
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         yield
+    except UserError:
+        raise
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
@@ -155,9 +164,14 @@ def _explaining(name: HubName, hint: str) -> Iterator[None]:
         ) from error
     except datasets.exceptions.DatasetGenerationError as error:
         raise UserError(f"The data set cannot be read: {error}", received=name.repo, hint=hint) from error
-    except (OSError, HfHubHTTPError) as error:
-        raise UserError(
-            f"The data set cannot be had from the hub or its local copy: {error}",
-            received=name.repo,
-            hint=hint,
-        ) from error
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_connection_problem(error)):
+            raise
+        raise _out_of_reach(name, hint, error) from error
+
+
+def _out_of_reach(name: HubName, hint: str, error: Exception) -> UserError:
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return UserError(
+        f"The data set cannot be had from the hub or its local copy: {reason}", received=name.repo, hint=hint
+    )

@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.encoded import EncodedImages
 
 RESIDENT_BYTES = 2 << 30
@@ -104,6 +105,7 @@ class LazyImages(ImageSet):
         index: ``(N,)`` int64; None where the set is a whole part of its source.
         channels: 1 or 3.
         size: Native (height, width), None where images differ.
+        broken: Counts those that cannot be read.
     """
 
     def __init__(
@@ -114,9 +116,11 @@ class LazyImages(ImageSet):
         index: Tensor | None = None,
         channels: int,
         size: tuple[int, int] | None,
+        broken: BrokenImages | None = None,
     ) -> None:
         super().__init__(labels=labels, index=index, channels=channels, size=size)
         self.encoded = encoded
+        self.broken = BrokenImages() if broken is None else broken
 
     def select(self, positions: Sequence[int] | Tensor) -> Self:
         chosen = torch.as_tensor(positions, dtype=torch.int64)
@@ -126,6 +130,7 @@ class LazyImages(ImageSet):
             index=self.index[chosen],
             channels=self.channels,
             size=self.size,
+            broken=self.broken,
         )
 
     def _hash_content(self, digest: hashlib._Hash) -> None:
@@ -161,6 +166,12 @@ class DataSet:
     source: str
     label_groups: tuple[tuple[int, ...], ...] | None = None
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells the images from others, by which a resumed run knows that they are the same."""
+        parts = {"training_images": self.train, "test_images": self.test}
+        return {name: f"{len(part):,}, {part.fingerprint[:16]}" for name, part in parts.items()}
 
     @property
     def description(self) -> str:

@@ -121,8 +121,9 @@ class TrainingLoader:
         parts = [order[step * size : (step + 1) * size][self._part] for step in steps]
         view = epoch if view is None else view
         frame = Frame(self.fit, self.augmentation.random_resized_crop, self.seed, view)
-        batches = fitted_batches(self.images, parts, frame, device=self._device, workers=self._workers)
-        for positions, pixels in zip(parts, batches, strict=True):
+        for positions, pixels in fitted_batches(
+            self.images, parts, frame, device=self._device, workers=self._workers, substitute=True
+        ):
             index = self.images.index[positions].to(self._device)
             x = self.augmentation(pixels, Randomness(self.seed, view, index))
             yield Batch(index, x, self.images.labels[positions].to(self._device))
@@ -146,7 +147,6 @@ def evaluation_batches(
     device = torch.device(device)
     positions = torch.arange(len(images))
     parts = [positions[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    batches = fitted_batches(images, parts, Frame(fit), device=device, workers=workers)
-    for positions, pixels in zip(parts, batches, strict=True):
+    for positions, pixels in fitted_batches(images, parts, Frame(fit), device=device, workers=workers):
         x = pixels.float().div_(255)
         yield Batch(images.index[positions].to(device), x, images.labels[positions].to(device))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.disk import require_space
 from rrm_transfer.data.parts import PART_NAMES, SourceParts
 from rrm_transfer.data.tables import find_columns, table_image_sets
@@ -27,11 +28,12 @@ def find_parquet_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
 
 
-def load_parquet(path: Path) -> SourceParts:
+def load_parquet(path: Path, broken: BrokenImages) -> SourceParts:
     """Reads a parquet file, or a folder of files whose names begin with train, validation or test.
 
     Raises:
-        UserError: A file is damaged or of no known part, columns are missing, or an image is broken.
+        UserError: A file is damaged or of no known part, columns are missing, or too many images are
+            broken.
     """
     import datasets
     import pyarrow as pa
@@ -47,7 +49,7 @@ def load_parquet(path: Path) -> SourceParts:
         }
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"The parquet files cannot be read: {error}.", received=path) from error
-    images, notes = table_image_sets(tables, columns, where=str(path))
+    images, notes = table_image_sets(tables, columns, broken, where=str(path))
     named = path.resolve()
     name = named.parent.name if path.is_file() and _part_of(path) else named.name.removesuffix(".parquet")
     return SourceParts(name, str(path), images, class_names=columns.class_names, notes=notes)

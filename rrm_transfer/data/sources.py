@@ -7,6 +7,7 @@ from pathlib import Path
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.data import fashion_mnist_mini
+from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.folder_source import load_image_folder
 from rrm_transfer.data.hub_source import load_hub, parse_hub_name
 from rrm_transfer.data.idx import find_idx_parts
@@ -29,6 +30,7 @@ def load_dataset_by_name(
     held_out: float = 0.0,
     seed: int = 0,
     train_limit: int | None = None,
+    broken: BrokenImages | None = None,
 ) -> DataSet:
     """Loads a data set and divides it.
 
@@ -39,29 +41,33 @@ def load_dataset_by_name(
         held_out: Fraction of the training part to cut for selection.
         seed: Of the held-out part and of the limit.
         train_limit: Training images to keep, None for all.
+        broken: Counts the images that cannot be read; None: none may be broken.
 
     Raises:
         UserError: There is no such data set, or something is wrong with it.
     """
     chosen = None if label_map is None else find_label_map(label_map)
-    parts = _find(name) if chosen is None else relabel(_find(name), chosen)
+    parts = _find(name, BrokenImages() if broken is None else broken)
+    if chosen is not None:
+        parts = relabel(parts, chosen)
     return assemble(parts, held_out=held_out, seed=seed, train_limit=train_limit)
 
 
-def _find(name: str) -> SourceParts:
+def _find(name: str, broken: BrokenImages) -> SourceParts:
     if name == fashion_mnist_mini.NAME:
         return load_fashion_mnist_mini()
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".parquet":
-        return load_parquet(path)
+        return load_parquet(path, broken)
     if path.is_dir():
         if find_idx_parts(path):
             return load_idx_folder(path)
-        return load_parquet(path) if find_parquet_files(path) else load_image_folder(path)
+        load = load_parquet if find_parquet_files(path) else load_image_folder
+        return load(path, broken)
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     candidates = [child.name for child in beside if child.is_dir() or child.suffix == ".parquet"]
     hint = did_you_mean(path.name, [fashion_mnist_mini.NAME, *candidates])
     hub_name = parse_hub_name(name)
     if path.exists() or hub_name is None or name.startswith(".") or path.suffix == ".parquet":
         raise UserError("Unknown data set.", received=name, allowed=FORMS, hint=hint)
-    return load_hub(hub_name, hint=hint)
+    return load_hub(hub_name, broken, hint=hint)

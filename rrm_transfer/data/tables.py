@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.decoding import EncodedPart, image_sets
 from rrm_transfer.data.encoded import ColumnImages
 from rrm_transfer.data.images import ImageSet
@@ -70,20 +71,21 @@ def find_columns(features: datasets.Features, *, where: str) -> Columns:
 
 
 def table_image_sets(
-    tables: Mapping[str, tuple[pa.Table, str]], columns: Columns, *, where: str
+    tables: Mapping[str, tuple[pa.Table, str]], columns: Columns, broken: BrokenImages, *, where: str
 ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
     """Makes the image sets to train and test on.
 
     Args:
         tables: By part, each with its identity.
         columns: Where image and label are.
+        broken: Counts the images that cannot be read.
         where: Names the source in messages.
 
     Returns:
         ``train`` and ``test``, as far as they exist; and notes.
 
     Raises:
-        UserError: A label is missing, or an image is missing or broken.
+        UserError: A label is missing, or too many images are missing or broken.
     """
     labels = {
         part: _read_labels(table.column(columns.label), f"the {part} part of {where}")
@@ -97,7 +99,7 @@ def table_image_sets(
             table.column(columns.image), origin=f"the {part} part of {where}", identity=identity
         )
         encoded[role] = EncodedPart(images, labels[part])
-    return image_sets(encoded), notes
+    return image_sets(encoded, broken), notes
 
 
 def _read_labels(column: pa.ChunkedArray[Any], where: str) -> Tensor:

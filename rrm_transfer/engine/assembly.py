@@ -10,6 +10,7 @@ from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.augment import Augmentation
+from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.loader import TrainingLoader
@@ -52,6 +53,7 @@ class Assembly:
         teacher: None for training from scratch.
         teacher_facts: What its source says about it.
         threat: Of training and evaluation.
+        broken: Images that this process could not read.
     """
 
     recipe: Recipe
@@ -60,6 +62,7 @@ class Assembly:
     teacher: Teacher | None
     teacher_facts: ModelFacts
     threat: ThreatModel
+    broken: BrokenImages
 
     def control(self) -> Learner:
         """Builds the same student for plain training."""
@@ -140,7 +143,7 @@ class Assembly:
                 name: train[name]
                 for name in (
                     "accumulation", "eps_warmup_epochs", "clip_grad", "precision", "channels_last",
-                    "checkpoint_every", "log_every",
+                    "checkpoint_every", "log_every", "skip_bad_steps", "sync_batchnorm",
                 )
             },
         )  # fmt: skip
@@ -178,12 +181,14 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     threat.norm = threat.norm or known.norm or "Linf"
     threat.eps = threat.eps or known.eps_in(threat.norm)
 
+    broken = BrokenImages(recipe.data.max_broken, narrator.warn)
     with runtime.main_first():
         data = load_dataset_by_name(
             recipe.data.name,
             label_map=recipe.data.label_map,
             held_out=recipe.data.held_out,
             seed=recipe.seed,
+            broken=broken,
         )
     for note in data.notes:
         narrator.note(f"data: {note}")
@@ -225,7 +230,7 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     recipe.evaluate.eps = recipe.evaluate.eps or [threat.eps]
     runtime.check_divisible(recipe.train.global_batch_size or 1, recipe.train.accumulation)
     narrator.note(_training_line(recipe, row.source, kind))
-    return Assembly(recipe, data, fit, teacher, known, ThreatModel(threat.norm, threat.eps))
+    return Assembly(recipe, data, fit, teacher, known, ThreatModel(threat.norm, threat.eps), broken)
 
 
 def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | None) -> Learner:

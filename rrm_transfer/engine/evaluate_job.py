@@ -18,6 +18,7 @@ from rrm_transfer.attacks.corruptions import check_corruptions_usable, corruptio
 from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.quantities import Proportion, format_eps
 from rrm_transfer.core.threat import Norm, ThreatModel
+from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.sources import load_dataset_by_name
@@ -136,7 +137,7 @@ def evaluate(
     narrator = narrator if narrator is not None and runtime.is_main else Narrator()
     with StopRequest():
         known = facts_about(model)
-        data = _data(model, dataset, known)
+        data = _data(model, dataset, known, narrator)
         fit = choose_fit(data.test.size, known.image_size or automatic_size(data))
         network = _network(
             model, data, fit, narrator, arch=arch, weights=weights, normalisation=normalisation
@@ -232,12 +233,18 @@ def _worst_case(evaluator: Evaluator, threat: ThreatModel, attacks: Sequence[Att
     )
 
 
-def _data(model: str, dataset: str | None, known: ModelFacts) -> DataSet:
+def _data(model: str, dataset: str | None, known: ModelFacts, narrator: Narrator) -> DataSet:
     name = dataset or known.dataset
     if not name:
         raise UserError("The data set is not known.", received=model, hint="name it: --dataset D")
-    label_map = known.label_map if name == known.dataset else None
-    return load_dataset_by_name(name, label_map=label_map, held_out=known.held_out, seed=known.seed)
+    own = name == known.dataset
+    return load_dataset_by_name(
+        name,
+        label_map=known.label_map if own else None,
+        held_out=known.held_out,
+        seed=known.seed,
+        broken=BrokenImages(known.max_broken if own else 0, narrator.warn),
+    )
 
 
 def _network(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,12 @@ def provenance(assembly: Assembly, role: Role, product: Product) -> dict[str, An
         else {"name": public_name(teacher.name), "sha256": teacher.provenance["sha256"]},
         "weights": product.weights,
     }
+
+
+def recorded_provenance(folder: Path) -> dict[str, Any]:
+    """Reads how an exported network was made."""
+    section: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))["rrm"]
+    return section
 
 
 def describe_weights(train: TrainSection, total_steps: int, selected: Score | None = None) -> dict[str, Any]:

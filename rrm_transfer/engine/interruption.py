@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +70,8 @@ class StopRequest:
                 signal.raise_signal(number)
             return
         self.received, self._first = True, now
+        if number == signal.SIGHUP:
+            _forget_closed_terminal()
         if not self._deferred:
             raise Interrupted(f"stopped by {signal.Signals(number).name}")
 
@@ -75,3 +79,12 @@ class StopRequest:
         while self._previous:
             number, previous = self._previous.popitem()
             signal.signal(number, previous)
+
+
+def _forget_closed_terminal() -> None:
+    """Lets what is still printed go nowhere: writing to a terminal that is gone would fail."""
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream)
+            os.close(nowhere)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from rrm_transfer.core.errors import Interrupted
+from rrm_transfer.data.workers import explaining_workers
 from rrm_transfer.engine.assembly import Assembly, assemble, require_no_teacher
 from rrm_transfer.engine.calibration import adopt, calibrate
 from rrm_transfer.engine.checkpoints import Checkpoints
@@ -31,6 +31,7 @@ from rrm_transfer.engine.learners import Learner
 from rrm_transfer.engine.metrics import Metrics, Role, Row, best_of, read_metrics
 from rrm_transfer.engine.optimisation import build_optimizer
 from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.engine.result import RunResult, recorded_result
 from rrm_transfer.engine.robust_set import MadeImages, robust_set_of
 from rrm_transfer.engine.run_folder import RunFolder, output_folder
 from rrm_transfer.engine.runtime import Runtime
@@ -43,27 +44,6 @@ from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from rrm_transfer.recipe.schema import Recipe
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What a run made.
-
-    Attributes:
-        folder: The run folder.
-        metrics: Contents of metrics.json.
-        recipe: Resolved.
-        provenance: How the student was made: teacher, objective, threat model, data.
-        load_line: Python that loads the student.
-        best: Which weights ``student-best/`` has; None where there was no selection.
-    """
-
-    folder: Path
-    metrics: Metrics
-    recipe: Recipe
-    provenance: dict[str, Any]
-    load_line: str
-    best: dict[str, Any] | None = None
-
-
 def run(
     recipe: Recipe,
     *,
@@ -73,6 +53,7 @@ def run(
     narrator: Narrator | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    resume_anyway: bool = False,
 ) -> RunResult:
     """Trains, evaluates and exports what the recipe describes.
 
@@ -83,12 +64,16 @@ def run(
         allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
         narrator: Says what happens; None: nobody.
         overwrite: Replaces a run that stands in the output folder.
-        resume: Continues the run that stands there; starts where there is none.
+        resume: Continues the run that stands there; starts where there is none, and gives the result of one
+            that is finished.
+        resume_anyway: As ``resume``, also where the number of processes differs, or a setting without which
+            the steps done so far are still this run's; see ``engine.continuation``.
 
     Raises:
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
+    resume = resume or resume_anyway
     if role == "teacher":
         require_no_teacher(recipe)
     runtime = Runtime()
@@ -99,30 +84,37 @@ def run(
     folder = RunFolder(output_folder(recipe, runtime))
     with StopRequest() as stop:
         folder.check(overwrite=overwrite, resume=resume)
+        finished = runtime.from_main(resume and folder.is_finished and not overwrite)
         resume = runtime.from_main(resume and folder.is_started and not folder.is_finished)
         assembly = assemble(recipe, runtime, narrator, allow_code=allow_code)
         assembly.recipe.output = None  # where a run was written is not part of what it was
         job = _Job(assembly, runtime, narrator, folder, role)
         student = assembly.student()
         job.rehearse(student)
-        if resume:
-            adopt(
-                assembly.recipe,
-                runtime.from_main(read_recipe(str(folder.recipe)) if runtime.is_main else None),
-            )
+        if resume or finished:
+            adopt(assembly.recipe, runtime.on_main(lambda: read_recipe(str(folder.recipe))))
         calibrate(assembly, student, runtime, narrator)
         text = dump_recipe(assembly.recipe)
-        if resume:
-            folder.check_same(text, processes=runtime.world)
+        facts = {"processes": runtime.world, **assembly.data.identity}
+        changes = []
+        if resume or finished:
+            anyway = resume_anyway and not finished
+            changes = runtime.on_main(lambda: folder.check_same(text, facts, anyway=anyway))
+        if finished:
+            narrator.note(f"finished already: {folder.path}")
+            return runtime.on_main(lambda: recorded_result(folder, assembly.recipe, student))
         teacher_rows = job.teacher_check()
         with folder.locked() if runtime.is_main else nullcontext():
             if runtime.is_main:
                 folder.check(overwrite=overwrite, resume=resume)
-                folder.open(text, processes=runtime.world, resume=resume)
+                folder.open(text, facts, resume=resume, changes=changes)
             runtime.barrier()
+            for change in changes:
+                narrator.warn(f"resumed anyway, the student is not that of one recipe: {change}")
             narrator.note(f"run folder: {folder.path}")
             try:
-                return job.execute(student, teacher_rows, stop, publish, resume=resume)
+                with explaining_workers():
+                    return job.execute(student, teacher_rows, stop, publish, resume=resume)
             except Interrupted as stopped:
                 raise Interrupted(
                     f"{stopped}\n  next:     the same command with --output {folder.path} --resume"
@@ -159,6 +151,11 @@ class _Job:
             UserError: Optimiser, augmentation, batch size or an existing robust set cannot be used.
         """
         build_optimizer(student, self.assembly.plan("student", 1).optimisation)
+        train = self.recipe.train
+        if train.sync_batchnorm:
+            self.runtime.check_sync_batchnorm()
+        if train.ema is not None or train.average_epochs is not None or train.select_every is not None:
+            self.runtime.check_whole()
         self.assembly.loader(self.runtime)
         if self.robust_set is not None:
             self.robust_set.check()
@@ -227,6 +224,7 @@ class _Job:
         for product in products:
             rows += self._measure(product.network, product.model)
         checks = self._checks(student, control=[row for row in rows if row.model == "control"])
+        self._tell_of_broken_images()
         self.log("evaluated", {"rows": len(rows)})
         metrics = Metrics(rows, self.indices, self.images.fingerprint, timing, checks)
         made = provenance(self.assembly, self.role, products[0])
@@ -273,6 +271,7 @@ class _Job:
             "train_seconds": data_seconds + result.seconds,
             "data_seconds": data_seconds,
             "steps": result.steps,
+            "skipped_steps": result.skipped,
             "epochs": epochs,
             "images_per_s": result.images_per_second,
         }
@@ -304,6 +303,12 @@ class _Job:
             weights = describe_weights(train, steps, selection.score)
             products.append(Product(best_of(self.role), best, self.folder.best, weights))
         return products
+
+    def _tell_of_broken_images(self) -> None:
+        found = sorted(set(self.runtime.gather([*self.assembly.broken.found.items()])))
+        if found:
+            self.log("broken-images", {"count": len(found), "images": dict(found)})
+            self.narrator.warn(f"{len(found):,} images could not be read; log.jsonl names them")
 
     def _measure(self, model: torch.nn.Module, role: str) -> list[Row]:
         return measure(

@@ -10,6 +10,11 @@ from torch import Tensor
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.engine.runtime import Runtime
 
+REMEDY = (
+    "the last checkpoint is kept: --resume-anyway with a lower train.lr, with train.clip_grad, or with "
+    "--skip-bad-steps N"
+)
+
 
 class LossWindow:
     """The loss terms of each step since they were last read.
@@ -24,13 +29,13 @@ class LossWindow:
         self._place = place
         self._names: list[str] = []
         self._values: list[Tensor] = []
-        self._last_step = 0
+        self._steps: list[int] = []
 
     def add(self, step: int, terms: Mapping[str, Tensor]) -> None:
         """Adds the terms of optimiser step ``step``, counted from 1."""
         self._names = list(terms)
         self._values.append(torch.stack(list(terms.values())))
-        self._last_step = step
+        self._steps.append(step)
 
     def check(self) -> Tensor:
         """Returns the terms, ``(steps, terms)``, all finite, the same on every process.
@@ -42,16 +47,16 @@ class LossWindow:
         wrong = (~table.isfinite()).nonzero()
         if len(wrong):
             row, column = wrong[0].tolist()
-            step = self._last_step - len(table) + 1 + row
+            step = self._steps[row]
             raise UserError(
                 f"The loss term {self._names[column]!r} is not finite at step {step}, {self._place(step)}.",
                 received=float(table[row, column]),
-                hint="a lower train.lr, or train.clip_grad; the last checkpoint is kept",
+                hint=REMEDY,
             )
         return table
 
     def read(self) -> dict[str, float]:
         """Returns the mean of each term since the last call; see ``check``."""
         table = self.check()
-        self._values = []
+        self._values, self._steps = [], []
         return dict(zip(self._names, table.mean(0).tolist(), strict=True)) if len(table) else {}

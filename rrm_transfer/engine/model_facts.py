@@ -24,6 +24,7 @@ class ModelFacts:
         image_size: Side of its input in pixels.
         held_out: Part of the training data that was kept for selection.
         seed: With which that part was cut.
+        max_broken: How many of the data's images may be unreadable.
         run: The run folder that it is, or lies in.
         part: Its folder's name in the run folder, ``student`` where the run folder itself was named.
         metrics: The figures that it comes with.
@@ -37,6 +38,7 @@ class ModelFacts:
     image_size: int | None = None
     held_out: float = 0.0
     seed: int = 0
+    max_broken: int = 0
     run: RunFolder | None = None
     part: str = "student"
     metrics: Path | None = None
@@ -76,6 +78,7 @@ def facts_about(name: str) -> ModelFacts:
             image_size=recipe.data.image_size,
             held_out=recipe.data.held_out,
             seed=recipe.seed,
+            max_broken=recipe.data.max_broken,
             run=folder,
             part=part,
             metrics=folder.metrics if folder.is_finished and part == "student" else None,

@@ -22,6 +22,7 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file, write_text
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.loader import evaluation_batches
@@ -162,7 +163,7 @@ class RobustSet:
                 self._write(number, pixels, self._data.train.labels[positions], seconds)
                 task.update(done)
         runtime.barrier()
-        images = load_parquet(self.folder).images["train"]
+        images = load_parquet(self.folder, BrokenImages()).images["train"]
         stored = [pq.read_metadata(self._file(number)).metadata[_SECONDS] for number in numbers]
         return MadeImages(images, sum(map(float, stored)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fcntl
 import json
 import os
@@ -10,10 +9,11 @@ import platform
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +22,7 @@ import torch
 from rrm_transfer import __version__
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import write_text
+from rrm_transfer.engine.continuation import Change, find_changes, require_same
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.recipe.schema import Recipe
 
@@ -71,17 +72,13 @@ class RunFolder:
         if not self.path.is_dir():
             raise UserError("The output is a file, not a folder.", received=self.path)
         if self.is_started:
-            if self.is_finished and not overwrite:
+            if not (overwrite or resume):
+                finished = self.is_finished
                 raise UserError(
-                    "The output folder holds a finished run.",
+                    f"The output folder holds {'a finished' if finished else 'an unfinished'} run.",
                     received=self.path,
-                    hint="another --output, or --overwrite to replace it",
-                )
-            if not self.is_finished and not (overwrite or resume):
-                raise UserError(
-                    "The output folder holds an unfinished run.",
-                    received=self.path,
-                    hint="--resume to continue it, or --overwrite to replace it",
+                    hint=f"{'another --output' if finished else '--resume to continue it'}, or --overwrite "
+                    "to replace it",
                 )
         elif any(p != self.environment and not _is_temporary(p) for p in self.path.iterdir()):
             raise UserError(
@@ -90,31 +87,31 @@ class RunFolder:
                 hint="another --output",
             )
 
-    def check_same(self, recipe_yaml: str, *, processes: int) -> None:
+    def check_same(
+        self, recipe_yaml: str, facts: Mapping[str, object], *, anyway: bool = False
+    ) -> list[Change]:
         """Checks that a run that is to be resumed is the one that was started.
 
+        Args:
+            recipe_yaml: Resolved.
+            facts: What else it depends on; see ``environment``.
+            anyway: Whether it may go on with what can change in its course.
+
+        Returns:
+            What changed.
+
         Raises:
-            UserError: Recipe or number of processes differ; the difference is shown.
+            UserError: Recipe or facts differ; the difference is shown.
         """
-        before, now = (_without_output(t) for t in (self.recipe.read_text(encoding="utf-8"), recipe_yaml))
-        difference = [
-            line
-            for line in difflib.unified_diff(before, now, "started", "now", lineterm="", n=0)
-            if line[:1] in "+-" and line[:3] not in ("+++", "---")
-        ]
+        changes = find_changes(self.recipe.read_text(encoding="utf-8"), recipe_yaml)
         try:
-            started = json.loads(self.environment.read_text(encoding="utf-8"))["processes"]
-        except (OSError, ValueError, KeyError):
-            started = processes
-        if started != processes:
-            difference += [f"-processes: {started}", f"+processes: {processes}"]
-        if difference:
-            raise UserError(
-                "The run in the output folder is another one, so it cannot be resumed:\n"
-                + "\n".join(difference),
-                received=self.path,
-                hint="the same command as before with --resume, or another --output",
-            )
+            started = json.loads(self.environment.read_text(encoding="utf-8"))
+            before = {name: started[name] for name in facts}
+        except (OSError, ValueError, KeyError, TypeError):
+            before = dict(facts)
+        changes += [Change(name, before[name], now) for name, now in facts.items() if before[name] != now]
+        require_same(changes, anyway=anyway, where=self.path)
+        return changes
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -162,16 +159,32 @@ class RunFolder:
         except FileNotFoundError:
             return False
 
-    def open(self, recipe_yaml: str, *, processes: int, resume: bool) -> None:
-        """Makes the folder ready for a run that holds its lock: a new one, or the one that stands there."""
+    def open(
+        self,
+        recipe_yaml: str,
+        facts: Mapping[str, object],
+        *,
+        resume: bool,
+        changes: Sequence[Change] = (),
+    ) -> None:
+        """Makes the folder ready for a run that holds its lock: a new one, or the one that stands there.
+
+        Args:
+            recipe_yaml: Resolved.
+            facts: What else it depends on; see ``environment``.
+            resume: Whether it is the one that stands there.
+            changes: What changed since it was started.
+        """
         for folder in (self.path, self.checkpoints):
             for entry in folder.glob("*"):
                 if entry != self._lock and (not resume or _is_temporary(entry)):
                     _remove(entry)
         if resume:
             self._mend_log()
-        else:
-            write_text(self.environment, json.dumps(environment(processes), indent=1) + "\n")
+        if changes:
+            self.log("changed", {"changes": {change.path: [change.before, change.now] for change in changes}})
+        if changes or not resume:
+            write_text(self.environment, json.dumps(environment(facts), indent=1) + "\n")
             write_text(self.recipe, recipe_yaml)
 
     def _mend_log(self) -> None:
@@ -188,18 +201,27 @@ class RunFolder:
 
 def output_folder(recipe: Recipe, runtime: Runtime) -> Path:
     """Returns where a run is written: as the recipe says, else a new folder under ``runs``."""
-    if recipe.output is not None:
-        return recipe.output
-    stamp = runtime.from_main(datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
-    name = f"{recipe.name}-{recipe.student.name}-{stamp}".replace("/", "-")
-    return Path("runs") / name
+    return recipe.output or runtime.from_main(free_path(f"{recipe.name}-{recipe.student.name}"))
 
 
-def environment(processes: int) -> dict[str, Any]:
-    """Returns the versions and devices that a run's figures depend on; no names or paths of this machine."""
+def free_path(name: str) -> Path:
+    """Returns a path for a run that begins now, ``runs/<name>-<UTC time>``."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    first = Path("runs") / f"{name}-{stamp}".replace("/", "-")
+    # Two runs may begin in one second, and a clock may go back.
+    others = (first.with_name(f"{first.name}-{number}") for number in count(2))
+    return next(path for path in chain([first], others) if not path.exists())
+
+
+def environment(facts: Mapping[str, object]) -> dict[str, Any]:
+    """Returns what a run's figures depend on besides its recipe; no names or paths of this machine.
+
+    Args:
+        facts: What must not change on the way, such as ``processes``; versions and devices are added.
+    """
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "processes": processes,
+        **facts,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": library_versions(),
@@ -222,7 +244,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def _without_output(recipe_yaml: str) -> list[str]:
-    return [line for line in recipe_yaml.splitlines() if not line.startswith("output:")]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import psutil  # type: ignore[import-untyped]
 import torch
@@ -14,13 +13,20 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.modules.batchnorm import _NormBase
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.engine.parallel import (
+    shard,
+    sharding_asked_for,
+    synchronise_statistics,
+    unsharded_accelerate,
+)
 
+T = TypeVar("T")
 Precision = Literal["float32", "bf16"]
 
-_SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 _LAUNCHED = re.compile(r"launch\b.*?--num[-_]processes[= ](\d+)")
 
 
@@ -30,22 +36,21 @@ class Runtime:
     Precision is applied here and not by accelerate: accelerate patches the ``forward`` of the network
     that it prepares, and evaluation in float32 would inherit the patch.
 
+    Attributes:
+        sharding: Whether the processes hold a student in parts.
+
     Raises:
-        UserError: accelerate is configured to shard the student.
+        UserError: accelerate is configured for what is not supported.
     """
 
     def __init__(self) -> None:
-        for variable, name in _SHARDING.items():
-            if os.environ.get(variable, "").lower() in ("1", "true"):
-                raise UserError(
-                    f"A student is not sharded: {name} is not supported, each process holds all of it.",
-                    received=f"{variable}={os.environ[variable]}",
-                    hint="an accelerate configuration without it, or torchrun",
-                )
+        asked = sharding_asked_for()
         # A forward may run several times before one backward (clean and adversarial input), which the
         # broadcast of buffers before each forward does not allow; see `average_statistics`.
         kwargs = DistributedDataParallelKwargs(broadcast_buffers=False)
-        self.accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[kwargs])
+        with unsharded_accelerate():
+            self.accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[kwargs])
+        self.sharding = asked and self.world > 1
 
     @property
     def device(self) -> torch.device:
@@ -81,6 +86,23 @@ class Runtime:
         """Returns the main process's ``value`` on every process."""
         return broadcast_object_list([value])[0]
 
+    def on_main(self, ask: Callable[[], T]) -> T:
+        """Returns on every process what ``ask`` returns on the main one, whose files the others need not see.
+
+        Raises:
+            UserError: ``ask`` raised one.
+        """
+        answer: T | UserError | None = None
+        if self.is_main:
+            try:
+                answer = ask()
+            except UserError as error:
+                answer = UserError(str(error))
+        answer = self.from_main(answer)
+        if isinstance(answer, UserError):
+            raise answer
+        return cast(T, answer)
+
     def any(self, flag: bool) -> bool:
         """Tells whether ``flag`` holds on any process."""
         return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
@@ -98,9 +120,20 @@ class Runtime:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
+    def training_form(self, module: nn.Module, *, sync_batchnorm: bool) -> nn.Module:
+        """Returns ``module`` on the device, or what is trained in its place where processes share more."""
+        if sync_batchnorm:
+            module = synchronise_statistics(module)
+        if self.sharding:
+            return shard(module, init_device_mesh(self.device.type, (self.world,)))
+        return module.to(self.device)
+
     @contextmanager
     def prepared(self, module: nn.Module) -> Iterator[nn.Module]:
         """Gives ``module`` with its gradients synchronised over the processes."""
+        if self.sharding:
+            yield module
+            return
         try:
             yield self.accelerator.prepare_model(module)
         finally:
@@ -134,6 +167,31 @@ class Runtime:
                 f"A batch cannot be split over {self.world} processes and {accumulation} accumulation steps.",
                 received=f"train.global_batch_size={global_batch_size}",
                 allowed=f"multiples of {self.world}, at least {self.world * accumulation}",
+            )
+
+    def check_whole(self) -> None:
+        """Checks that every process holds the whole student in training.
+
+        Raises:
+            UserError: It is shared out.
+        """
+        if self.sharding:
+            raise UserError(
+                "Averaged weights and selection need a whole student on each process; FSDP2 shares it out.",
+                hint="train.ema=null, train.average_epochs=null and data.held_out=0, or no FSDP",
+            )
+
+    def check_sync_batchnorm(self) -> None:
+        """Checks that batch norms can be synchronised.
+
+        Raises:
+            UserError: This is not a GPU.
+        """
+        if self.device.type != "cuda":
+            raise UserError(
+                "Batch norms are synchronised on GPUs only.",
+                received=f"train.sync_batchnorm=true on {self.device.type}",
+                hint="leave it out: the processes then average their statistics after each step",
             )
 
     def launch_warning(self) -> str | None:

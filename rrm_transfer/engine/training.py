@@ -17,7 +17,8 @@ from rrm_transfer.data.loader import Batch, TrainingLoader
 from rrm_transfer.engine.averaging import STATISTICS_BATCHES, build_average
 from rrm_transfer.engine.checkpoints import Checkpoint, Checkpoints
 from rrm_transfer.engine.interruption import StopRequest
-from rrm_transfer.engine.losses import LossWindow
+from rrm_transfer.engine.losses import REMEDY, LossWindow
+from rrm_transfer.engine.parallel import whole
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.selection import Selection
@@ -34,12 +35,14 @@ class TrainingResult:
 
     Attributes:
         seconds: Wall-clock time in the loop, over all sessions of a resumed run, without selection.
-        steps: Optimiser steps.
+        steps: Optimiser steps, with those that were undone.
+        skipped: Steps that were undone because their loss or gradient was not finite.
         images: Images that the student was trained on, replays not counted.
     """
 
     seconds: float
     steps: int
+    skipped: int
     images: int
 
     @property
@@ -128,8 +131,9 @@ class Trainer:
                 self._save(final=True)
         if self._average is not None:
             self._student.load_state_dict(self._average.network.state_dict())
+        self._updater.hand_over()
         images = self._step // self.objective.replays * self.loader.global_batch_size
-        return TrainingResult(self._seconds, self._step, images)
+        return TrainingResult(self._seconds, self._step, len(self._updater.bad_steps.found), images)
 
     def _loop(self, prepared: nn.Module, stop: StopRequest) -> None:
         plan, runtime = self.plan, self.runtime
@@ -144,7 +148,10 @@ class Trainer:
                 losses = self._updater.update(prepared, epoch, batch)
                 if self._average is not None:
                     self._average.update(self._student, self._step)
-                self._window.add(self._step, losses)
+                if losses:
+                    self._window.add(self._step, losses)
+                else:
+                    self._tell_of_bad_step()
                 seconds = time.monotonic() - begun
                 self._seconds = before + seconds
                 look = self._step % plan.log_every == 0 or self._step == self.total_steps
@@ -215,18 +222,27 @@ class Trainer:
         facts = {"phase": self.plan.phase, "step": self._step, "epoch": epoch, "losses": losses}
         self._log("step", {**facts, "lr": lr, "images_per_s": round(rate, 1)})
 
+    def _tell_of_bad_step(self) -> None:
+        found = self._updater.bad_steps.found
+        step, cause = found[-1]
+        self._log("skipped", {"phase": self.plan.phase, "step": step, "cause": cause})
+        count = f"{len(found)} of {self.plan.skip_bad_steps} allowed"
+        self._narrator.warn(
+            f"{self.plan.phase}: step {step}, {self._place(step)}, skipped: {cause} not finite ({count})"
+        )
+
     def _save(self, *, final: bool = False) -> None:
         self._window.check()
         self._check_weights()
         parts = {"objective": self._objective_state()}
-        facts: dict[str, Any] = {"seconds": self._seconds}
+        facts: dict[str, Any] = {"seconds": self._seconds, "skipped": self._updater.bad_steps.found}
         if self._average is not None:
             parts["average"] = self._average.state_dict()
         if self._selection is not None:
             parts["best"] = self._selection.weights
             facts["selection"] = self._selection.facts()
+        tensors, optimizer = pack(self._student, self._updater.optimizer, parts)
         if self.runtime.is_main:
-            tensors, optimizer = pack(self._student, self._updater.optimizer, parts)
             checkpoint = Checkpoint(self._step, tensors, {**optimizer, **facts})
             path = self._checkpoints.save(checkpoint, final=final)
             self._log("checkpoint", {"phase": self.plan.phase, "step": self._step, "path": path.name})
@@ -236,12 +252,12 @@ class Trainer:
         # The last step's losses are those of the weights before it.
         state = self._student.state_dict()
         for name, value in state.items():
-            if value.is_floating_point() and not bool(value.isfinite().all()):
+            if value.is_floating_point() and not bool(whole(value).isfinite().all()):
                 raise UserError(
                     f"The student's weights are not finite after step {self._step}, "
                     f"{self._place(self._step)}.",
                     received=name,
-                    hint="a lower train.lr, or train.clip_grad; the last checkpoint is kept",
+                    hint=REMEDY,
                 )
 
     def _objective_state(self) -> dict[str, Tensor]:
@@ -266,6 +282,7 @@ class Trainer:
         if self._selection is not None:
             self._selection.restore(facts["selection"], part_of(tensors, "best"))
         self._updater.step = checkpoint.step
+        self._updater.bad_steps.found = [(step, cause) for step, cause in facts["skipped"]]
         self._seconds = facts["seconds"]
         self._log("resume", {"phase": self.plan.phase, "step": self._step})
         self._narrator.note(f"{self.plan.phase}: resumed at step {self._step} of {self.total_steps}")

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from rrm_transfer.core.randomness import Randomness, derive_seed
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.loader import Batch
+from rrm_transfer.engine.bad_steps import BadSteps
 from rrm_transfer.engine.optimisation import Optimisation, Schedule, build_optimizer
+from rrm_transfer.engine.parallel import whole
 from rrm_transfer.engine.runtime import Precision, Runtime
 from rrm_transfer.engine.step import TrainingStep
 from rrm_transfer.objectives.base import Objective
@@ -31,8 +33,10 @@ class TrainingPlan:
         clip_grad: Largest gradient norm, or None.
         precision: Of forward and backward passes.
         channels_last: Memory format of images and weights.
+        sync_batchnorm: Whether batch norms normalise by the images of all processes.
         checkpoint_every: Optimiser steps between checkpoints.
         log_every: Optimiser steps between log lines.
+        skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
         seed: Of everything random.
         ema: Decay of a moving average of the weights, or None.
         average_epochs: Epochs at the end over which weights are averaged, or None.
@@ -47,8 +51,10 @@ class TrainingPlan:
     clip_grad: float | None
     precision: Precision
     channels_last: bool
+    sync_batchnorm: bool
     checkpoint_every: int
     log_every: int
+    skip_bad_steps: int
     seed: int
     ema: float | None = None
     average_epochs: int | None = None
@@ -67,6 +73,7 @@ class Updater:
 
     Attributes:
         step: Optimiser steps done.
+        bad_steps: Those of them that were undone.
     """
 
     def __init__(
@@ -85,12 +92,14 @@ class Updater:
         self.steps_per_epoch = steps_per_epoch
         self.step = 0
         self._format = torch.channels_last if plan.channels_last else torch.contiguous_format
-        self.student: nn.Module = student.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
+        self._given = student.to(memory_format=self._format)
+        self.student = runtime.training_form(student, sync_batchnorm=plan.sync_batchnorm)
         self.teacher = None if teacher is None else teacher.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.student, plan.optimisation)
         self._schedule = Schedule(
             self.optimizer, plan.optimisation, epochs=plan.epochs, steps_per_epoch=steps_per_epoch
         )
+        self.bad_steps = BadSteps(plan.skip_bad_steps, runtime, self.student, objective)
 
     @property
     def total_steps(self) -> int:
@@ -105,7 +114,7 @@ class Updater:
             batch: This process's part of the global batch.
 
         Returns:
-            The loss terms by name, each the mean over the batch.
+            The loss terms by name, each the mean over the batch; none where the step was undone.
         """
         plan, accelerator = self.plan, self.runtime.accelerator
         self.student.train()
@@ -113,6 +122,7 @@ class Updater:
         # Dropout and drop path draw from the global generator: a resumed run must find it in the same state.
         torch.manual_seed(derive_seed(plan.seed, plan.phase, self.step, self.runtime.rank))
         totals: dict[str, Tensor] = {}
+        self.bad_steps.remember()
         parts = self._parts(prepared, self.student, epoch, batch)
         for number, step in enumerate(parts):
             share = len(step.x) / len(batch.x)
@@ -123,12 +133,14 @@ class Updater:
                 accelerator.backward(loss * share)
             for term in terms:
                 totals[term.name] = totals.get(term.name, 0) + term.value.detach() * share
+        self.step += 1
+        if self.bad_steps.undoes(self.step, totals):
+            return {}
         if plan.clip_grad is not None:
             accelerator.clip_grad_norm_(self.student.parameters(), plan.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.runtime.average_statistics(self.student)
-        self.step += 1
         return totals
 
     def show(self, network: nn.Module, epoch: int, batch: Batch) -> None:
@@ -161,6 +173,14 @@ class Updater:
             parts.append(step)
             first += len(index)
         return parts
+
+    def hand_over(self) -> None:
+        """Gives the student that came in the weights of the form in which it was trained."""
+        if self._given is not self.student:
+            self._given.load_state_dict(
+                {name: whole(value) for name, value in self.student.state_dict().items()}
+            )
+            self._given.to(self.runtime.device)
 
     def _threat(self) -> ThreatModel:
         warmup = self.plan.eps_warmup_epochs * self.steps_per_epoch

@@ -105,6 +105,7 @@ class DataSection(Section):
         held_out: Part of the training split that is kept for selection (``train.select_every``), in [0, 1).
         augmentation: None: automatic.
         workers: Processes that decode images (data that do not fit in memory).
+        max_broken: How many images may be unreadable; training does without them.
     """
 
     name: str | None = None
@@ -113,6 +114,7 @@ class DataSection(Section):
     held_out: Annotated[Quantity, Field(lt=1)] = 0.0
     augmentation: AugmentationSection | None = None
     workers: Annotated[int, Field(ge=0)] = 2
+    max_broken: Annotated[int, Field(ge=0)] = 0
 
 
 class ThreatSection(Section):
@@ -168,8 +170,10 @@ class TrainSection(Section):
             None: 1 where a part is held out, and no selection without.
         precision: ``bf16`` is autocast; weights and losses stay float32. None: measured on a few steps.
         channels_last: Memory format of the student's images and weights. None: measured on a few steps.
+        sync_batchnorm: Whether batch norms normalise by the images of all processes (GPUs).
         checkpoint_every: Optimiser steps between checkpoints.
         log_every: Optimiser steps between log lines.
+        skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
     """
 
     epochs: Count | None = None
@@ -191,8 +195,10 @@ class TrainSection(Section):
     select_every: Count | None = None
     precision: Literal["float32", "bf16"] | None = None
     channels_last: bool | None = None
+    sync_batchnorm: bool = False
     checkpoint_every: Count = 500
     log_every: Count = 20
+    skip_bad_steps: Annotated[int, Field(ge=0)] = 0
 
 
 class ControlSection(Section):

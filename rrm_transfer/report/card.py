@@ -9,8 +9,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from rrm_transfer.core.files import write_text
 from rrm_transfer.core.quantities import format_eps
-from rrm_transfer.engine.job import RunResult
 from rrm_transfer.engine.metrics import Row
+from rrm_transfer.engine.result import RunResult
 from rrm_transfer.report.table import ROLES, duration, measurement_title
 
 _TEMPLATE = jinja2.Environment(

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rrm_transfer.core.quantities import format_eps
-from rrm_transfer.engine.job import RunResult
 from rrm_transfer.engine.metrics import Metrics, Row, best_of
+from rrm_transfer.engine.result import RunResult
 from rrm_transfer.objectives import objective_arguments, objective_explanation
 from rrm_transfer.report.evaluation import checks_line
 

@@ -10,6 +10,7 @@ import timm
 from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.hub import is_connection_problem
 from rrm_transfer.core.stems import replace_stem
 
 
@@ -61,10 +62,11 @@ def create_timm(
             received=f"{unknown[0]}={args[unknown[0]]}",
             allowed=accepted_args(create_timm(name, num_classes=num_classes, channels=channels, args={})),
         ) from None
-    except (RuntimeError, OSError) as error:
-        if not pretrained:
+    except Exception as error:
+        fetching = isinstance(error, OSError) or is_connection_problem(error)
+        if not pretrained or not (fetching or isinstance(error, RuntimeError)):
             raise
-        problem = "cannot be fetched" if isinstance(error, OSError) else "do not fit this network"
+        problem = "cannot be fetched" if fetching else "do not fit this network"
         raise UserError(
             f"The weights for {name} {problem}.",
             received=" ".join(str(error).split())[:600],

@@ -10,8 +10,9 @@ from PIL import Image
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.data import decoding
+from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.decoding import EncodedPart, image_sets
-from rrm_transfer.data.encoded import ColumnImages, FileImages, decode
+from rrm_transfer.data.encoded import ColumnImages, EncodedImages, FileImages, decode
 from rrm_transfer.data.images import LazyImages, MemoryImages
 from tests.data.fixtures import encode, noise, write_class_folders
 
@@ -97,7 +98,7 @@ def test_a_path_in_a_table_is_followed_to_a_file(tmp_path: Path) -> None:
 
 def test_small_images_of_one_size_are_held_in_memory() -> None:
     pixels = noise(600, 8, 8, 3)
-    sets = image_sets({"train": part(*map(encode, pixels)), "test": part(encode(pixels[0]))})
+    sets = image_sets({"train": part(*map(encode, pixels)), "test": part(encode(pixels[0]))}, BrokenImages())
     train = sets["train"]
     assert isinstance(train, MemoryImages)
     np.testing.assert_array_equal(train.pixels.numpy(), pixels.transpose(0, 3, 1, 2))
@@ -105,28 +106,53 @@ def test_small_images_of_one_size_are_held_in_memory() -> None:
 
 
 def test_grey_images_among_colour_ones_become_colour() -> None:
-    sets = image_sets({"train": part(encode(noise(8, 8))), "test": part(encode(noise(8, 8, 3)))})
+    sets = image_sets(
+        {"train": part(encode(noise(8, 8))), "test": part(encode(noise(8, 8, 3)))}, BrokenImages()
+    )
     assert [images.channels for images in sets.values()] == [3, 3]
 
 
 def test_large_or_unequal_images_are_decoded_on_access(monkeypatch: pytest.MonkeyPatch) -> None:
     same, other = encode(noise(8, 8, 3)), encode(noise(8, 9, 3))
-    unequal = image_sets({"train": part(same), "test": part(other)})
+    unequal = image_sets({"train": part(same), "test": part(other)}, BrokenImages())
     assert isinstance(unequal["train"], LazyImages)
     assert unequal["train"].size is None
     monkeypatch.setattr(decoding, "SURVEYED", 2)
-    late = image_sets({"train": part(same, other, same)})["train"]
+    late = image_sets({"train": part(same, other, same)}, BrokenImages())["train"]
     assert isinstance(late, LazyImages)
     assert late.size is None
     monkeypatch.setattr(decoding, "MEMORY_LIMIT", 2 * 8 * 8 * 3)
-    large = image_sets({"train": part(same, same, same)})["train"]
+    large = image_sets({"train": part(same, same, same)}, BrokenImages())["train"]
     assert isinstance(large, LazyImages)
     assert large.size == (8, 8)
 
 
-def test_a_broken_image_in_memory_is_named_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["memory", "parquet"])
+def test_broken_images_are_named_and_counted_and_refused_above_a_limit(kind: str, tmp_path: Path) -> None:
     folder = write_class_folders(tmp_path, count=4)
     files = sorted(folder.rglob("*.png"))
     files[6].write_bytes(files[6].read_bytes()[:100])
-    with pytest.raises(UserError, match="image 6"):
-        image_sets({"train": EncodedPart(FileImages(folder, files), torch.zeros(8, dtype=torch.int64))})
+    if kind == "memory":
+        encoded: EncodedImages = FileImages(folder, files)
+        files[2].unlink()
+    else:
+        contents = [file.read_bytes() if number != 2 else None for number, file in enumerate(files)]
+        encoded = column(*contents)
+    stored = {"train": EncodedPart(encoded, torch.arange(8))}
+    for limit in (0, 1):
+        with pytest.raises(UserError, match="2 images cannot be read") as caught:
+            image_sets(stored, BrokenImages(limit))
+        assert "image 2" in str(caught.value.received)
+        assert "image 6" in str(caught.value.received)
+    warnings: list[str] = []
+    images = image_sets(stored, BrokenImages(2, warnings.append))["train"]
+    assert images.labels.tolist() == images.index.tolist() == [0, 1, 3, 4, 5, 7]
+    assert isinstance(images, MemoryImages)
+    np.testing.assert_array_equal(images.pixels[2].numpy(), decode(encoded, 3, channels=3))
+    assert ["image 2" in warnings[0], "(2 of 2 allowed)" in warnings[1], len(warnings)] == [True, True, 2]
+
+
+def test_many_broken_images_are_named_in_part() -> None:
+    with pytest.raises(UserError, match="30 images cannot be read") as caught:
+        image_sets({"train": part(*[b""] * 30)}, BrokenImages())
+    assert "and 20 more" in str(caught.value.received)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,9 @@ import pytest
 import torch
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.data import framing
 from rrm_transfer.data.augment import Augmentation
+from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.encoded import FileImages, decode
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import ImageSet, LazyImages, MemoryImages
@@ -192,6 +197,80 @@ def test_a_broken_image_is_named(tmp_path: Path, workers: int) -> None:
         list(evaluation_batches(images, fit=Fit("crop", 16), batch_size=4, device="cpu", workers=workers))
     assert "image 5" in str(caught.value.received)
     assert str(files[5]) in str(caught.value.received)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_goes_on_without_a_broken_image_up_to_a_limit(tmp_path: Path, workers: int) -> None:
+    folder = write_class_folders(tmp_path, count=6)
+    files = sorted(folder.rglob("*.png"))
+    labels = torch.arange(12) // 6
+    encoded = FileImages(folder, files)
+    files[5].write_bytes(b"")
+    files[8].unlink()  # vanishes after the set was listed
+
+    def images(limit: int) -> tuple[LazyImages, list[str]]:
+        warnings: list[str] = []
+        broken = BrokenImages(limit, warnings.append)
+        return LazyImages(encoded=encoded, labels=labels, channels=3, size=None, broken=broken), warnings
+
+    settings: dict[str, Any] = {"fit": Fit("crop", 16), "global_batch_size": 4, "workers": workers}
+    tolerant, warnings = images(2)
+    made = lazy_loader(tolerant, **settings)
+    batches = [batch for epoch in (0, 1) for batch in made.epoch(epoch)]
+    assert len(batches) == 6
+    seen = torch.cat([batch.index for batch in batches])
+    assert not set(seen.tolist()) & {5, 8}
+    assert torch.equal(torch.cat([batch.y for batch in batches]), labels[seen])
+    assert len(warnings) == 2, "each is told once, not in every epoch"
+    assert {f"image {number}, {files[number]}" for number in (5, 8)} == set(tolerant.broken.found)
+    # Whichever batch it is in, and whoever reads it, the same image takes its place.
+    halves = [list(lazy_loader(images(2)[0], **settings, rank=r, world=2).epoch(0)) for r in (0, 1)]
+    joined = [torch.cat([one.index, other.index]) for one, other in zip(*halves, strict=True)]
+    assert torch.equal(torch.cat(joined), seen[:12])
+
+    with pytest.raises(UserError, match="2 images cannot be read"):
+        list(lazy_loader(images(1)[0], **settings).epoch(0))
+    with pytest.raises(UserError, match="cannot be read"):
+        list(evaluation_batches(images(2)[0], fit=Fit("crop", 16), batch_size=4, device="cpu"))
+
+
+def _decoding_ends_with(monkeypatch: pytest.MonkeyPatch, problem: Callable[[], None]) -> None:
+    def read(*_: Any) -> torch.Tensor:
+        problem()
+        return torch.zeros(1, 3, 24, 24, dtype=torch.uint8)
+
+    monkeypatch.setattr(framing._DecodedBatches, "_read", read)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
+def test_a_killed_worker_is_told(
+    number: signal.Signals, lazy: LazyImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _decoding_ends_with(monkeypatch, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(UserError, match="ended from outside") as caught:
+        list(lazy_loader(lazy, workers=1).epoch(0))
+    assert "data.workers" in str(caught.value.hint)
+
+
+@pytest.mark.timeout(60)
+def test_a_full_shared_memory_only_costs_time(lazy: LazyImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = list(lazy_loader(lazy).epoch(0))
+
+    def full(tensor: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_7>: No space left (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    assert_equal(expected, list(lazy_loader(lazy, workers=1).epoch(0)))
+
+
+def test_other_errors_of_a_worker_are_bugs(lazy: LazyImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug() -> None:
+        raise RuntimeError("a bug")
+
+    _decoding_ends_with(monkeypatch, bug)
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(lazy_loader(lazy, workers=1).epoch(0))
 
 
 def test_crop_and_flip_keep_up_with_training() -> None:

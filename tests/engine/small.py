@@ -51,8 +51,10 @@ PLAN = TrainingPlan(
     clip_grad=None,
     precision="float32",
     channels_last=False,
+    sync_batchnorm=False,
     checkpoint_every=100,
     log_every=1,
+    skip_bad_steps=0,
     seed=0,
 )
 

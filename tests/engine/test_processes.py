@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,10 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import sha256_of
 from rrm_transfer.engine.metrics import read_metrics
 from rrm_transfer.engine.runtime import Runtime
+from rrm_transfer.objectives.base import Step, Term
+from rrm_transfer.objectives.rrm import RRM
 from tests import tiny
 from tests.command import Command, Moment, command, together
 
@@ -120,7 +123,7 @@ def test_a_killed_run_of_two_processes_goes_on_bit_for_bit(
     assert time.monotonic() - began < 60
 
     refused = command(*options, "--output", "killed", folder=tmp_path)
-    assert (refused.code, "-processes: 2\n+processes: 1" in refused.err) == (2, True)
+    assert (refused.code, "processes: was 2, is now 1" in refused.err) == (2, True)
 
     assert _codes(together([*options, "--output", "killed"], folder=tmp_path)) == [0, 0]
     events = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
@@ -179,6 +182,21 @@ def _events(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+def test_a_run_of_two_processes_goes_on_with_one_when_told_to(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = [*_options(tiny_teacher, tiny_data, epochs=1, optimizer="sgd"), "--output", "run"]
+    assert _codes(together([*options[:-1], "alone"], folder=tmp_path)) == [0, 0]
+    stop = Moment(UPDATE, 2, signal.SIGTERM)
+    assert _codes(together(options, folder=tmp_path, moments=[stop, None])) == [130, 130]
+    ended = command(*options, "--resume-anyway", folder=tmp_path)
+    assert ended.code == 0, ended.err
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 1
+    first, second = (_final_state(tmp_path / name) for name in ("alone", "run"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-5)
+
+
 def test_a_signal_to_one_process_stops_both_at_a_checkpoint(
     tiny_teacher: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -188,6 +206,45 @@ def test_a_signal_to_one_process_stops_both_at_a_checkpoint(
     assert (first.code, second.code) == (130, 130), first.err + second.err
     assert (first.err + second.err).count("stopped: ") == 1
     assert (tmp_path / "run" / "checkpoints" / "student-00000005").is_dir()
+
+
+def test_an_error_of_one_process_is_shown_once_and_ends_both_within_seconds(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = [*_options(tiny_teacher, tiny_data), "--output", "run"]
+    bug = Moment(UPDATE, 2, error=ZeroDivisionError("a bug"))
+    commands = together(options, folder=tmp_path, moments=[None, bug])
+    commands[1].wait_for(lambda: False)
+    began = time.monotonic()
+    first, second = (running.end() for running in commands)
+    assert time.monotonic() - began < 20
+    assert (first.code, second.code) == (1, 1)
+    assert second.err.count("ZeroDivisionError: a bug") == 1
+    assert (first.err + second.err).count("Traceback") == 1
+
+
+def test_bad_steps_are_skipped_by_all_processes(tiny_teacher: Path, tiny_data: Path, tmp_path: Path) -> None:
+    options = [*_options(tiny_teacher, tiny_data, epochs=1), "--skip-bad-steps", "1", "--output", "run"]
+    ended = [c.end() for c in together(options, folder=tmp_path, moments=[None, _BadLoss(UPDATE, 2)])]
+    assert [e.code for e in ended] == [0, 0], ended[0].err + ended[1].err
+    events = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [(e["step"], e["cause"]) for e in events if e["event"] == "skipped"] == [(2, "loss term 'ce'")]
+    assert ended[0].document["timing"]["student"]["skipped_steps"] == 1
+
+
+class _BadLoss(Moment):
+    """Spoils the loss of one step on its process."""
+
+    def arrange(self) -> None:
+        original, calls = RRM.__call__, itertools.count(1)
+
+        def spoilt(objective: RRM, step: Step) -> list[Term]:
+            terms = original(objective, step)
+            if next(calls) == self.count:
+                terms = [term._replace(value=term.value * math.nan) for term in terms]
+            return terms
+
+        setattr(RRM, "__call__", spoilt)  # noqa: B010
 
 
 def test_a_problem_of_all_processes_is_told_once(tiny_teacher: Path, tiny_data: Path, tmp_path: Path) -> None:
@@ -211,7 +268,7 @@ def test_a_problem_of_one_process_is_told_and_ends_both(
     held.end()
     assert first.code == 2
     assert second.code != 0
-    assert first.err.count("error: ") == 1
+    assert (first.err + second.err).count("error: ") == 1
     assert "Traceback" not in first.err + second.err
 
 
@@ -264,13 +321,6 @@ def test_a_launcher_that_silently_starts_one_process_is_named(
 
 def test_an_ordinary_start_warns_of_nothing() -> None:
     assert Runtime().launch_warning() is None
-
-
-@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
-def test_sharding_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(variable, "true")
-    with pytest.raises(UserError, match="not supported"):
-        Runtime()
 
 
 def test_one_process_needs_no_communication() -> None:

@@ -18,7 +18,7 @@ RECIPE = "name: a\noutput: here\ntrain:\n  epochs: 3\n"
 def _started(path: Path, *, processes: int = 1) -> RunFolder:
     folder = RunFolder(path)
     with folder.locked():
-        folder.open(RECIPE, processes=processes, resume=False)
+        folder.open(RECIPE, {"processes": processes}, resume=False)
     return folder
 
 
@@ -45,7 +45,7 @@ def test_an_unfinished_run(tmp_path: Path, overwrite: bool, resume: bool, messag
     ("overwrite", "resume", "message"),
     [
         (False, False, "finished run"),
-        (False, True, "finished run"),
+        (False, True, None),
         (True, False, None),
         (True, True, None),
     ],
@@ -78,7 +78,7 @@ def test_a_run_killed_while_it_began_can_be_started_again(tmp_path: Path) -> Non
     folder = RunFolder(tmp_path)
     folder.check(overwrite=False, resume=True)
     with folder.locked():
-        folder.open(RECIPE, processes=1, resume=False)
+        folder.open(RECIPE, {"processes": 1}, resume=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["environment.json", "recipe.yaml"]
 
 
@@ -100,7 +100,7 @@ def test_a_resumed_run_keeps_all_but_what_was_half_written(tmp_path: Path) -> No
         (path / "state.json").touch()
     (folder.path / ".README.md.x1y2.md").touch()
     with folder.locked():
-        folder.open(RECIPE, processes=1, resume=True)
+        folder.open(RECIPE, {"processes": 1}, resume=True)
         assert folder._lock.exists()
     folder.log("step", {"step": 2})
     assert [json.loads(line)["step"] for line in folder.log_file.read_text().splitlines()] == [1, 2]
@@ -110,14 +110,26 @@ def test_a_resumed_run_keeps_all_but_what_was_half_written(tmp_path: Path) -> No
 
 def test_the_same_run_may_go_on_wherever_its_folder_is_now(tmp_path: Path) -> None:
     folder = _started(tmp_path / "run")
-    folder.check_same(RECIPE.replace("here", "there"), processes=1)
+    folder.check_same(RECIPE.replace("here", "there"), {"processes": 1})
 
 
 def test_another_recipe_or_world_is_refused_with_the_difference(tmp_path: Path) -> None:
     folder = _started(tmp_path / "run", processes=2)
     with pytest.raises(UserError) as caught:
-        folder.check_same(RECIPE.replace("3", "4"), processes=1)
-    assert "-  epochs: 3\n+  epochs: 4\n-processes: 2\n+processes: 1\n" in str(caught.value)
+        folder.check_same(RECIPE.replace("3", "4"), {"processes": 1})
+    assert "\n  train.epochs: was 3, is now 4\n  processes: was 2, is now 1\n" in str(caught.value)
+
+
+def test_what_changed_is_written_when_the_run_goes_on(tmp_path: Path) -> None:
+    folder = _started(tmp_path / "run", processes=2)
+    with pytest.raises(UserError, match="--resume-anyway"):
+        folder.check_same(RECIPE, {"processes": 1})
+    changes = folder.check_same(RECIPE, {"processes": 1}, anyway=True)
+    with folder.locked():
+        folder.open(RECIPE, {"processes": 1}, resume=True, changes=changes)
+    assert folder.check_same(RECIPE, {"processes": 1}) == []
+    (event,) = [json.loads(line) for line in folder.log_file.read_text().splitlines()]
+    assert (event["event"], event["changes"]) == ("changed", {"processes": [2, 1]})
 
 
 def test_the_lock_is_refused_with_its_holder_named_and_leaves_nothing(tmp_path: Path) -> None:
@@ -167,6 +179,6 @@ def test_workers_do_not_keep_the_lock(tmp_path: Path) -> None:
 
 
 def test_the_environment_names_no_machine() -> None:
-    facts = environment(2)
+    facts = environment({"processes": 2})
     assert facts["processes"] == 2
     assert os.uname().nodename not in json.dumps(facts).split('"')

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.engine.job import RunResult
 from rrm_transfer.engine.metrics import Metrics, row
+from rrm_transfer.engine.result import RunResult
 from rrm_transfer.recipe.loading import build_recipe
 from rrm_transfer.report.card import write_card
 

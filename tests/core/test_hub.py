@@ -1,0 +1,151 @@
+"""A hub that answers wrongly, late, in part or not at all: one message, and nothing half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils import _http
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.hub import hub_file
+from rrm_transfer.data.sources import load_dataset_by_name
+
+CONTENT = bytes(range(256)) * 64
+PART = len(CONTENT) // 3
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one file; ``mood`` says how.
+
+    Attributes:
+        mood: ``well``, ``500`` (to everything), ``late`` (no answer
+            in time), ``drops`` (the connection, after a third of what is asked for), ``cuts`` (likewise, and
+            nothing at a later offset).
+        requests: Methods and paths, in order.
+    """
+
+    daemon_threads = True
+    mood = "well"
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[str] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_HEAD(self) -> None:
+        self._serve()
+
+    def _serve(self) -> None:
+        self.server.requests.append(f"{self.command} {self.path}")
+        mood = self.server.mood
+        if self.path == "/":
+            self._head(200, 0)
+        elif mood == "late":
+            time.sleep(1.5)
+        elif mood == "500":
+            self._head(500, 0)
+        elif self.command == "HEAD":
+            self._head(200, len(CONTENT))
+        else:
+            first = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+            rest = CONTENT[first:]
+            if first and mood == "cuts":
+                return
+            self._head(206 if first else 200, len(rest))
+            self.wfile.write(rest if mood == "well" else rest[:PART])
+
+    def _head(self, status: int, length: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(length))
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", hashlib.sha256(CONTENT).hexdigest())
+        self.end_headers()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    for module in (constants, file_download):
+        for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "_ETAG_RETRY_TIMEOUT"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, 0.3)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)
+    for module in (_http, file_download):
+        monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    with Server() as made:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{made.server_port}")
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".lock", ".TAG")]
+
+
+def test_a_file_is_fetched_once(server: Server) -> None:
+    first = hub_file("user/model", "weights.bin")
+    assert first.read_bytes() == CONTENT
+    asked = len(server.requests)
+    assert hub_file("user/model", "weights.bin") == first
+    assert len(server.requests) == asked
+
+
+def test_a_dropped_connection_is_taken_up_where_it_broke(server: Server) -> None:
+    server.mood = "drops"
+    assert hub_file("user/model", "weights.bin").read_bytes() == CONTENT
+    assert len([request for request in server.requests if request.startswith("GET /user")]) > 2
+
+
+@pytest.mark.parametrize("mood", ["500", "late", "cuts"])
+def test_a_hub_that_fails_is_told_and_leaves_nothing_half_written(
+    mood: str, server: Server, tmp_path: Path
+) -> None:
+    server.mood = mood
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=r"broke off: \S+|cannot be reached") as caught:
+        hub_file("user/model", "weights.bin", hint="use a local file")
+    assert time.monotonic() - begun < 15
+    assert len(server.requests) < 20
+    assert "\n" not in caught.value.what
+    assert (caught.value.received, caught.value.hint) == ("user/model/weights.bin", "use a local file")
+    assert not [
+        path for path in _files(tmp_path) if path.suffix != ".incomplete" and "refs" not in path.parts
+    ]
+    assert not isinstance(huggingface_hub.try_to_load_from_cache("user/model", "weights.bin"), str)
+    server.mood = "well"
+    assert hub_file("user/model", "weights.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("mood", ["500", "late"])
+def test_a_hub_that_fails_is_told_of_data_sets_too(mood: str, server: Server) -> None:
+    server.mood = mood
+    with pytest.raises(UserError, match="cannot be had from the hub") as caught:
+        load_dataset_by_name("user/birds")
+    assert "\n" not in caught.value.what
+    assert caught.value.received == "user/birds"
