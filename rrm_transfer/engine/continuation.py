@@ -19,6 +19,7 @@ CONTINUABLE = frozenset(
         "description",
         "student.licence",
         "teacher.check",
+        "data.max_broken",
         "data.workers",
         "evaluate",
         *(
