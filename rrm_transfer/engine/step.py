@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,6 @@ from rrm_transfer.attacks.ascent import inner_attack
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.engine.runtime import Precision, Runtime
 from rrm_transfer.objectives.base import InnerAttack, PerSampleLoss
 
 
@@ -33,13 +33,13 @@ class TrainingStep:
     """Implements ``rrm_transfer.objectives.base.Step``.
 
     Attributes:
+        autocast: Makes the context of every call of a network.
         prepared: The student as accelerate prepared it; gradients are synchronised through it.
         bare: The same student without the wrapper, for attacks.
         frozen: The teacher.
     """
 
-    runtime: Runtime
-    precision: Precision
+    autocast: Callable[[], AbstractContextManager[Any]]
     prepared: nn.Module
     bare: nn.Module
     frozen: nn.Module | None
@@ -83,7 +83,7 @@ class TrainingStep:
         )
 
     def _run(self, module: nn.Module, x: Tensor) -> Outputs:
-        with self.runtime.autocast(self.precision):
+        with self.autocast():
             outputs: Outputs = module(x)
         intermediates = tuple(layer.float() for layer in outputs.intermediates)
         return Outputs(outputs.logits.float(), outputs.features.float(), intermediates)

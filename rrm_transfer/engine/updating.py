@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -158,8 +159,7 @@ class Updater:
         parts, first = [], 0
         for index, x, y in zip(*(t.tensor_split(self.plan.accumulation) for t in batch), strict=True):
             step = TrainingStep(
-                runtime=self.runtime,
-                precision=self.plan.precision,
+                autocast=partial(self.runtime.autocast, self.plan.precision),
                 prepared=prepared,
                 bare=bare,
                 frozen=self.teacher,

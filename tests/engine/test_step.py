@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,8 +20,7 @@ from tests.engine.small import SIZE, Network, equal, frozen_teacher
 def _step(student: Network, **changes: Any) -> TrainingStep:
     x = torch.rand(6, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     settings: dict[str, Any] = {
-        "runtime": Runtime(),
-        "precision": "float32",
+        "autocast": nullcontext,
         "prepared": student,
         "bare": student,
         "frozen": frozen_teacher(),
@@ -58,7 +59,8 @@ def test_the_teacher_sees_the_clean_batch_once_and_without_gradient() -> None:
 
 
 def test_outputs_are_float32_under_bf16() -> None:
-    exact, rough = (_step(Network(norm="layer"), precision=p) for p in ("float32", "bf16"))
+    contexts = [partial(Runtime().autocast, precision) for precision in ("float32", "bf16")]
+    exact, rough = (_step(Network(norm="layer"), autocast=context) for context in contexts)
     first, second = exact.student(exact.x), rough.student(rough.x)
     assert second.logits.dtype == second.features.dtype == torch.float32
     assert not torch.equal(first.logits, second.logits)
