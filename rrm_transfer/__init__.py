@@ -6,15 +6,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rrm_transfer.api import Recipe, RunResult, evaluate, load_student, read_recipe, teach, transfer
+    from rrm_transfer.api import (
+        Exported,
+        Pushed,
+        Recipe,
+        RRMTask,
+        RunResult,
+        evaluate,
+        export,
+        load_student,
+        push,
+        read_recipe,
+        teach,
+        transfer,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
+    "Exported",
+    "Pushed",
+    "RRMTask",
     "Recipe",
     "RunResult",
     "__version__",
     "evaluate",
+    "export",
     "load_student",
+    "push",
     "read_recipe",
     "teach",
     "transfer",

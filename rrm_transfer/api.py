@@ -1,27 +1,61 @@
-"""The abilities of the command line for Python: transfer, teach, evaluate, load_student."""
+"""The abilities of the command line for Python: transfer, teach, evaluate, push, export, load_student."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec
 
+from rrm_transfer import __version__
+from rrm_transfer.core.hub_repository import HubRepository
 from rrm_transfer.engine.evaluate_job import evaluate as _evaluate
+from rrm_transfer.engine.formats import Exported, export
 from rrm_transfer.engine.job import run as _run
-from rrm_transfer.engine.metrics import Metrics
+from rrm_transfer.engine.metrics import Metrics, read_metrics
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.result import RunResult
 from rrm_transfer.engine.run_folder import RunFolder
+from rrm_transfer.engine.task import RRMTask
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.report.card import write_card
-from rrm_transfer.report.page import refresh_report, write_report
+from rrm_transfer.report.page import write_report
+from rrm_transfer.report.publication import publication
 from rrm_transfer.students.loading import load_student
 
-__all__ = ["Recipe", "RunResult", "evaluate", "load_student", "read_recipe", "teach", "transfer"]
+__all__ = [
+    "Exported",
+    "Pushed",
+    "RRMTask",
+    "Recipe",
+    "RunResult",
+    "evaluate",
+    "export",
+    "load_student",
+    "push",
+    "read_recipe",
+    "teach",
+    "transfer",
+]
 
 _Options = ParamSpec("_Options")
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What of a run is on a hub.
+
+    Attributes:
+        repo: ``user/name``.
+        files: Paths in the repository.
+        address: Of the repository or of the pull request; None where nothing was pushed.
+    """
+
+    repo: str
+    files: tuple[str, ...]
+    address: str | None
 
 
 def transfer(
@@ -92,6 +126,34 @@ def teach(
     )
 
 
+def push(
+    run: str | Path, repo: str, *, private: bool = False, create_pr: bool = False, dry_run: bool = False
+) -> Pushed:
+    """Pushes a finished run to a model hub: stock timm folder, model card, report and recipe.
+
+    Args:
+        run: Its folder.
+        repo: ``user/name``; created where it is missing.
+        private: Of a repository that is created.
+        create_pr: Propose the files in a pull request.
+        dry_run: Only tell what would be pushed; the hub is not asked.
+
+    Raises:
+        UserError: There is no finished run, or the hub does not take it.
+    """
+    repository = HubRepository(repo)
+    files = publication(Path(run), repository)
+    address = None
+    if not dry_run:
+        if create_pr:
+            repository.require_read_access()
+        else:
+            repository.require_write_access(private=private)
+        message = f"Made with rrm-transfer {__version__}"
+        address = repository.commit(files, message=message, create_pr=create_pr)
+    return Pushed(repo, tuple(sorted(files)), address)
+
+
 def _reporting(
     measure: Callable[_Options, tuple[Metrics, Path | None]],
 ) -> Callable[_Options, tuple[Metrics, Path | None]]:
@@ -103,7 +165,7 @@ def _reporting(
         if written is not None:
             folder = RunFolder(written.parent.parent)
             if written.parent == folder.evaluations and folder.is_finished:
-                refresh_report(folder)
+                _tell(folder, read_metrics(folder.metrics))
         return metrics, written
 
     return evaluate
@@ -113,6 +175,9 @@ evaluate = _reporting(_evaluate)
 
 
 def _publish(result: RunResult) -> None:
-    folder = RunFolder(result.folder)
-    write_card(result, folder.card)
-    write_report(folder, result.metrics)
+    _tell(RunFolder(result.folder), result.metrics)
+
+
+def _tell(folder: RunFolder, metrics: Metrics) -> None:
+    write_card(folder, metrics)
+    write_report(folder, metrics)

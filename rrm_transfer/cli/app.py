@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from rrm_transfer import __version__
-from rrm_transfer.cli import compare, evaluate, inspect, recipes, run, teach
+from rrm_transfer.cli import compare, evaluate, export, inspect, push, recipes, run, teach
 from rrm_transfer.cli.output import first_to_report
 from rrm_transfer.core.errors import Interrupted, UserError
 
@@ -41,6 +41,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("inspect")(inspect.inspect)
 app.add_typer(recipes.app, name="recipes")
+app.command("export")(export.export)
+app.command("push")(push.push)
 
 
 def _version(asked: bool) -> None:

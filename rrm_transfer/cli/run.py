@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rrm_transfer.cli import options
-from rrm_transfer.cli.output import narrator, print_run
+from rrm_transfer.cli.output import is_first_process, narrator, print_run
 from rrm_transfer.cli.request import key_values, names_code, request
 
 
@@ -36,6 +36,10 @@ def run(
     skip_teacher_check: Annotated[
         bool, typer.Option("--skip-teacher-check", help="Do not measure the teacher before training.")
     ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(help="Push the result to user/name of a hub; write access is checked before training."),
+    ] = None,
     teacher_arch: options.TeacherArch = None,
     teacher_weights: options.TeacherWeights = None,
     teacher_normalisation: options.TeacherNormalisation = None,
@@ -84,6 +88,11 @@ def run(
     )
     from rrm_transfer import api
 
+    pushes = push is not None and is_first_process()
+    if push is not None and pushes:
+        from rrm_transfer.core.hub_repository import HubRepository
+
+        HubRepository(push).require_write_access()
     result = api.transfer(
         wanted,
         allow_code=names_code(teacher, teacher_arch),
@@ -93,3 +102,6 @@ def run(
         resume_anyway=resume_anyway,
     )
     print_run(result, as_json=as_json)
+    if push is not None and pushes:
+        address = api.push(result.folder, push).address
+        typer.echo(f"pushed to: {address}", err=as_json)

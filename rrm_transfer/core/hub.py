@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.stems import STOCK_WEIGHTS, weights_name
 
 _SECONDS = 5.0
 
@@ -78,6 +80,25 @@ def explaining_hub(name: str, *, hint: str | None = None) -> Iterator[None]:
         raise _broke_off(name, hint, problem) from problem
 
 
+def hub_model(name: str, *, hint: str | None = None) -> tuple[Path, Path]:
+    """Returns the local paths of a timm model's ``config.json`` and weights.
+
+    Args:
+        name: ``user/name`` or ``user/name@revision``.
+        hint: What else the user can do where the hub cannot be reached.
+
+    Raises:
+        UserError: The hub cannot be reached, or holds no such model.
+    """
+    repo, _, revision = name.partition("@")
+    config = hub_file(repo, "config.json", revision=revision or None, hint=hint)
+    try:
+        weights = weights_name(json.loads(config.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError):
+        weights = STOCK_WEIGHTS  # what is wrong with the configuration is told by those who read it
+    return config, hub_file(repo, weights, revision=revision or None, hint=hint)
+
+
 def require_hub(name: str, *, hint: str | None = None) -> None:
     """Asks the hub for a sign of life; its client would retry a dead one for half a minute per file.
 
@@ -88,17 +109,23 @@ def require_hub(name: str, *, hint: str | None = None) -> None:
     Raises:
         UserError: It cannot be reached, or offline mode is set.
     """
+    if not hub_answers():
+        raise _unreachable(name, hint)
+
+
+def hub_answers() -> bool:
+    """Tells whether the hub can be reached and offline mode is not set."""
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
-        raise _unreachable(name, hint)
+        return False
     try:
         with urllib.request.urlopen(constants.ENDPOINT, timeout=_SECONDS):
-            pass
+            return True
     except urllib.error.HTTPError:
-        pass  # It answered.
-    except OSError as problem:
-        raise _unreachable(name, hint) from problem
+        return True
+    except OSError:
+        return False
 
 
 def is_connection_problem(error: BaseException) -> bool:

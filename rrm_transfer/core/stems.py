@@ -6,6 +6,7 @@ An export with one therefore has a file name and keys of its own, and an archite
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import nn
@@ -16,8 +17,14 @@ STEMS = ("cifar",)
 CIFAR_STEM = "+cifar_stem"
 """Follows a timm name where the stem is part of it: ``resnet18+cifar_stem``."""
 
+STOCK_WEIGHTS = "model.safetensors"
 MARKED_WEIGHTS = "rrm_student.safetensors"
 MARKED_PREFIX = "rrm_transfer."
+
+
+def weights_name(config: Mapping[str, Any]) -> str:
+    """Returns the name of the weights file that stands beside a ``config.json``."""
+    return MARKED_WEIGHTS if (config.get("rrm") or {}).get("stem") else STOCK_WEIGHTS
 
 
 def has_cifar_stem(architecture: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,18 +11,16 @@ import yaml
 
 from rrm_transfer.core.files import write_text
 from rrm_transfer.engine.checks import KINDS
-from rrm_transfer.engine.metrics import Metrics, Row, read_metrics
+from rrm_transfer.engine.metrics import Metrics, Row
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.report.curves import corruption_charts, robustness_charts, training_charts
 from rrm_transfer.report.evaluation import corruption_lines
 from rrm_transfer.report.pictures import exhibition
-from rrm_transfer.report.record import Record, read_record
+from rrm_transfer.report.record import Record, read_record, severity
 from rrm_transfer.report.table import ROLES, attack_title, duration
 from rrm_transfer.report.verdict import difference, headline, verdict
 from rrm_transfer.report.wording import at, ball, figure, percent, points
 from rrm_transfer.teachers.networks.building import is_factory
-
-_ORDER = {"suspicious": 0, "pass": 1}
 
 
 def write_report(folder: RunFolder, metrics: Metrics) -> None:
@@ -36,11 +33,6 @@ def write_report(folder: RunFolder, metrics: Metrics) -> None:
     write_text(folder.report, render(read_record(folder, metrics)))
 
 
-def refresh_report(folder: RunFolder) -> None:
-    """Writes a finished run's report again, after an evaluation."""
-    write_report(folder, read_metrics(folder.metrics))
-
-
 def render(record: Record) -> str:
     """Returns the page."""
     made = record.provenance["role"]
@@ -48,7 +40,7 @@ def render(record: Record) -> str:
     return _template().render(
         record=record,
         made=made,
-        verdict=verdict(chosen, _worst(record)),
+        verdict=verdict(chosen, record.statuses()),
         headline=chosen,
         weaker=None if chosen is None else _weaker(record, chosen.made),
         clean=next((row for row in record.metrics.of(made) if ball(row) == "clean"), None),
@@ -151,23 +143,8 @@ def _costs(metrics: Metrics, made: str) -> list[_Cost]:
     ]
 
 
-def _worst(record: Record) -> Counter[str]:
-    """Counts the checks of what was made; one made several times counts as it came out worst."""
-    worst: dict[str, str] = {}
-    for _, metrics in record.measurements():
-        of_made = any(row.model == record.provenance["role"] for row in metrics.rows)
-        for check in metrics.checks if of_made else ():
-            statuses = (worst.get(check["name"], check["status"]), check["status"])
-            worst[check["name"]] = min(statuses, key=_severity)
-    return Counter(worst.values())
-
-
-def _severity(status: str) -> int:
-    return _ORDER.get(status, len(_ORDER))
-
-
 def _by_status(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(checks, key=lambda check: _severity(check["status"]))
+    return sorted(checks, key=lambda check: severity(check["status"]))
 
 
 def _command(record: Record) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -72,6 +73,42 @@ class Record:
         """Yields the run's metrics, named None, and every evaluation with its name."""
         yield None, self.metrics
         yield from self.evaluations.items()
+
+    def of_made(self) -> Iterator[Metrics]:
+        """Yields the measurements of what was made."""
+        role = self.provenance["role"]
+        return (metrics for _, metrics in self.measurements() if metrics.of(role))
+
+    def statuses(self) -> Counter[str]:
+        """Counts the checks of what was made; one made several times counts as it came out worst."""
+        worst: dict[str, str] = {}
+        for metrics in self.of_made():
+            for check in metrics.checks:
+                statuses = (worst.get(check["name"], check["status"]), check["status"])
+                worst[check["name"]] = min(statuses, key=severity)
+        return Counter(worst.values())
+
+
+def severity(status: str) -> int:
+    """Orders what a check can come to, the worst first."""
+    return {"suspicious": 0, "pass": 1}.get(status, 2)
+
+
+def read_finished(path: Path) -> Record:
+    """Reads the folder of a finished run.
+
+    Raises:
+        UserError: It is no such folder.
+    """
+    folder = RunFolder(path)
+    if not (folder.is_finished and folder.is_started and (folder.student / "config.json").is_file()):
+        raise UserError(
+            "No finished run here.",
+            received=path,
+            allowed="a folder that `rrm-transfer run` or `teach` has completed",
+            hint="--resume completes a run that was interrupted" if folder.is_started else None,
+        )
+    return read_record(folder, read_metrics(folder.metrics))
 
 
 def read_record(folder: RunFolder, metrics: Metrics) -> Record:

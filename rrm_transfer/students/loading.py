@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.hub import hub_model
 from rrm_transfer.core.pixels import Normalise, PixelStatistics
 from rrm_transfer.core.stems import MARKED_PREFIX, MARKED_WEIGHTS
 from rrm_transfer.students.creation import create_timm
@@ -48,19 +49,21 @@ def load_student(path: str | Path) -> LoadedStudent:
     """Loads an exported student, stock or not, in eval mode.
 
     Args:
-        path: A run folder, its ``student`` folder, or any folder that timm's ``local-dir:`` takes.
+        path: A run folder, its ``student`` folder, any folder that timm's ``local-dir:`` takes, or
+            ``hf-hub:user/name`` with ``@revision`` where one is wanted.
 
     Raises:
-        UserError: There is no student, or its files are damaged.
+        UserError: There is no student, its files are damaged, or the hub does not give them.
     """
-    folder = Path(path)
+    scheme, _, repo = str(path).partition(":")
+    folder = hub_model(repo)[0].parent if scheme == "hf-hub" else Path(path)
     if not (folder / CONFIG).is_file() and (folder / "student" / CONFIG).is_file():
         folder = folder / "student"
     if not (folder / CONFIG).is_file():
         raise UserError(
             "No student here.",
             received=path,
-            allowed="a run folder, or a folder with config.json and model.safetensors",
+            allowed="a run folder, a folder with config.json and model.safetensors, or hf-hub:user/name",
         )
     try:
         config = cast(dict[str, Any], json.loads((folder / CONFIG).read_text(encoding="utf-8")))

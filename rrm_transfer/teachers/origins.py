@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.hub import hub_file
+from rrm_transfer.core.hub import hub_model
 from rrm_transfer.core.pixels import PixelStatistics
-from rrm_transfer.core.stems import CIFAR_STEM, MARKED_WEIGHTS
+from rrm_transfer.core.stems import CIFAR_STEM, MARKED_WEIGHTS, STOCK_WEIGHTS
 
-_WEIGHTS = ("model.safetensors", MARKED_WEIGHTS, "pytorch_model.bin")
+_WEIGHTS = (STOCK_WEIGHTS, MARKED_WEIGHTS, "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,9 @@ def hub_origin(repo: str, *, name: str) -> Origin:
     Raises:
         UserError: It cannot be reached, or holds no timm model.
     """
-    repo, _, revision = repo.partition("@")
-    hint = "download it elsewhere and give the folder: --teacher local-dir:FOLDER"
-    config = hub_file(repo, "config.json", revision=revision or None, hint=hint)
-    weights = hub_file(repo, _WEIGHTS[0], revision=revision or None, hint=hint)
+    config, weights = hub_model(
+        repo, hint="download it elsewhere and give the folder: --teacher local-dir:FOLDER"
+    )
     return described_by(config, name=name, weights=weights)
 
 

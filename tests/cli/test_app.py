@@ -24,13 +24,15 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PROMISED = {
     "run": """--teacher --student --dataset --objective --recipe --set --output --overwrite --resume --seed
         --pretrained/--no-pretrained --student-arg --control/--no-control --skip-teacher-check --json
-        --quiet/-q --teacher-arch --teacher-weights --teacher-normalisation""",
+        --quiet/-q --push --teacher-arch --teacher-weights --teacher-normalisation""",
     "teach": "--student --objective --dataset --recipe --set --output --resume --seed",
     "evaluate": """MODEL --dataset --split --attack --norm --eps --steps --restarts --images --seed --output
         --json --teacher-arch --teacher-weights --teacher-normalisation""",
     "inspect": """NAME --student --dataset --convert --json --teacher-arch --teacher-weights
         --teacher-normalisation""",
     "compare": "RUNS --format --plot --json",
+    "export": "RUN --format --output --with-normalisation --json",
+    "push": "RUN --repo --private --create-pr --dry-run --json",
     "recipes ls": "",
     "recipes show": "",
     "recipes cp": "",

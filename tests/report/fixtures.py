@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard
 
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.threat import ThreatModel
@@ -140,6 +141,7 @@ def write_run(path: Path, role: str = "student") -> RunFolder:
         "num_classes": len(CLASS_NAMES),
         "label_names": CLASS_NAMES,
         "model_args": {"in_chans": 1, "output_stride": 8},
+        "pretrained_cfg": {"input_size": [1, 32, 32], "mean": [0.449], "std": [0.226], "license": "MIT"},
         "rrm": provenance,
     }
     (folder.student / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -152,6 +154,13 @@ def write_run(path: Path, role: str = "student") -> RunFolder:
             write_event(folder, "step", time=1.7e9 + step, **facts)
     gallery().write(folder.gallery)
     return folder
+
+
+def metadata(card: str) -> dict[str, Any]:
+    """Returns what the hub's own classes read in a model card."""
+    data: Any = ModelCard(card).data
+    content: dict[str, Any] = data.to_dict()
+    return content
 
 
 def write_event(folder: RunFolder, event: str, **facts: Any) -> None:

@@ -2,42 +2,141 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.engine.metrics import Metrics, row
-from rrm_transfer.engine.result import RunResult
-from rrm_transfer.recipe.loading import build_recipe
-from rrm_transfer.report.card import write_card
+from rrm_transfer.report.card import markdown, render_card, write_card
+from rrm_transfer.report.record import read_record
+from tests.report import fixtures
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def _card(path: Path, change: Change = lambda _: None, role: str = "student") -> str:
+    folder = fixtures.write_run(path / "run", role)
+    config = json.loads((folder.student / "config.json").read_text(encoding="utf-8"))
+    change(config)
+    (folder.student / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return render_card(read_record(folder, fixtures.metrics(role)), "user/name")
+
+
+def _with_stem(config: dict[str, Any]) -> None:
+    config["rrm"] |= {"stem": "cifar", "architecture": "resnet18"}
+
+
+def _unknown(config: dict[str, Any]) -> None:
+    config["architecture"] = "preact_resnet18"
 
 
 @pytest.mark.parametrize(
-    ("load_line", "words"),
+    ("change", "here", "not_here"),
     [
-        ('timm.create_model("local-dir:run/student", pretrained=True)', "A timm `net` trained by `pgd-at`"),
-        ('rrm_transfer.load_student("run/student")', "The network's stem is not timm's"),
-        ("rrm-transfer run --teacher run", "timm has no such network"),
+        (lambda _: None, 'timm.create_model("hf-hub:user/name", pretrained=True)', "--teacher"),
+        (_with_stem, 'rrm_transfer.load_student("hf-hub:user/name")', "timm.create_model"),
+        (_unknown, "rrm-transfer run --teacher hf-hub:user/name", "timm.create_model"),
     ],
 )
-def test_a_card_tells_how_the_network_is_used(load_line: str, words: str, tmp_path: Path) -> None:
-    provenance = {
-        "versions": {"rrm-transfer": "0.1.0"},
-        "role": "teacher",
-        "recipe": "toy",
-        "objective": {"name": "pgd-at"},
-        "threat": {"norm": "Linf", "eps": 8 / 255},
-        "dataset": "toys",
-        "fit": "32x32",
-        "teacher": None,
-        "weights": {"step": 30, "of_steps": 30, "average": "none"},
-    }
-    metrics = Metrics([row("teacher", "test", Proportion(7, 10))])
-    recipe = build_recipe({"name": "toy", "student": {"name": "net"}})
-    write_card(RunResult(tmp_path, metrics, recipe, provenance, load_line), tmp_path / "README.md")
-    card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert words in card
-    assert ("A timm" in card) == ("timm.create_model" in load_line or "load_student" in load_line)
-    assert ("load_student" in card) == ("--teacher" not in load_line)
-    assert "| teacher | 70.0 % (7/10" in card
+def test_a_card_tells_how_the_network_is_loaded(
+    change: Change, here: str, not_here: str, tmp_path: Path
+) -> None:
+    text = _card(tmp_path, change)
+    assert here in text
+    assert not_here not in text
+
+
+def test_the_card_of_a_run_folder_loads_from_the_folder(tmp_path: Path) -> None:
+    folder = fixtures.write_run(tmp_path / "run")
+    write_card(folder, fixtures.metrics())
+    text = folder.card.read_text(encoding="utf-8")
+    assert 'timm.create_model("local-dir:student", pretrained=True)' in text
+    assert "tf.normalize(pixels, [0.449], [0.226])" in text
+    assert fixtures.HOME not in text
+
+
+def test_a_card_says_what_a_reader_must_know(tmp_path: Path) -> None:
+    text = _card(tmp_path)
+    for words in (
+        "keeps 79 % of the teacher",
+        "1 of 2 checks is suspicious",
+        "trained by `rrm` from the robust teacher `t0`",
+        "Linf 8/255",
+        "| student | 75.2 % (752/1000, 72.4–77.8)",
+        "| more-steps | suspicious | 0.034 | 0.02 |",
+        "not a guarantee",
+        "Licence of the weights: MIT",
+        "vaishnavi2022transferring",
+    ):
+        assert words in text, words
+    assert "from the robust teacher" not in _card(tmp_path / "teach", role="teacher")
+
+
+def test_the_hubs_classes_read_the_metadata_and_write_it_again(tmp_path: Path) -> None:
+    card = ModelCard(_card(tmp_path))
+    data = fixtures.metadata(str(card))
+    assert data["base_model"] == "t0"
+    assert data["datasets"] == ["zalando-datasets/fashion_mnist"]
+    assert data["license"] == "mit"
+    (index,) = data["model-index"]
+    (result,) = index["results"]
+    arguments = [metric["args"] for metric in result["metrics"]]
+    assert [entry["attack"] for entry in arguments] == ["none", "pgd", "pgd", "pgd"]
+    assert [entry.get("eps") for entry in arguments] == [None, *fixtures.RADII]
+    assert {entry["count"] for entry in arguments} == {1000}
+    assert fixtures.metadata(str(ModelCard(str(card)))) == data
+
+
+def test_evaluations_enter_the_card(tmp_path: Path) -> None:
+    folder = fixtures.write_run(tmp_path / "run")
+    strong = row("student", "test", Proportion(601, 1000), attack="autoattack", norm="Linf", eps=fixtures.EPS)
+    fixtures.write_evaluation(folder, "aa", Metrics([strong]))
+    text = render_card(read_record(folder, fixtures.metrics()))
+    assert "Evaluation aa:" in text
+    (result,) = fixtures.metadata(text)["model-index"][0]["results"]
+    assert result["metrics"][-1]["args"]["attack"] == "autoattack"
+
+
+def test_names_are_shown_and_never_obeyed(tmp_path: Path) -> None:
+    text = _card(tmp_path)
+    body = text.split("---\n", 2)[2]
+    assert "<script>" not in body
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in body
+    assert "<i>" not in body
+    assert markdown("a|b\n[x](y) *z* `c`") == "a\\|b \\[x\\](y) \\*z\\* \\`c\\`"
+
+
+@pytest.mark.parametrize(
+    ("licence", "expected"),
+    [
+        ("CC-BY-4.0", {"license": "cc-by-4.0"}),
+        ("My terms", {"license": "other", "license_name": "My terms"}),
+        (None, {}),
+    ],
+)
+def test_a_licence_has_a_form_that_the_hub_takes(
+    licence: str | None, expected: dict[str, str], tmp_path: Path
+) -> None:
+    data = fixtures.metadata(_card(tmp_path, lambda config: config["pretrained_cfg"].update(license=licence)))
+    found = {key: value for key, value in data.items() if key.startswith("license")}
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("teacher", "expected"),
+    [
+        ("robust_resnet50", "madrylab/robust-imagenet-models"),
+        ("hf-hub:user/teacher@main", "user/teacher"),
+        ("resnet50.a1_in1k", "timm/resnet50.a1_in1k"),
+        ("fashion_mnist_linf", "fashion_mnist_linf"),
+        ("a teacher", None),
+    ],
+)
+def test_the_teacher_is_the_base_model(teacher: str, expected: str | None, tmp_path: Path) -> None:
+    data = fixtures.metadata(_card(tmp_path, lambda config: config["rrm"]["teacher"].update(name=teacher)))
+    assert data.get("base_model") == expected

@@ -14,7 +14,7 @@ from rrm_transfer import report
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.engine.metrics import Metrics, row
 from rrm_transfer.engine.run_folder import RunFolder
-from rrm_transfer.report.page import refresh_report, write_report
+from rrm_transfer.report.page import write_report
 from tests.report import fixtures
 
 SECTIONS = {
@@ -170,7 +170,7 @@ def test_evaluations_extend_tables_curves_and_checks(tmp_path: Path) -> None:
     (folder.evaluations / "half.state.json").write_text("{}")
     (folder.evaluations / "foreign.json").write_text("[]")
     fixtures.metrics().write(folder.metrics)
-    refresh_report(folder)
+    write_report(folder, fixtures.metrics())
     page = Page(folder.report.read_text(encoding="utf-8"))
     words = page.words("accuracy")
     assert "Evaluation stronger , test images: student" in words

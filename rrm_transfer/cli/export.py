@@ -1,0 +1,54 @@
+"""``rrm-transfer export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rrm_transfer.cli import options
+from rrm_transfer.cli.output import print_json
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    output: Annotated[Path, typer.Option(help="File to write; robustbench writes two more beside it.")],
+    form: Annotated[str, typer.Option("--format", help="onnx, torch-export or robustbench.")] = "onnx",
+    with_normalisation: Annotated[
+        bool,
+        typer.Option(
+            "--with-normalisation",
+            help="Take pixels in [0, 1] instead of normalised images.",
+        ),
+    ] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Write a run's student in another form, compared with PyTorch on test images.
+
+    For example:
+
+        rrm-transfer export runs/quickstart --output student.onnx --with-normalisation
+
+        rrm-transfer export runs/quickstart --format torch-export --output student.pt2
+
+        rrm-transfer export runs/cifar --format robustbench --output Me2026Robust.py
+    """
+    from rrm_transfer import api
+
+    made = api.export(run, output, form=form, with_normalisation=with_normalisation)
+    if as_json:
+        print_json(
+            {
+                "format": made.format,
+                "files": [str(file) for file in made.files],
+                "normalises": made.normalises,
+                "relative_difference": made.error,
+                "images": made.images,
+            }
+        )
+        return
+    typer.echo("\n".join(map(str, made.files)))
+    takes = "pixels in [0, 1]" if made.normalises else "images normalised as the student's config.json says"
+    typer.echo(f"takes {takes}, any batch size")
+    typer.echo(f"differs from PyTorch by {made.error:.1e} of the largest logit on {made.images} test images")

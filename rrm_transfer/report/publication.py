@@ -1,0 +1,47 @@
+"""What of a run folder is published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.hub_repository import HubRepository
+from rrm_transfer.core.stems import weights_name
+from rrm_transfer.engine.run_folder import RunFolder
+from rrm_transfer.report.card import render_card
+from rrm_transfer.report.page import render
+from rrm_transfer.report.record import read_finished
+
+
+def publication(path: Path, repository: HubRepository) -> dict[str, bytes | Path]:
+    """Collects the files of a repository: stock timm folder, model card, report and recipe.
+
+    All but the weights are written anew, with what was measured since, and without local folders. Weights are
+    safetensors; checkpoints, logs and anything else that lies in the run folder stay there.
+
+    Args:
+        path: A finished run.
+        repository: That the model card is for.
+
+    Returns:
+        Contents by path in the repository, or the local file that holds them.
+
+    Raises:
+        UserError: There is no finished run, or its student is incomplete.
+    """
+    record = read_finished(path)
+    folder = RunFolder(path)
+    config = json.loads((folder.student / "config.json").read_text(encoding="utf-8"))
+    weights = folder.student / weights_name(config)
+    if not weights.is_file():
+        raise UserError("The run has no student's weights.", received=weights)
+    texts = {
+        "README.md": render_card(record, repository.name),
+        "config.json": json.dumps({**config, "rrm": record.provenance}, indent=2),
+        "recipe.yaml": yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True),
+        "report.html": render(record),
+    }
+    return {**{name: text.encode() for name, text in texts.items()}, weights.name: weights}
