@@ -25,6 +25,7 @@ from rrm_transfer.engine.learners import (
 )
 from rrm_transfer.engine.model_facts import ModelFacts, facts_about
 from rrm_transfer.engine.optimisation import Optimisation, check_optimizer
+from rrm_transfer.engine.pairing import TAKES_CLASSIFIER, pair
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.updating import TrainingPlan
@@ -39,7 +40,6 @@ from rrm_transfer.teachers.sources import find_origin
 from rrm_transfer.teachers.teacher import Teacher
 
 LARGE_DEFAULT_SIZE = 224
-_TAKES_CLASSIFIER: frozenset[Need] = frozenset({"classifier", "frozen_classifier"})
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,7 @@ class Assembly:
                 received=student.architecture,
                 hint=f"rrm-transfer teach --student {student.architecture} --dataset D",
             )
-        objective = self.objective()
-        if objective.needs & _TAKES_CLASSIFIER:
-            classifier = self.teacher.classifier()
-            assert classifier is not None  # checked when the run was assembled
-            student.adopt_classifier(*classifier, frozen="frozen_classifier" in objective.needs)
-        if objective.layers:
-            widths = self.teacher.read_layers([pair.teacher for pair in objective.layers])
-            student.read_layers([pair.student for pair in objective.layers], widths, seed=self.recipe.seed)
+        pair(student, self.teacher, self.objective(), seed=self.recipe.seed)
         return student
 
     def objective(self) -> Objective:
@@ -368,7 +361,7 @@ def _check_fits(teacher: Teacher, data: DataSet, recipe: Recipe, needs: frozense
             received=teacher.name,
             hint="an objective that matches features only, such as rrm",
         )
-    if needs & _TAKES_CLASSIFIER and teacher.classifier() is None:
+    if needs & TAKES_CLASSIFIER and teacher.classifier() is None:
         raise UserError(
             "The student cannot take over the teacher's classifier, which is not one linear layer.",
             received=teacher.name,

@@ -18,6 +18,7 @@ from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.pixels import Normalise, PixelStatistics
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.engine.pairing import pair
 from rrm_transfer.engine.step import TrainingStep
 from rrm_transfer.objectives import build_objective
 from rrm_transfer.objectives.base import Objective
@@ -71,12 +72,8 @@ class RRMTask(TrainingTask):  # type: ignore[misc]  # timm has no types
                 received=type(self.objective).__name__,
                 hint="rrm-transfer run",
             )
-        if "classifier" in self.objective.needs:
-            assert teacher is not None
-            classifier = teacher.classifier()
-            if classifier is None:
-                raise UserError("The objective takes the teacher's classifier, and it has none.")
-            student.adopt_classifier(*classifier)
+        if self.objective.needs and teacher is not None:
+            pair(student, teacher, self.objective, seed=seed)
         self.trainable_module: nn.Module = student
         self.teacher = teacher
         self.threat = threat
