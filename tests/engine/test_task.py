@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,14 +14,14 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.pixels import PixelStatistics
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.loader import Batch
-from rrm_transfer.engine.optimisation import Optimisation
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.task import RRMTask
-from rrm_transfer.engine.updating import TrainingPlan, Updater
+from rrm_transfer.engine.updating import Updater
 from rrm_transfer.objectives import build_objective
 from rrm_transfer.students.student import Student, build_student
 from rrm_transfer.teachers.loading import load_teacher
 from tests import tiny
+from tests.engine.small import PLAN
 
 THREAT = ThreatModel("Linf", 8 / 255)
 
@@ -44,20 +45,7 @@ def teacher(tiny_teacher: Any) -> Any:
 def test_the_loss_is_that_of_our_own_loop(name: str, teacher: Any) -> None:
     x, y = _batch()
     ours, theirs = _student(teacher.width), _student(teacher.width)
-    plan = TrainingPlan(
-        phase="student",
-        epochs=1,
-        accumulation=1,
-        optimisation=Optimisation("momentum", 0.1, 0.9, 0.0, "constant", 0.0, (), 0.1, 0.0),
-        threat=THREAT,
-        eps_warmup_epochs=0.0,
-        clip_grad=None,
-        precision="float32",
-        channels_last=False,
-        checkpoint_every=100,
-        log_every=100,
-        seed=3,
-    )
+    plan = replace(PLAN, threat=THREAT, eps_warmup_epochs=0.0, seed=3)
     objective = build_objective(name)
     updater = Updater(
         plan, runtime=Runtime(), student=ours, teacher=teacher, objective=objective, steps_per_epoch=4
