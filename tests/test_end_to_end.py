@@ -191,7 +191,7 @@ def test_the_resolved_recipe_leaves_nothing_open_and_reproduces_the_run(finished
     resolved = read_recipe(str(finished.run / "recipe.yaml"))
     for section in (resolved.train, resolved.data, resolved.threat, resolved.control):
         left_open = {name for name, value in section.model_dump().items() if value is None}
-        assert left_open <= {"clip_grad", "milestones", "label_map"}
+        assert left_open <= {"clip_grad", "milestones", "label_map", "ema", "average_epochs", "select_every"}
     again = command(
         "run", "--recipe", "run/recipe.yaml", "--output", "again", "--quiet", folder=finished.folder
     )
@@ -207,10 +207,10 @@ def test_the_resolved_recipe_leaves_nothing_open_and_reproduces_the_run(finished
 def test_a_finished_run_is_not_overwritten_unasked(finished: Finished) -> None:
     before = _contents(finished.run)
     options = tiny.recipe_options(finished.teacher, finished.data, epochs=1)
-    for extra in ([], ["--resume"]):
+    for extra, said in (([], "--overwrite"), (["--resume"], "train.epochs: was 2, is now 1")):
         refused = command("run", *options, "--output", "run", *extra, folder=finished.folder)
         assert refused.code == 2
-        assert "--overwrite" in refused.err
+        assert said in refused.err
     assert _contents(finished.run) == before
 
 

@@ -135,6 +135,6 @@ def test_a_recipes_comment_says_what_it_reproduces_and_how(name: str) -> None:
     comment = "\n".join(line for line in lines if line.startswith("#"))
     # the commands, what is published, what we measured
     assert re.search(rf"rrm-transfer (run|teach)\b|rrm_transfer run --recipe {name}", comment)
-    assert "Published" in comment
-    assert re.search(r"Ours: |our figures: |Our figures: ", comment, re.IGNORECASE)
-    assert "Hardware" in comment
+    assert "Published figures" in comment
+    assert re.search(r"Ours: |our figures: ", comment, re.IGNORECASE)
+    assert "Hardware and time" in comment
