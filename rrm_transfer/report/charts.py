@@ -161,7 +161,13 @@ def _draw(axes: Axes, curve: Curve, depth: int) -> None:
 
 
 def _scale(axes: Axes, scale: Scale, which: str) -> None:
-    from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator, PercentFormatter
+    from matplotlib.ticker import (
+        FixedLocator,
+        FormatStrFormatter,
+        LogLocator,
+        NullLocator,
+        PercentFormatter,
+    )
 
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_label_text(scale.title)
@@ -177,6 +183,8 @@ def _scale(axes: Axes, scale: Scale, which: str) -> None:
     if scale.ticks:
         axis.set_major_locator(FixedLocator(list(scale.ticks)))
         axis.set_minor_locator(NullLocator())
+    elif scale.log:
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))  # more labels than these would overlap
     if scale.percent:
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     elif scale.log or scale.ticks:

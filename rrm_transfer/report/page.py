@@ -96,7 +96,8 @@ class _Table:
 def _tables(name: str | None, metrics: Metrics) -> list[_Table]:
     tables = []
     for split in sorted({row.split for row in metrics.rows}, key=lambda split: (split != "test", split)):
-        rows = [row for row in metrics.rows if row.split == split]
+        # A curve begins at eps 0, which is the clean row again.
+        rows = [row for row in metrics.rows if row.split == split and row.eps != 0]
         lines: dict[tuple[object, ...], dict[str, Row]] = {}
         for row in rows:
             lines.setdefault(row.measurement, {})[row.model] = row
