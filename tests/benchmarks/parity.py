@@ -46,7 +46,10 @@ def main() -> int:
     given = parser.parse_args()
 
     known = facts_about(given.model)
-    data = load_dataset_by_name(given.dataset or known.dataset)
+    dataset = given.dataset or known.dataset
+    if dataset is None:
+        parser.error("the data set is not known: --dataset D")
+    data = load_dataset_by_name(dataset)
     fit = choose_fit(data.test.size, known.image_size or automatic_size(data))
     model = load_teacher(given.model, channels=data.channels, image_size=fit.size)
     threat = ThreatModel(given.norm, known.eps_in(given.norm) if given.eps is None else given.eps)
