@@ -66,6 +66,7 @@ def transfer(
     overwrite: bool = False,
     resume: bool = False,
     resume_anyway: bool = False,
+    tracker: str | None = None,
 ) -> RunResult:
     """Trains a student to inherit a teacher's robustness, measures it and exports it.
 
@@ -77,6 +78,7 @@ def transfer(
         resume: Continues the run that stands there; starts where there is none, and gives the result of one
             that is finished.
         resume_anyway: As ``resume``, also where what a run can go on with has changed.
+        tracker: ``tensorboard``, ``wandb`` or ``trackio``; None: nobody is told.
 
     Raises:
         UserError: The recipe cannot be run as it is.
@@ -90,6 +92,7 @@ def transfer(
         overwrite=overwrite,
         resume=resume,
         resume_anyway=resume_anyway,
+        tracker=tracker,
     )
 
 
@@ -100,6 +103,7 @@ def teach(
     overwrite: bool = False,
     resume: bool = False,
     resume_anyway: bool = False,
+    tracker: str | None = None,
 ) -> RunResult:
     """Trains a robust teacher from scratch; its run folder is a teacher for ``transfer``.
 
@@ -110,6 +114,7 @@ def teach(
         resume: Continues the run that stands there; starts where there is none, and gives the result of one
             that is finished.
         resume_anyway: As ``resume``, also where what a run can go on with has changed.
+        tracker: ``tensorboard``, ``wandb`` or ``trackio``; None: nobody is told.
 
     Raises:
         UserError: The recipe cannot be run as it is.
@@ -123,6 +128,7 @@ def teach(
         overwrite=overwrite,
         resume=resume,
         resume_anyway=resume_anyway,
+        tracker=tracker,
     )
 
 

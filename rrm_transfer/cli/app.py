@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from rrm_transfer import __version__
-from rrm_transfer.cli import compare, evaluate, export, inspect, push, recipes, run, teach
+from rrm_transfer.cli import compare, doctor, evaluate, export, inspect, push, recipes, run, sweep, teach
 from rrm_transfer.cli.output import first_to_report
 from rrm_transfer.core.errors import Interrupted, UserError
 
@@ -39,7 +39,9 @@ app.command("run")(run.run)
 app.command("teach")(teach.teach)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("sweep")(sweep.sweep)
 app.command("inspect")(inspect.inspect)
+app.command("doctor")(doctor.doctor)
 app.add_typer(recipes.app, name="recipes")
 app.command("export")(export.export)
 app.command("push")(push.push)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import narrator
+
+if TYPE_CHECKING:
+    from rrm_transfer.engine.progress import Narrator
+    from rrm_transfer.report.comparison import Comparison
 
 
 def compare(
@@ -40,18 +44,24 @@ def compare(
     """
     from rrm_transfer.report.comparison import compare as compare_runs
     from rrm_transfer.report.comparison_plot import check_plot_file, draw
-    from rrm_transfer.report.comparison_text import FORMATS
-    from rrm_transfer.report.screen import show
 
     voice = narrator(quiet)
     if plot is not None:
         check_plot_file(plot)
     comparison = compare_runs(runs)
-    show(FORMATS["json" if as_json else form](comparison))
+    print_comparison(comparison, "json" if as_json else form, voice)
+    if plot is not None:
+        draw(comparison, plot)
+        voice.note(f"plot: {plot}")
+
+
+def print_comparison(comparison: Comparison, form: str, voice: Narrator) -> None:
+    """Prints the table; what cannot be compared is told by ``voice``."""
+    from rrm_transfer.report.comparison_text import FORMATS
+    from rrm_transfer.report.screen import show
+
+    show(FORMATS[form](comparison))
     for folder, reason in comparison.left_out:
         voice.warn(f"left out: {folder}: {reason}")
     for note in comparison.notes:
         voice.warn(note)
-    if plot is not None:
-        draw(comparison, plot)
-        voice.note(f"plot: {plot}")

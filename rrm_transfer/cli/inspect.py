@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rrm_transfer.cli import options
-from rrm_transfer.cli.output import console, narrator, print_json
+from rrm_transfer.cli.output import narrator, print_facts, print_json
 from rrm_transfer.cli.request import key_values, names_code
 from rrm_transfer.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rrm_transfer.students.description import StudentDescription
 
 
 def inspect(
     name: Annotated[
         str | None, typer.Argument(help="A teacher, a run folder or a weights file. Without: the zoo.")
     ] = None,
-    student: options.Student = None,
+    student: Annotated[
+        str | None,
+        typer.Option(help="timm architecture, the beginning of its name, or a pattern such as 'vit_*'."),
+    ] = None,
+    max_params: Annotated[
+        str | None, typer.Option(help="Largest number of parameters that a pattern finds, such as 10M.")
+    ] = None,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=1, help="Of the student's data. Default: its own.")
+        int | None,
+        typer.Option("--image-size", "--input", min=1, help="Of the student's data. Default: its own."),
     ] = None,
     channels: Annotated[int, typer.Option(min=1, help="Of the student's data.")] = 3,
     student_arg: options.StudentArgs = None,
@@ -34,6 +45,7 @@ def inspect(
     teacher_weights: options.TeacherWeights = None,
     teacher_normalisation: options.TeacherNormalisation = None,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Tell what a teacher, a file or a student is, before it is used.
 
@@ -46,7 +58,14 @@ def inspect(
         rrm-transfer inspect old.pt --convert new.safetensors
 
         rrm-transfer inspect --student vit_small --image-size 32
+
+        rrm-transfer inspect --student 'vit_*' --max-params 10M --input 32
     """
+    if max_params is not None or (student is not None and any(mark in student for mark in "*?[")):
+        others = {"NAME": name, "--dataset": dataset, "--convert": convert, "--student-arg": student_arg}
+        _refuse_beside("a search", others)
+        _search(student or "*", max_params, image_size, channels, as_json=as_json, quiet=quiet)
+        return
     if student is not None:
         _refuse_beside("--student", {"NAME": name, "--dataset": dataset, "--convert": convert})
         facts = _student(student, image_size, channels, key_values(student_arg or []) or {})
@@ -57,14 +76,14 @@ def inspect(
     elif convert is not None:
         facts = _convert(name, convert)
     else:
-        facts = _teacher(name, dataset, teacher_arch, teacher_weights, teacher_normalisation)
+        facts = _teacher(name, dataset, teacher_arch, teacher_weights, teacher_normalisation, quiet=quiet)
     if as_json:
         print_json(facts)
     else:
-        _print_facts(facts)
+        print_facts(facts)
 
 
-def _refuse_beside(what: str, others: dict[str, object]) -> None:
+def _refuse_beside(what: str, others: Mapping[str, object]) -> None:
     given = [option for option, value in others.items() if value is not None]
     if given:
         raise UserError(
@@ -89,7 +108,13 @@ def _convert(name: str, target: Path) -> dict[str, Any]:
 
 
 def _teacher(
-    name: str, dataset: str | None, arch: str | None, weights: Path | None, normalisation: str | None
+    name: str,
+    dataset: str | None,
+    arch: str | None,
+    weights: Path | None,
+    normalisation: str | None,
+    *,
+    quiet: bool,
 ) -> dict[str, Any]:
     from rrm_transfer.teachers.inspection import inspect_teacher
 
@@ -107,7 +132,7 @@ def _teacher(
             weights=weights,
             normalisation=normalisation,
             allow_code=allow_code,
-            narrator=narrator(quiet=False),
+            narrator=narrator(quiet),
         )
     return facts
 
@@ -120,23 +145,56 @@ def _print_zoo(as_json: bool) -> None:
     if as_json:
         print_json([asdict(entry) for entry in zoo()])
         return
-    from rich.table import Table
-
     from rrm_transfer.core.quantities import format_eps
+    from rrm_transfer.report.screen import new_table, show
 
-    table = Table(title="robust teachers by name", box=None)
-    table.add_column("name", no_wrap=True)
-    for column in ("architecture", "data", "threat", "clean %", "robust %"):
-        table.add_column(column)
+    table = new_table(
+        "robust teachers by name", "name", "architecture", "data", "threat", figures=("clean %", "robust %")
+    )
     for entry in zoo():
         figures = ["–" if value is None else f"{value:g}" for value in (entry.clean, entry.robust)]
         threat = f"{entry.norm} {format_eps(entry.eps)}"
         table.add_row(entry.name, entry.architecture or "see its folder", entry.dataset, threat, *figures)
-    console().print(table)
+    show(table)
 
 
-def _print_facts(facts: dict[str, Any]) -> None:
-    width = max(map(len, facts))
-    for key, value in facts.items():
-        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        typer.echo(f"{key.replace('_', ' '):<{width}}  {'–' if text in (None, '') else text}")
+def _search(
+    pattern: str, max_params: str | None, image_size: int | None, channels: int, *, as_json: bool, quiet: bool
+) -> None:
+    from dataclasses import asdict
+
+    from rrm_transfer.core.quantities import parse_count
+    from rrm_transfer.students.search import candidates, matching_names
+
+    most = None if max_params is None else parse_count(max_params)
+    names = matching_names(pattern)
+    found, left_out = [], []
+    with narrator(quiet).task("architectures", len(names)) as task:
+        for number, candidate in enumerate(candidates(names, image_size=image_size, channels=channels), 1):
+            task.update(number)
+            description = candidate.description
+            if description is None:
+                left_out.append({"name": candidate.name, "reason": candidate.problem})
+            elif most is None or description.parameters <= most:
+                found.append(description)
+    found.sort(key=lambda description: description.parameters)
+    if as_json:
+        print_json({"found": [asdict(description) for description in found], "left_out": left_out})
+    else:
+        _print_found(found, left_out)
+
+
+def _print_found(found: list[StudentDescription], left_out: list[dict[str, Any]]) -> None:
+    from rrm_transfer.core.quantities import format_count
+    from rrm_transfer.report.screen import new_table, show
+
+    columns = ("name", "kind", "timm's weights", "arguments chosen for the size")
+    table = new_table("architectures", *columns, figures=("parameters", "input", "width"))
+    for student in found:
+        arguments = ", ".join(f"{key}={value}" for key, value in student.model_args.items())
+        weights = "yes" if student.has_pretrained else "no"
+        figures = format_count(student.parameters), f"{student.image_size} px", str(student.width)
+        table.add_row(student.name, student.kind, weights, arguments, *figures)
+    show(table)
+    if left_out:
+        show("left out:", *(f"  {entry['name']}: {entry['reason']}" for entry in left_out))

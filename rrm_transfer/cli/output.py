@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,11 +13,6 @@ from rich.console import Console
 if TYPE_CHECKING:
     from rrm_transfer.engine.progress import Narrator
     from rrm_transfer.engine.result import RunResult
-
-
-def console() -> Console:
-    """Returns standard output; colour and width follow the terminal."""
-    return Console(soft_wrap=False)
 
 
 def narrator(quiet: bool) -> Narrator:
@@ -49,6 +45,14 @@ def first_to_report() -> bool:
 def print_json(document: Any) -> None:
     """Prints one JSON document."""
     print(json.dumps(document, indent=1))
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Prints names and values, one a line."""
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        print(f"{key.replace('_', ' '):<{width}}  {'–' if text in (None, '') else text}")
 
 
 def print_run(result: RunResult, *, as_json: bool) -> None:

@@ -32,15 +32,24 @@ def list_recipes(as_json: options.AsJson = False) -> None:
 
 
 @app.command("show")
-def show(name: Name) -> None:
+def show(name: Name, as_json: options.AsJson = False) -> None:
     """Print one, comments included."""
+    from rrm_transfer.recipe.loading import read_recipe
     from rrm_transfer.recipe.shelf import find_recipe
 
+    if as_json:
+        print_json(read_recipe(name).model_dump(mode="json", exclude_unset=True))
+        return
     typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
 
 
 @app.command("cp")
-def copy(name: Name, target: Annotated[Path, typer.Argument(help="File to write.")]) -> None:
+def copy(
+    name: Name,
+    target: Annotated[Path, typer.Argument(help="File to write.")],
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
     """Copy one, to change it."""
     from rrm_transfer.recipe.shelf import find_recipe
 
@@ -48,14 +57,26 @@ def copy(name: Name, target: Annotated[Path, typer.Argument(help="File to write.
     if target.exists():
         raise UserError("The file exists already.", received=target, hint="another name")
     write_text(target, source.read_text(encoding="utf-8"))
-    typer.echo(str(target))
+    _confirm({"written": str(target)}, str(target), as_json=as_json, quiet=quiet)
 
 
 @app.command("validate")
-def validate(name: Name, overrides: options.Overrides = None) -> None:
+def validate(
+    name: Name,
+    overrides: options.Overrides = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
     """Check one without running it; every problem is named."""
     from rrm_transfer.engine.assembly import check_names, objective_problems
     from rrm_transfer.recipe.loading import read_recipe
 
     check_names(read_recipe(name, overrides or [], further=objective_problems))
-    typer.echo(f"{name}: valid")
+    _confirm({"recipe": name, "valid": True}, f"{name}: valid", as_json=as_json, quiet=quiet)
+
+
+def _confirm(document: dict[str, object], text: str, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        print_json(document)
+    elif not quiet:
+        typer.echo(text)

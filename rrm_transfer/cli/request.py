@@ -41,6 +41,8 @@ def request(
     }
     content: dict[str, Any] = read_recipe(recipe or base).model_dump(exclude_unset=True)
     named: set[str] = {part for part in ("teacher", "student") if "name" in given.get(part, {})}
+    if recipe is not None:  # naming what it names changes nothing
+        named = {part for part in named if given[part]["name"] != content.get(part, {}).get("name")}
     if named and recipe is None:
         kept: dict[str, Any] = {
             part: content[part] for part in ("teacher", "student") if part in content and part not in named

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rrm_transfer.cli import options
-from rrm_transfer.cli.output import is_first_process, narrator, print_run
+from rrm_transfer.cli.output import is_first_process, narrator, print_json, print_run
 from rrm_transfer.cli.request import key_values, names_code, request
 
 
@@ -43,6 +43,7 @@ def run(
     teacher_arch: options.TeacherArch = None,
     teacher_weights: options.TeacherWeights = None,
     teacher_normalisation: options.TeacherNormalisation = None,
+    tracker: options.Tracker = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -61,9 +62,7 @@ def run(
         accelerate launch -m rrm_transfer run --recipe quickstart
     """
     if help_objective:
-        from rrm_transfer.report.table import print_objective
-
-        print_objective(objective or "rrm")
+        _print_objective(objective or "rrm", as_json=as_json)
         return
     wanted = request(
         recipe=recipe,
@@ -100,8 +99,18 @@ def run(
         overwrite=overwrite,
         resume=resume,
         resume_anyway=resume_anyway,
+        tracker=tracker,
     )
     print_run(result, as_json=as_json)
     if push is not None and pushes:
         address = api.push(result.folder, push).address
         typer.echo(f"pushed to: {address}", err=as_json)
+
+
+def _print_objective(name: str, *, as_json: bool) -> None:
+    from rrm_transfer.report.table import objective_document, print_objective
+
+    if as_json:
+        print_json(objective_document(name))
+    else:
+        print_objective(name)

@@ -25,6 +25,7 @@ def teach(
     seed: options.Seed = None,
     pretrained: options.Pretrained = None,
     student_arg: options.StudentArgs = None,
+    tracker: options.Tracker = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -57,5 +58,6 @@ def teach(
         overwrite=overwrite,
         resume=resume,
         resume_anyway=resume_anyway,
+        tracker=tracker,
     )
     print_run(result, as_json=as_json)

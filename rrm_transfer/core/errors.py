@@ -32,6 +32,12 @@ class UserError(Exception):
         self.hint = hint
         super().__init__(str(self))
 
+    @property
+    def in_a_line(self) -> str:
+        """The message without what was received, for a list of problems."""
+        allowed = f" Allowed: {self.allowed}" if self.allowed else ""
+        return f"{self.what}{allowed}" + (f" ({self.hint})" if self.hint else "")
+
     def __str__(self) -> str:
         lines = [self.what]
         if self.received is not None:

@@ -11,6 +11,8 @@ from rrm_transfer.core.errors import UserError
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FRACTION = re.compile(rf"\s*({_DECIMAL})\s*(?:/\s*({_DECIMAL}))?\s*")
 
+_THOUSANDS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+
 
 def parse_fraction(text: str | int | float) -> float:
     """Reads ``8/255``, ``0.03`` or a number; nothing is evaluated.
@@ -36,6 +38,26 @@ def parse_fraction(text: str | int | float) -> float:
     if not math.isfinite(value) or value < 0:
         raise problem
     return value
+
+
+def parse_count(text: str) -> int:
+    """Reads a whole number that may end in K, M or G: ``10M`` is ten million.
+
+    Raises:
+        UserError: It is another form.
+    """
+    match = re.fullmatch(rf"\s*({_DECIMAL})\s*([kKmMgG]?)\s*", text)
+    if match is None:
+        raise UserError("Not a count.", received=text, allowed="a number such as 500000, 2.5M or 1G")
+    return round(float(match[1]) * _THOUSANDS[match[2].upper()])
+
+
+def format_count(count: int) -> str:
+    """Writes a count the way `parse_count` reads it, to three digits: ``22.1M``."""
+    for unit in ("G", "M", "K"):
+        if count >= 0.9995 * _THOUSANDS[unit]:
+            return f"{count / _THOUSANDS[unit]:.3g}{unit}"
+    return str(count)
 
 
 def format_eps(eps: float) -> str:

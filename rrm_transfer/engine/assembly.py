@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rrm_transfer.core.errors import RecipeError, UserError
-from rrm_transfer.core.quantities import format_eps
+from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.broken import BrokenImages
@@ -31,7 +31,13 @@ from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.updating import TrainingPlan
 from rrm_transfer.objectives import OBJECTIVES, argument_problems, build_objective, objective_arguments
 from rrm_transfer.objectives.base import Need, Objective
-from rrm_transfer.recipe.defaults import SMALL_IMAGE, check_together, fill_in, training_defaults
+from rrm_transfer.recipe.defaults import (
+    SMALL_IMAGE,
+    check_together,
+    fill_in,
+    training_defaults,
+    training_line,
+)
 from rrm_transfer.recipe.schema import ObjectiveSection, Recipe
 from rrm_transfer.students.pretrained import require_hub_weights
 from rrm_transfer.students.student import Student, build_student
@@ -222,7 +228,7 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     recipe = fill_in(recipe, row)
     recipe.evaluate.eps = recipe.evaluate.eps or [threat.eps]
     runtime.check_divisible(recipe.train.global_batch_size or 1, recipe.train.accumulation)
-    narrator.note(_training_line(recipe, row.source, kind))
+    narrator.note(training_line(recipe, row.source, kind))
     return Assembly(recipe, data, fit, teacher, known, ThreatModel(threat.norm, threat.eps), broken)
 
 
@@ -300,9 +306,11 @@ def objective_problems(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []  # the schema says so
     name = section.get("name", ObjectiveSection().name)
     if name not in OBJECTIVES:
-        return [("objective.name", f"Unknown objective {name!r}. Allowed: {', '.join(OBJECTIVES.names)}")]
+        hint = did_you_mean(str(name), OBJECTIVES.names)
+        error = UserError(f"Unknown objective {name!r}.", allowed=OBJECTIVES.names, hint=hint)
+        return [("objective.name", error.in_a_line)]
     problems = argument_problems(name, {key: value for key, value in section.items() if key != "name"})
-    return [(f"objective.{p.argument}", f"{p.error.what} Allowed: {p.error.allowed}") for p in problems]
+    return [(f"objective.{argument}", error.in_a_line) for argument, error in problems]
 
 
 def _check_objective(recipe: Recipe) -> None:
@@ -376,17 +384,4 @@ def _check_fits(teacher: Teacher, data: DataSet, recipe: Recipe, needs: frozense
         hint="another --dataset, or --set teacher.features_only=true to match representations alone"
         if not logits
         else "another --dataset, or an objective that matches features only, such as rrm",
-    )
-
-
-def _training_line(recipe: Recipe, source: str, kind: str) -> str:
-    train = recipe.train
-    assert train.lr is not None
-    assert recipe.threat.eps is not None
-    return (
-        f"training: {kind} student at {recipe.data.image_size} px, {train.epochs} epochs of batches of "
-        f"{train.global_batch_size}, {train.optimizer} lr {train.lr:g} ({train.schedule}), "
-        f"weight decay {train.weight_decay:g}, "
-        f"{'pretrained' if recipe.student.pretrained else 'from scratch'}; "
-        f"threat {recipe.threat.norm} {format_eps(recipe.threat.eps)}  [defaults: {source}]"
     )

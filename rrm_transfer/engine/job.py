@@ -36,7 +36,8 @@ from rrm_transfer.engine.robust_set import MadeImages, robust_set_of
 from rrm_transfer.engine.run_folder import RunFolder, output_folder
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.selection import Selection, held_out_judge
-from rrm_transfer.engine.teacher_check import check_teacher
+from rrm_transfer.engine.teacher_check import check_assembled
+from rrm_transfer.engine.tracking import Tracking, check_tracker
 from rrm_transfer.engine.training import Trainer
 from rrm_transfer.objectives import build_objective
 from rrm_transfer.objectives.base import Objective
@@ -54,6 +55,7 @@ def run(
     overwrite: bool = False,
     resume: bool = False,
     resume_anyway: bool = False,
+    tracker: str | None = None,
 ) -> RunResult:
     """Trains, evaluates and exports what the recipe describes.
 
@@ -68,18 +70,19 @@ def run(
             that is finished.
         resume_anyway: As ``resume``, also where the number of processes differs, or a setting without which
             the steps done so far are still this run's; see ``engine.continuation``.
+        tracker: See ``engine.tracking``.
 
     Raises:
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
     resume = resume or resume_anyway
+    check_tracker(tracker)
     if role == "teacher":
         require_no_teacher(recipe)
     runtime = Runtime()
     narrator = narrator if narrator is not None and runtime.is_main else Narrator()
-    warning = runtime.launch_warning()
-    if warning is not None:
+    if (warning := runtime.launch_warning()) is not None:
         narrator.warn(warning)
     folder = RunFolder(output_folder(recipe, runtime))
     with StopRequest() as stop:
@@ -88,7 +91,7 @@ def run(
         resume = runtime.from_main(resume and folder.is_started and not folder.is_finished)
         assembly = assemble(recipe, runtime, narrator, allow_code=allow_code)
         assembly.recipe.output = None  # where a run was written is not part of what it was
-        job = _Job(assembly, runtime, narrator, folder, role)
+        job = _Job(assembly, runtime, narrator, folder, role, tracker)
         student = assembly.student()
         job.rehearse(student)
         if resume or finished:
@@ -103,7 +106,7 @@ def run(
         if finished:
             narrator.note(f"finished already: {folder.path}")
             return runtime.on_main(lambda: recorded_result(folder, assembly.recipe, student))
-        teacher_rows = job.teacher_check()
+        teacher_rows = check_assembled(assembly, runtime, narrator)
         with folder.locked() if runtime.is_main else nullcontext():
             if runtime.is_main:
                 folder.check(overwrite=overwrite, resume=resume)
@@ -113,18 +116,18 @@ def run(
                 narrator.warn(f"resumed anyway, the student is not that of one recipe: {change}")
             narrator.note(f"run folder: {folder.path}")
             try:
-                with explaining_workers():
+                with explaining_workers(), job.tracking:
                     return job.execute(student, teacher_rows, stop, publish, resume=resume)
             except Interrupted as stopped:
-                raise Interrupted(
-                    f"{stopped}\n  next:     the same command with --output {folder.path} --resume"
-                ) from None
+                again = f"the same command with --output {folder.path} --resume"
+                raise Interrupted(f"{stopped}\n  next:     {again}") from None
 
 
 class _Job:
     def __init__(
-        self, assembly: Assembly, runtime: Runtime, narrator: Narrator, folder: RunFolder, role: Role
-    ) -> None:
+        self, assembly: Assembly, runtime: Runtime, narrator: Narrator, folder: RunFolder, role: Role,
+        tracker: str | None,
+    ) -> None:  # fmt: skip
         self.assembly = assembly
         self.recipe = assembly.recipe
         self.runtime = runtime
@@ -132,6 +135,7 @@ class _Job:
         self.folder = folder
         self.role = role
         self.robust_set = robust_set_of(assembly, folder.robust_set)
+        self.tracking = Tracking(tracker, runtime, folder.path, assembly.recipe)
         data, evaluate = assembly.data, assembly.recipe.evaluate
         self.indices = balanced_sample(data.test.labels, evaluate.images)
         self.images = data.test if self.indices is None else data.test.select(self.indices)
@@ -143,6 +147,7 @@ class _Job:
     def log(self, event: str, facts: dict[str, Any]) -> None:
         if self.runtime.is_main:
             self.folder.log(event, facts)
+            self.tracking.log(event, facts)
 
     def rehearse(self, student: Learner) -> None:
         """Builds what training needs, so that nothing is written where that cannot be done.
@@ -159,25 +164,6 @@ class _Job:
         self.assembly.loader(self.runtime)
         if self.robust_set is not None:
             self.robust_set.check()
-
-    def teacher_check(self) -> list[Row]:
-        """Returns the rows of the teacher check, none where there is nothing to check."""
-        teacher, section = self.assembly.teacher, self.recipe.teacher
-        if teacher is None or section is None or not section.check:
-            return []
-        if teacher.num_classes != self.assembly.data.num_classes:
-            self.narrator.note("teacher check: left out, only its representation is used")
-            return []
-        return check_teacher(
-            teacher,
-            self.assembly.data,
-            self.assembly.threat,
-            fit=self.assembly.fit,
-            batch_size=self.recipe.evaluate.batch_size,
-            published=self.assembly.teacher_facts.published,
-            runtime=self.runtime,
-            narrator=self.narrator,
-        )
 
     def execute(
         self,
@@ -231,6 +217,7 @@ class _Job:
         best = products[1].weights if len(products) > 1 else None
         result = RunResult(self.folder.path, metrics, recipe, made, load_line(student, self.folder), best)
         if self.runtime.is_main:
+            self.tracking.accuracies(rows)
             self._exhibit(student)
             for product in products:
                 export(product, assembly=self.assembly, role=self.role, images=self.images)

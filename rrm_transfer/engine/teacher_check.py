@@ -10,7 +10,7 @@ from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import DataSet
 from rrm_transfer.data.sources import load_dataset_by_name
-from rrm_transfer.engine.assembly import automatic_size
+from rrm_transfer.engine.assembly import Assembly, automatic_size
 from rrm_transfer.engine.evaluation import PGDSpec, balanced_sample, measure
 from rrm_transfer.engine.labels import align_labels
 from rrm_transfer.engine.metrics import Row
@@ -24,6 +24,26 @@ IMAGES = 256
 STEPS = 5
 ROBUST_SHARE = 0.1
 """A teacher that keeps less than this part of its clean accuracy under a short attack is not robust."""
+
+
+def check_assembled(assembly: Assembly, runtime: Runtime, narrator: Narrator) -> list[Row]:
+    """Returns the rows of the teacher check of a run, none where there is nothing to check."""
+    teacher, section = assembly.teacher, assembly.recipe.teacher
+    if teacher is None or section is None or not section.check:
+        return []
+    if teacher.num_classes != assembly.data.num_classes:
+        narrator.note("teacher check: left out, only its representation is used")
+        return []
+    return check_teacher(
+        teacher,
+        assembly.data,
+        assembly.threat,
+        fit=assembly.fit,
+        batch_size=assembly.recipe.evaluate.batch_size,
+        published=assembly.teacher_facts.published,
+        runtime=runtime,
+        narrator=narrator,
+    )
 
 
 def check_teacher(

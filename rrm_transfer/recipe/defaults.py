@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rrm_transfer.core.errors import RecipeError
+from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.recipe.schema import AugmentationSection, Recipe
 
 Kind = Literal["convolutional", "transformer"]
@@ -182,3 +183,17 @@ def check_together(recipe: Recipe) -> None:
         problems.append(("train.select_every", "needs images that are held out, such as data.held_out=0.05"))
     if problems:
         raise RecipeError(problems)
+
+
+def training_line(recipe: Recipe, source: str, kind: str) -> str:
+    """Says in a line how a resolved recipe trains."""
+    train = recipe.train
+    assert train.lr is not None
+    assert recipe.threat.eps is not None
+    return (
+        f"training: {kind} student at {recipe.data.image_size} px, {train.epochs} epochs of batches of "
+        f"{train.global_batch_size}, {train.optimizer} lr {train.lr:g} ({train.schedule}), "
+        f"weight decay {train.weight_decay:g}, "
+        f"{'pretrained' if recipe.student.pretrained else 'from scratch'}; "
+        f"threat {recipe.threat.norm} {format_eps(recipe.threat.eps)}  [defaults: {source}]"
+    )

@@ -20,7 +20,9 @@ from rrm_transfer.report.runs import LeftOut, Run, read_runs
 from rrm_transfer.report.table import attack_title
 
 _OF_A_RUN = ("name", "description", "seed", "output", "control", "evaluate")
-_OPERATION = ("train.checkpoint_every", "train.log_every", "data.workers", "teacher.check")
+_OPERATION = (
+    "train.checkpoint_every", "train.log_every", "train.channels_last", "data.workers", "teacher.check",
+)  # fmt: skip
 """Recipe keys that do not change what is trained."""
 
 Setting = dict[str, object]
@@ -189,6 +191,7 @@ def _entries(run: Run) -> list[Entry]:
     plain = {key: value for key, value in setting.items() if not key.startswith(("objective.", "teacher."))}
     plain |= {f"objective.{argument.name}": argument.default for argument in objective_arguments("natural")}
     plain |= {"teacher": None, "objective.name": "natural", "train.epochs": run.recipe.control.epochs}
+    plain |= {f"train.{key}": None for key in ("ema", "average_epochs", "select_every")}
     plain |= dict.fromkeys(("train.ema", "train.average_epochs", "train.select_every"))
     entries.append(Entry(run, "control", False, plain, _figures(run, "control"), run.seconds("control")))
     if made == "student" and run.recipe.teacher is not None:

@@ -21,6 +21,8 @@ _MARKERS = "osD^vP*X<>ph8d"
 _FILLS = ("white", "black", "0.7", "0.45")
 _WIDE = 8
 """Ratio of the largest to the smallest cost above which the axis is logarithmic."""
+_ROOM = 0.35
+"""Part of the axis that a label to the left of its point may need."""
 _DOTS_PER_INCH = 160
 
 
@@ -81,14 +83,14 @@ def draw(comparison: Comparison, path: Path) -> None:
         figure = Figure(figsize=(8.4, 5.0), layout="constrained")
         axes = figure.add_subplot()
         _draw_points(axes, points)
-        _draw_front(axes, front(points), several=len({point.line.student for point in points}) > 1)
         costs = [point.cost for point in points]
         if max(costs) > _WIDE * min(costs) > 0:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-        axes.margins(x=0.2, y=0.14)
+        axes.margins(x=0.12, y=0.14)
         axes.set_ylim(bottom=max(-0.03, axes.get_ylim()[0]))
+        _draw_front(axes, front(points), several=len({point.line.student for point in points}) > 1)
         axes.set_xlabel(axis)
         axes.set_ylabel(f"accuracy under {title_of(column)}")
         axes.grid(color="0.9", linewidth=0.6)
@@ -162,9 +164,14 @@ def _draw_front(axes: Axes, best: Sequence[Point], *, several: bool) -> None:
         x, y, where="post", color="black", linewidth=1.2, linestyle="--", label="Pareto front", zorder=3
     )
     axes.plot(x, y, linestyle="", marker="o", markersize=14, markerfacecolor="none", color="black", zorder=3)
+    across = axes.transData + axes.transAxes.inverted()
     for point in best:
+        place = (point.cost, point.row.accuracy)
         text = f"{point.line.method}, {point.line.student}" if several else point.line.method
+        # Nothing is above the front: a label to the left, where the axis leaves it room, else to the right.
+        right = across.transform(place)[0] < _ROOM
         axes.annotate(
-            text, (point.cost, point.row.accuracy), xytext=(-8, 9), textcoords="offset points", ha="right",
-            fontsize=8,
+            text, place, xytext=(9 if right else -8, 9), textcoords="offset points",
+            ha="left" if right else "right", fontsize=8, zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )  # fmt: skip

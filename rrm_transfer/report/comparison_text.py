@@ -32,11 +32,11 @@ def as_table(comparison: Comparison) -> Table:
 
 def as_markdown(comparison: Comparison) -> str:
     """Writes a table of GitHub's Markdown, its caption below."""
-    heads = ["method", "student", *_heads(comparison.columns), *_COSTS]
+    heads, text = ["method", "student", *_heads(comparison.columns), *_COSTS], caption(comparison)
     ruler = ["---", "---"] + ["---:"] * (len(heads) - 2)
     lines = [heads, ruler, *(_cells(line, comparison.columns, " ") for line in comparison.lines)]
     rows = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
-    return "\n".join([*rows, "", f"{caption(comparison).capitalize()}."])
+    return "\n".join([*rows, "", f"{text[0].upper()}{text[1:]}."])
 
 
 def as_csv(comparison: Comparison) -> str:

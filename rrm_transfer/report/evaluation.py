@@ -7,31 +7,31 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.engine.checks import KINDS
 from rrm_transfer.engine.metrics import MEAN, CorruptionRow, Metrics, Row
+from rrm_transfer.report.screen import new_table, show
 
 _STYLES = {"pass": "green", "suspicious": "bold red"}
 
 
 def print_evaluation(metrics: Metrics) -> None:
     """Prints accuracies, survivors of each stage, corruptions and checks."""
-    console = Console()
-    console.print(_accuracies(metrics))
+    show(_accuracies(metrics))
     for title, after in metrics.survivors.items():
         left = ", ".join(f"{'clean' if name == 'none' else name} {count:,}" for name, count in after.items())
-        console.print(f"{title}, images left after: {left}", highlight=False, soft_wrap=True)
+        show(f"{title}, images left after: {left}")
     if metrics.corruptions:
-        console.print(_corruptions(metrics.corruptions))
+        show(_corruptions(metrics.corruptions))
     made = [check for check in metrics.checks if check["status"] != "not-run"]
     if made:
-        console.print(_checks(made))
+        show(_checks(made))
     left_out = ", ".join(check["name"] for check in metrics.checks if check["status"] == "not-run")
     if left_out:
-        console.print(f"not run: {left_out}", highlight=False)
+        show(f"not run: {left_out}")
 
 
 def checks_line(metrics: Metrics) -> str:
@@ -46,11 +46,8 @@ def checks_line(metrics: Metrics) -> str:
 
 def _accuracies(metrics: Metrics) -> Table:
     first = metrics.rows[0]
-    table = Table(title=f"accuracy on {first.count:,} {first.split} images, 95 % Wilson intervals")
-    for column in ("attack", "ball", "steps"):
-        table.add_column(column)
-    for column in ("correct", "accuracy", "interval"):
-        table.add_column(column, justify="right")
+    title = f"accuracy on {first.count:,} {first.split} images, 95 % Wilson intervals"
+    table = new_table(title, "attack", "ball", "steps", figures=("correct", "accuracy", "interval"))
     for row in metrics.rows:
         ball = "" if row.eps is None else f"{row.norm} {format_eps(row.eps)}"
         interval = f"{row.low:.1%} – {row.high:.1%}"
@@ -69,13 +66,12 @@ def corruption_lines(rows: Sequence[CorruptionRow]) -> dict[str, list[Corruption
 def _corruptions(rows: Sequence[CorruptionRow]) -> Table:
     lines = corruption_lines(rows)
     overall = lines[MEAN][-1]
-    table = Table(
-        title=f"accuracy under common corruptions: mean {overall.accuracy:.1%} "
-        f"({overall.low:.1%} – {overall.high:.1%})"
+    interval = f"{overall.low:.1%} – {overall.high:.1%}"
+    table = new_table(
+        f"accuracy under common corruptions: mean {overall.accuracy:.1%} ({interval})",
+        "corruption, at severity",
+        figures=tuple(str(row.severity or MEAN) for row in lines[MEAN]),
     )
-    table.add_column("corruption, at severity", no_wrap=True)
-    for row in lines[MEAN]:
-        table.add_column(str(row.severity or MEAN), justify="right", no_wrap=True)
     for name, line in lines.items():
         table.add_row(name, *(f"{row.accuracy:.1%}" for row in line))
     return table
@@ -88,12 +84,10 @@ def _effort(row: Row) -> str:
 
 
 def _checks(made: list[dict[str, Any]]) -> Table:
-    table = Table(title="signs of misleading figures")
-    for column in ("check", "status", "figure", "limit"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("meaning of the figure")
+    columns = ("check", "status", "figure", "limit", "meaning of the figure")
+    table = new_table("signs of misleading figures", *columns)
     for check in made:
-        status = f"[{_STYLES[check['status']]}]{check['status']}[/]"
+        status = Text(check["status"], style=_STYLES[check["status"]])
         meaning = KINDS[check["name"]].meaning
         table.add_row(check["name"], status, f"{check['figure']:.3g}", f"{check['limit']:.3g}", meaning)
     return table

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -13,18 +12,18 @@ from rrm_transfer.engine.metrics import Metrics, Row, best_of
 from rrm_transfer.engine.result import RunResult
 from rrm_transfer.objectives import objective_arguments, objective_explanation
 from rrm_transfer.report.evaluation import checks_line
+from rrm_transfer.report.screen import new_table, show
 
 ROLES = ("teacher", best_of("teacher"), "control", "student", best_of("student"))
 
 
 def print_result(result: RunResult) -> None:
     """Prints the accuracies, where they are, and how to load the student."""
-    console = Console()
-    console.print(accuracy_table(result.metrics))
+    show(accuracy_table(result.metrics))
     if result.metrics.checks:
-        console.print(checks_line(result.metrics), highlight=False, markup=False, soft_wrap=True)
+        show(checks_line(result.metrics))
     for label, value in (("run folder", str(result.folder)), ("load it with", result.load_line)):
-        console.print(f"{label}: {value}", highlight=False, markup=False, soft_wrap=True)
+        show(f"{label}: {value}")
 
 
 def result_document(result: RunResult) -> dict[str, Any]:
@@ -37,11 +36,8 @@ def accuracy_table(metrics: Metrics) -> Table:
     test = [row for row in metrics.rows if row.split == "test"] or metrics.rows
     columns = list(dict.fromkeys(measurement_title(row) for row in test))
     count = max(row.count for row in test)
-    table = Table(title=f"accuracy on {count:,} {test[0].split} images, 95 % Wilson intervals")
-    table.add_column("model")
-    for column in columns:
-        table.add_column(column, justify="right")
-    table.add_column("training", justify="right")
+    title = f"accuracy on {count:,} {test[0].split} images, 95 % Wilson intervals"
+    table = new_table(title, "model", figures=(*columns, "training"))
     for role in ROLES:
         rows = {measurement_title(row): row for row in test if row.model == role}
         if rows:
@@ -78,11 +74,19 @@ def duration(seconds: float) -> str:
 
 def print_objective(name: str) -> None:
     """Prints an objective's equation and source, and its arguments with types, defaults and meaning."""
-    console = Console()
     for paragraph in (f"objective {name}", *objective_explanation(name)):
-        console.print(paragraph.replace("``", ""), "", sep="\n", highlight=False, markup=False)
-    table = Table("argument", "type", "default", "meaning")
+        show(paragraph.replace("``", "") + "\n")
+    table = new_table(None, "argument", "type", "default", "meaning")
     for argument in objective_arguments(name):
         cells = (argument.name, argument.type, argument.written_default, argument.doc.replace("``", ""))
         table.add_row(*map(Text, cells))
-    console.print(table)
+    show(table)
+
+
+def objective_document(name: str) -> dict[str, Any]:
+    """Returns what ``--json`` prints of an objective."""
+    return {
+        "objective": name,
+        "explanation": list(objective_explanation(name)),
+        "arguments": [argument._asdict() for argument in objective_arguments(name)],
+    }

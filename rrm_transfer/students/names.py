@@ -43,7 +43,8 @@ def resolve_student_name(text: str) -> str:
             allowed=_listing(candidates),
             hint="write the name in full",
         )
-    close = nearest(name, timm.list_models()) or timm.list_models(f"*{name}*")
+    models = timm.list_models()
+    close = nearest(name, [*_short_names(models), *models]) or timm.list_models(f"*{name}*")
     raise UserError(
         "Unknown student: timm has no such architecture.",
         received=text,
@@ -57,6 +58,12 @@ def near_classifier(encoder: str) -> str | None:
     others = [name for name in timm.list_models() if name != encoder]
     origin = max((name for name in others if encoder.startswith(f"{name}_")), key=len, default=None)
     return origin or next(iter(nearest(encoder, others)), None)
+
+
+def _short_names(models: list[str]) -> list[str]:
+    """Returns the names without patch size, window and resolution; each stands for a model."""
+    shortened = (re.sub(rf"{_GEOMETRY.pattern}$", "", model) for model in models)
+    return list(dict.fromkeys(name for name in shortened if name not in models))
 
 
 def _known_tag(name: str, tag: str) -> str:

@@ -33,7 +33,9 @@ PROMISED = {
     "compare": "RUNS --format --plot --json",
     "export": "RUN --format --output --with-normalisation --json",
     "push": "RUN --repo --private --create-pr --dry-run --json",
-    "recipes ls": "",
+    "sweep": "--recipe --students --objectives --seeds --set --output --launcher --json --quiet/-q",
+    "doctor": "--json",
+    "recipes ls": "--json",
     "recipes show": "",
     "recipes cp": "",
     "recipes validate": "",
@@ -84,6 +86,24 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
 
 def test_version(cli: Cli) -> None:
     assert cli("--version").out == f"rrm-transfer {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "completion"),
+    [("rrm-transfer ev", "evaluate"), ("rrm-transfer run --teacher-n", "--teacher-normalisation")],
+)
+def test_a_shell_completes_commands_and_options(words: str, completion: str) -> None:
+    program = "import sys; sys.argv = ['rrm-transfer']; from rrm_transfer.cli.app import main; main()"
+    asked = {
+        "_RRM_TRANSFER_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, env={**os.environ, **asked}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert ended.stdout.split() == [completion]
 
 
 @pytest.mark.parametrize(

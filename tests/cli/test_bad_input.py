@@ -21,8 +21,11 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "student": (["--student", "test_resnot"], ["test_resnet"]),
     "data set": (["--dataset", "fashion-mnist-mni"], ["fashion-mnist-mini"]),
     "data folder": (["--dataset", "./missing"], ["./missing"]),
-    "objective": (["--objective", "rmm"], ["Unknown objective", "rrm"]),
-    "objective argument": (["--set", "objective.ce_wieght=1"], ["objective.ce_wieght", "ce_weight"]),
+    "objective": (["--objective", "rmm"], ["Unknown objective", "did you mean rrm"]),
+    "objective argument": (
+        ["--set", "objective.ce_wieght=1"],
+        ["objective.ce_wieght", "did you mean ce_weight"],
+    ),
     "student's layer": (
         ["--set", "objective.student_layers=blocks.9", "--skip-teacher-check"],
         ["blocks.9", "act1, layer1, layer2, layer3, layer4"],

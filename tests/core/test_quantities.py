@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.quantities import Proportion, format_eps, parse_fraction
+from rrm_transfer.core.quantities import Proportion, format_count, format_eps, parse_count, parse_fraction
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,24 @@ def test_an_impossible_proportion_is_a_bug() -> None:
     for correct, count in [(1, 0), (5, 4), (-1, 4)]:
         with pytest.raises(ValueError, match="not a proportion"):
             Proportion(correct, count)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "short"),
+    [
+        ("10M", 10_000_000, "10M"),
+        ("2.5k", 2500, "2.5K"),
+        ("1G", 10**9, "1G"),
+        ("321", 321, "321"),
+        ("999999", 999_999, "1M"),
+    ],
+)
+def test_counts_are_read_and_written(text: str, count: int, short: str) -> None:
+    assert parse_count(text) == count
+    assert format_count(count) == short
+
+
+@pytest.mark.parametrize("text", ["ten", "-1M", "1MB", "", "M"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="Not a count"):
+        parse_count(text)

@@ -50,3 +50,9 @@ def test_an_unknown_tag_lists_the_known_ones() -> None:
 
 def test_the_alternative_to_an_encoder_is_what_its_name_is_made_from() -> None:
     assert near_classifier("gemma4_vit_167m_enc") == "gemma4_vit_167m"
+
+
+def test_a_short_name_is_offered_where_it_is_nearest() -> None:
+    with pytest.raises(UserError) as caught:
+        resolve_student_name("vit_smal")
+    assert "the nearest are vit_small," in str(caught.value.hint)
