@@ -121,9 +121,14 @@ class Command:
         return (self._streams / name).read_text(encoding="utf-8")
 
 
-def command(*arguments: str, folder: Path, moment: Moment | None = None) -> Ended:
+def command(
+    *arguments: str,
+    folder: Path,
+    moment: Moment | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Ended:
     """Runs ``rrm-transfer ARGUMENTS`` in ``folder`` to its end."""
-    return Command(arguments, folder=folder, moment=moment).end()
+    return Command(arguments, folder=folder, moment=moment, environment=environment).end()
 
 
 def together(

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,16 @@ def write_text(path: Path, text: str) -> None:
     """Writes ``text`` as UTF-8, whole or not at all."""
     with replacing_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def cache_folder() -> Path:
+    """Returns where what can be computed again is kept: ``$RRM_TRANSFER_CACHE``, else the user's cache."""
+    named = os.environ.get("RRM_TRANSFER_CACHE")
+    if named:
+        return Path(named).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "rrm-transfer"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rrm-transfer"
 
 
 @contextmanager

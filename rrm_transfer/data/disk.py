@@ -8,13 +8,14 @@ from pathlib import Path
 from rrm_transfer.core.errors import UserError
 
 
-def require_space(needed: int, folder: Path, *, what: str) -> None:
+def require_space(needed: int, folder: Path, *, what: str, variable: str = "HF_HOME") -> None:
     """Compares a size with the free space where ``folder`` is or would be made.
 
     Args:
         needed: Bytes.
         folder: Where they would go.
         what: Begins the message.
+        variable: Of the environment, that names a folder in which ``folder`` lies.
 
     Raises:
         UserError: They do not fit.
@@ -27,5 +28,5 @@ def require_space(needed: int, folder: Path, *, what: str) -> None:
         raise UserError(
             f"{what} does not fit on the disk.",
             received=f"{needed / 1e9:,.1f} GB needed, {free / 1e9:,.1f} GB free in {existing}",
-            hint="free some space, or set HF_HOME to a folder on a larger disk",
+            hint=f"free some space, or set {variable} to a folder on a larger disk",
         )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from rrm_transfer.core.devices import send
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.data.augment import draw_boxes, random_box
@@ -95,7 +96,7 @@ def _from_memory(
 ) -> Iterator[Fitted]:
     pixels = images.pixels_for(device)
     for positions in parts:
-        chosen = pixels[positions.to(pixels.device)].to(device)
+        chosen = send(pixels[send(positions, pixels.device)], device)
         if frame.random_area is None:
             yield Fitted(positions, frame.fit.apply(chosen))
         else:

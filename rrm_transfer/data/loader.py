@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from rrm_transfer.core.devices import send
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.data.augment import Augmentation
@@ -47,8 +48,12 @@ class TrainingLoader:
         world: How many processes there are.
         device: Where batches are made or moved to.
         workers: Processes that decode, for images not in memory.
+        views: How many augmented versions of each image there are: the epochs take them in turn. None: every
+            epoch has its own.
+        view_seed: Of the augmentation, where it is not ``seed``.
 
     Attributes:
+        device: Where batches are made or moved to.
         global_batch_size: Images per step over all processes.
         steps_per_epoch: Whole global batches; what is left over is dropped.
 
@@ -69,6 +74,8 @@ class TrainingLoader:
         world: int = 1,
         device: torch.device | str,
         workers: int = 0,
+        views: int | None = None,
+        view_seed: int | None = None,
     ) -> None:
         if global_batch_size < 1 or global_batch_size % world:
             raise UserError(
@@ -89,11 +96,13 @@ class TrainingLoader:
         self.fit = fit
         self.augmentation = augmentation
         self.seed = seed
+        self.views = views
+        self.view_seed = seed if view_seed is None else view_seed
         self.steps_per_epoch = len(images) // global_batch_size
         self.global_batch_size = global_batch_size
         share = global_batch_size // world
         self._part = slice(rank * share, (rank + 1) * share)
-        self._device = torch.device(device)
+        self.device = torch.device(device)
         self._workers = workers
 
     @property
@@ -112,21 +121,36 @@ class TrainingLoader:
         Args:
             epoch: Keys the order.
             first_step: Where to start, for a run that was interrupted within the epoch.
-            view: Keys the augmentation; the epoch if None.
+            view: Keys the augmentation; the epoch's own if None.
         """
+        return self.batches(self.parts(epoch, first_step), view=self.view(epoch) if view is None else view)
+
+    def view(self, epoch: int) -> int:
+        """Returns which augmented version of the images an epoch takes."""
+        return epoch if self.views is None else epoch % self.views
+
+    def parts(self, epoch: int, first_step: int = 0) -> list[Tensor]:
+        """Returns the positions in the set of this process's part of each global batch, on the CPU."""
         everything = torch.arange(len(self.images))
         order = Randomness(self.seed, epoch, everything).bits("order", ()).argsort(stable=True)
         steps = range(first_step, self.steps_per_epoch)
         size = self.global_batch_size
-        parts = [order[step * size : (step + 1) * size][self._part] for step in steps]
-        view = epoch if view is None else view
-        frame = Frame(self.fit, self.augmentation.random_resized_crop, self.seed, view)
+        return [order[step * size : (step + 1) * size][self._part] for step in steps]
+
+    def batches(self, parts: Sequence[Tensor], *, view: int) -> Iterator[Batch]:
+        """Yields the images at given positions, augmented; an image's pixels do not depend on its batch.
+
+        Args:
+            parts: Positions in the set, one tensor ``(B,)`` for each batch.
+            view: Keys the augmentation.
+        """
+        frame = Frame(self.fit, self.augmentation.random_resized_crop, self.view_seed, view)
         for positions, pixels in fitted_batches(
-            self.images, parts, frame, device=self._device, workers=self._workers, substitute=True
+            self.images, parts, frame, device=self.device, workers=self._workers, substitute=True
         ):
-            index = self.images.index[positions].to(self._device)
-            x = self.augmentation(pixels, Randomness(self.seed, view, index))
-            yield Batch(index, x, self.images.labels[positions].to(self._device))
+            index = send(self.images.index[positions], self.device)
+            x = self.augmentation(pixels, Randomness(self.view_seed, view, index))
+            yield Batch(index, x, send(self.images.labels[positions], self.device))
 
 
 def evaluation_batches(

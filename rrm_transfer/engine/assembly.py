@@ -15,6 +15,7 @@ from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.data.sources import load_dataset_by_name
+from rrm_transfer.engine.feature_cache import settle_cache
 from rrm_transfer.engine.labels import align_labels
 from rrm_transfer.engine.learners import (
     Learner,
@@ -102,6 +103,7 @@ class Assembly:
         """
         images = self.data.train if images is None else images
         train, data = self.recipe.train, self.recipe.data
+        cache = None if self.recipe.teacher is None else self.recipe.teacher.cache
         assert train.global_batch_size is not None
         assert data.augmentation is not None
         return TrainingLoader(
@@ -114,6 +116,8 @@ class Assembly:
             world=runtime.world,
             device=runtime.device,
             workers=data.workers,
+            views=None if cache is None else cache.views,
+            view_seed=None if cache is None else cache.seed,
         )
 
     def plan(self, phase: str, epochs: int) -> TrainingPlan:
@@ -227,6 +231,7 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
         row = replace(row, augmentation=row.augmentation.model_copy(update={"lighting": 0.0}))
     recipe = fill_in(recipe, row)
     recipe.evaluate.eps = recipe.evaluate.eps or [threat.eps]
+    settle_cache(recipe, narrator)
     runtime.check_divisible(recipe.train.global_batch_size or 1, recipe.train.accumulation)
     narrator.note(training_line(recipe, row.source, kind))
     return Assembly(recipe, data, fit, teacher, known, ThreatModel(threat.norm, threat.eps), broken)

@@ -25,6 +25,7 @@ from rrm_transfer.engine.exporting import (
     load_line,
     provenance,
 )
+from rrm_transfer.engine.feature_building import find_features, provide_features, with_features
 from rrm_transfer.engine.gallery import make_gallery
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.learners import Learner
@@ -153,7 +154,8 @@ class _Job:
         """Builds what training needs, so that nothing is written where that cannot be done.
 
         Raises:
-            UserError: Optimiser, augmentation, batch size or an existing robust set cannot be used.
+            UserError: Optimiser, augmentation, batch size or an existing robust set cannot be used, or the
+                disk is too small.
         """
         build_optimizer(student, self.assembly.plan("student", 1).optimisation)
         train = self.recipe.train
@@ -162,6 +164,7 @@ class _Job:
         if train.ema is not None or train.average_epochs is not None or train.select_every is not None:
             self.runtime.check_whole()
         self.assembly.loader(self.runtime)
+        find_features(self.assembly, self.runtime)
         if self.robust_set is not None:
             self.robust_set.check()
 
@@ -239,6 +242,7 @@ class _Job:
         robust: MadeImages | None = None,
     ) -> dict[str, Any]:
         assert epochs is not None
+        features, cost = provide_features(self.assembly, objective, self.runtime, self.narrator, self.folder)
         trainer = Trainer(
             self.assembly.plan(phase, epochs),
             runtime=self.runtime,
@@ -250,18 +254,12 @@ class _Job:
             narrator=self.narrator,
             log=self.log,
             selection=selection,
+            features=features,
         )
         result = trainer.run(stop, resume=resume)
         self.log("trained", {"phase": phase, "step": result.steps, "seconds": round(result.seconds, 3)})
         data_seconds = 0.0 if robust is None else robust.seconds
-        return {
-            "train_seconds": data_seconds + result.seconds,
-            "data_seconds": data_seconds,
-            "steps": result.steps,
-            "skipped_steps": result.skipped,
-            "epochs": epochs,
-            "images_per_s": result.images_per_second,
-        }
+        return with_features(result.timing(epochs, data_seconds), cost)
 
     def _selection(self) -> Selection | None:
         every, held_out = self.recipe.train.select_every, self.assembly.data.held_out

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +13,14 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from rrm_transfer import __version__
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import write_text
+from rrm_transfer.core.locks import FileLock
 from rrm_transfer.engine.continuation import Change, find_changes, require_same
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.recipe.schema import Recipe
@@ -117,47 +116,21 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keeps the folder, which is created where it is missing, to this process for the block.
 
-        The lock is the operating system's and ends with the process, so that none is ever stale.
-
         Raises:
             UserError: Another run has it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        holder = f"process {os.getpid()} on {socket.gethostname()}"
-        with self._take_lock() as lock:
-            lock.write(holder)
-            lock.flush()
-            try:
-                yield
-            finally:
-                self._lock.unlink(missing_ok=True)
-
-    def _take_lock(self) -> IO[str]:
-        while True:
-            lock = self._lock.open("a+", encoding="utf-8")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                with lock:
-                    lock.seek(0)
-                    raise UserError(
-                        "Another run is working in the output folder.",
-                        received=f"{self.path}, held by {lock.read() or 'a run that is just starting'}",
-                        hint="another --output, or wait for it",
-                    ) from None
-            if self._is_still(lock):
-                # Workers that outlive a killed run must not keep its lock.
-                os.register_at_fork(after_in_child=lock.close)
-                lock.truncate(0)
-                return lock
-            lock.close()
-
-    def _is_still(self, lock: IO[str]) -> bool:
-        """Tells whether nobody removed the lock file between its opening and its locking."""
+        lock = FileLock(self._lock)
+        if not lock.take():
+            raise UserError(
+                "Another run is working in the output folder.",
+                received=f"{self.path}, held by {lock.holder}",
+                hint="another --output, or wait for it",
+            )
         try:
-            return os.path.samestat(os.fstat(lock.fileno()), self._lock.stat())
-        except FileNotFoundError:
-            return False
+            yield
+        finally:
+            lock.release()
 
     def open(
         self,
@@ -197,6 +170,11 @@ class RunFolder:
         """Appends one event to log.jsonl."""
         with self.log_file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"event": event, "time": round(time.time(), 3), **facts}) + "\n")
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Returns the facts of all events of a name in log.jsonl."""
+        lines = self.log_file.read_text(encoding="utf-8").splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == name]
 
 
 def output_folder(recipe: Recipe, runtime: Runtime) -> Path:

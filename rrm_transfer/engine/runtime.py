@@ -105,6 +105,8 @@ class Runtime:
 
     def any(self, flag: bool) -> bool:
         """Tells whether ``flag`` holds on any process."""
+        if self.world == 1:
+            return flag
         return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
 
     def mean(self, value: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.objectives.base import InnerAttack, PerSampleLoss
+
+Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 @contextmanager
@@ -36,10 +38,11 @@ class TrainingStep:
         autocast: Makes the context of every call of a network.
         prepared: The student as accelerate prepared it; gradients are synchronised through it.
         bare: The same student without the wrapper, for attacks.
-        frozen: The teacher.
+        frozen: The teacher, where there is one and it is asked.
+        clean: The teacher's outputs on ``x``, where they are known.
     """
 
-    autocast: Callable[[], AbstractContextManager[Any]]
+    autocast: Autocast
     prepared: nn.Module
     bare: nn.Module
     frozen: nn.Module | None
@@ -49,7 +52,7 @@ class TrainingStep:
     randomness: Randomness
     progress: float
     first: int
-    _clean: Outputs | None = None
+    clean: Outputs | None = None
 
     def student(self, x: Tensor) -> Outputs:
         return self._run(self.prepared, x)
@@ -59,15 +62,16 @@ class TrainingStep:
             return self._run(self.bare, x)
 
     def clean_teacher(self) -> Outputs:
-        if self._clean is None:
-            with torch.no_grad():
-                self._clean = self.teacher(self.x)
-        return self._clean
+        if self.clean is None:
+            self.clean = self.teacher(self.x)
+        return self.clean
 
     def teacher(self, x: Tensor) -> Outputs:
         if self.frozen is None:
             raise ValueError("this run has no teacher")
-        return self._run(self.frozen, x)
+        if x.requires_grad:
+            return self._run(self.frozen, x)
+        return infer(self.frozen, x, self.autocast)
 
     def attack(self, ascend: PerSampleLoss, inner: InnerAttack) -> Tensor:
         return inner_attack(
@@ -83,7 +87,21 @@ class TrainingStep:
         )
 
     def _run(self, module: nn.Module, x: Tensor) -> Outputs:
-        with self.autocast():
-            outputs: Outputs = module(x)
-        intermediates = tuple(layer.float() for layer in outputs.intermediates)
-        return Outputs(outputs.logits.float(), outputs.features.float(), intermediates)
+        return run(module, x, self.autocast)
+
+
+def run(module: nn.Module, x: Tensor, autocast: Autocast) -> Outputs:
+    """Returns a network's outputs as float32, in whatever precision they were computed."""
+    with autocast():
+        outputs: Outputs = module(x)
+    intermediates = tuple(layer.float() for layer in outputs.intermediates)
+    return Outputs(outputs.logits.float(), outputs.features.float(), intermediates)
+
+
+def infer(module: nn.Module, x: Tensor, autocast: Autocast = nullcontext) -> Outputs:
+    """Returns the same without keeping anything for a backward pass."""
+    with torch.inference_mode():
+        outputs = run(module, x, autocast)
+    # A loss may not keep tensors of inference mode, ordinary copies it may.
+    intermediates = tuple(layer.clone() for layer in outputs.intermediates)
+    return Outputs(outputs.logits.clone(), outputs.features.clone(), intermediates)

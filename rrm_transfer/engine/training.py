@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from rrm_transfer.core.errors import Interrupted, UserError
+from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import derive_seed
 from rrm_transfer.data.loader import Batch, TrainingLoader
 from rrm_transfer.engine.averaging import STATISTICS_BATCHES, build_average
 from rrm_transfer.engine.checkpoints import Checkpoint, Checkpoints
+from rrm_transfer.engine.feature_cache import FeatureCache
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.losses import REMEDY, LossWindow
 from rrm_transfer.engine.parallel import whole
@@ -49,6 +51,22 @@ class TrainingResult:
     def images_per_second(self) -> float:
         return self.images / max(self.seconds, 1e-9)
 
+    def timing(self, epochs: int, data_seconds: float) -> dict[str, Any]:
+        """Returns what metrics.json tells of it.
+
+        Args:
+            epochs: Of the phase.
+            data_seconds: That making the images took, which counts as training.
+        """
+        return {
+            "train_seconds": data_seconds + self.seconds,
+            "data_seconds": data_seconds,
+            "steps": self.steps,
+            "skipped_steps": self.skipped,
+            "epochs": epochs,
+            "images_per_s": self.images_per_second,
+        }
+
 
 class Trainer:
     """Trains one student with one objective.
@@ -65,6 +83,7 @@ class Trainer:
         narrator: Shows progress.
         log: Writes one event of the run's log.
         selection: Looks for the best weights on the way, or None.
+        features: The teacher's outputs on clean images, where they are cached.
     """
 
     def __init__(
@@ -80,6 +99,7 @@ class Trainer:
         narrator: Narrator,
         log: Log,
         selection: Selection | None = None,
+        features: FeatureCache | None = None,
     ) -> None:
         self.plan = plan
         self.runtime = runtime
@@ -88,6 +108,9 @@ class Trainer:
         self._checkpoints = checkpoints
         self._narrator = narrator
         self._log = log
+        self._features = features
+        if features is not None and "other" not in objective.teacher_sees:
+            teacher = None
         self._updater = Updater(
             plan,
             runtime=runtime,
@@ -144,8 +167,8 @@ class Trainer:
         begun, before, first = time.monotonic(), self._seconds, self._step
         title = f"{plan.phase}: {type(self.objective).__name__}"
         with self._narrator.task(title, self.total_steps, done=self._step) as task:
-            for epoch, batch in self._batches():
-                losses = self._updater.update(prepared, epoch, batch)
+            for epoch, batch, clean in self._batches():
+                losses = self._updater.update(prepared, epoch, batch, clean)
                 if self._average is not None:
                     self._average.update(self._student, self._step)
                 if losses:
@@ -171,15 +194,21 @@ class Trainer:
                 if self._step % plan.checkpoint_every == 0 and not pause:
                     self._save()
 
-    def _batches(self) -> Iterator[tuple[int, Batch]]:
+    def _batches(self) -> Iterator[tuple[int, Batch, Outputs | None]]:
         replays = self.objective.replays
         while self._step < self.total_steps:
             epoch, position = divmod(self._step, self._updater.steps_per_epoch)
             first_batch, skipped = divmod(position, replays)
-            for batch in self.loader.epoch(epoch, first_step=first_batch):
+            for batch, clean in self._epoch(epoch, first_batch):
                 for _ in range(replays - skipped):
-                    yield epoch, batch
+                    yield epoch, batch, clean
                 skipped = 0
+
+    def _epoch(self, epoch: int, first_batch: int = 0) -> Iterator[tuple[Batch, Outputs | None]]:
+        """Yields an epoch's batches, with what the teacher said of them where that is cached."""
+        view, parts = self.loader.view(epoch), self.loader.parts(epoch, first_batch)
+        for positions, batch in zip(parts, self.loader.batches(parts, view=view), strict=True):
+            yield batch, None if self._features is None else self._features.read(view, positions)
 
     def _place(self, step: int) -> str:
         epoch, position = divmod(step - 1, self._updater.steps_per_epoch)
@@ -195,8 +224,8 @@ class Trainer:
             # Dropout runs, too.
             torch.manual_seed(derive_seed(self.plan.seed, "statistics", self._step, self.runtime.rank))
             with average.catching_up() as network:
-                for batch in islice(self.loader.epoch(epoch), STATISTICS_BATCHES):
-                    self._updater.show(network, epoch, batch)
+                for batch, clean in islice(self._epoch(epoch), STATISTICS_BATCHES):
+                    self._updater.show(network, epoch, batch, clean)
             self.runtime.average_statistics(average.network)
         return average.network
 

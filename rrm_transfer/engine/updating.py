@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness, derive_seed
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.loader import Batch
@@ -106,13 +107,16 @@ class Updater:
     def total_steps(self) -> int:
         return self.plan.epochs * self.steps_per_epoch
 
-    def update(self, prepared: nn.Module, epoch: int, batch: Batch) -> dict[str, Tensor]:
+    def update(
+        self, prepared: nn.Module, epoch: int, batch: Batch, clean: Outputs | None = None
+    ) -> dict[str, Tensor]:
         """Does the next optimiser step.
 
         Args:
             prepared: The student as accelerate prepared it.
             epoch: Keys the randomness of attacks and noise.
             batch: This process's part of the global batch.
+            clean: The teacher's outputs on it, where they are known.
 
         Returns:
             The loss terms by name, each the mean over the batch; none where the step was undone.
@@ -124,7 +128,7 @@ class Updater:
         torch.manual_seed(derive_seed(plan.seed, plan.phase, self.step, self.runtime.rank))
         totals: dict[str, Tensor] = {}
         self.bad_steps.remember()
-        parts = self._parts(prepared, self.student, epoch, batch)
+        parts = self._parts(prepared, self.student, epoch, batch, clean)
         for number, step in enumerate(parts):
             share = len(step.x) / len(batch.x)
             last = number + 1 == len(parts)
@@ -144,20 +148,25 @@ class Updater:
         self.runtime.average_statistics(self.student)
         return totals
 
-    def show(self, network: nn.Module, epoch: int, batch: Batch) -> None:
+    def show(self, network: nn.Module, epoch: int, batch: Batch, clean: Outputs | None = None) -> None:
         """Shows another network what a training step would: in training mode its batch statistics follow.
 
         Args:
             network: Like the student; its weights stay.
             epoch: See ``update``.
             batch: See ``update``.
+            clean: See ``update``.
         """
-        for step in self._parts(network, network, epoch, batch):
+        for step in self._parts(network, network, epoch, batch, clean):
             self.objective(step)
 
-    def _parts(self, prepared: nn.Module, bare: nn.Module, epoch: int, batch: Batch) -> list[TrainingStep]:
+    def _parts(
+        self, prepared: nn.Module, bare: nn.Module, epoch: int, batch: Batch, clean: Outputs | None
+    ) -> list[TrainingStep]:
         parts, first = [], 0
-        for index, x, y in zip(*(t.tensor_split(self.plan.accumulation) for t in batch), strict=True):
+        known = () if clean is None else (clean.logits, clean.features, *clean.intermediates)
+        splits = (t.tensor_split(self.plan.accumulation) for t in (*batch, *known))
+        for index, x, y, *said in zip(*splits, strict=True):
             step = TrainingStep(
                 autocast=partial(self.runtime.autocast, self.plan.precision),
                 prepared=prepared,
@@ -169,6 +178,7 @@ class Updater:
                 randomness=Randomness(self.plan.seed, epoch, index),
                 progress=self.step / self.total_steps,
                 first=first,
+                clean=Outputs(said[0], said[1], tuple(said[2:])) if said else None,
             )
             parts.append(step)
             first += len(index)

@@ -17,6 +17,9 @@ from rrm_transfer.core.threat import ThreatModel
 Need = Literal["features", "logits", "classifier", "frozen_classifier"]
 """What is asked of a teacher; its classifier as the start of the student's, or in its place."""
 
+Sight = Literal["clean", "other"]
+"""What a teacher is asked about: the clean input, whose outputs a cache can hold, or another."""
+
 Start = Literal["uniform", "gaussian", "noise", "none"]
 PerSampleLoss = Callable[[Tensor], Tensor]
 """Maps pixels ``(B, C, H, W)`` to what an attack ascends, one value per sample, ``(B,)``."""
@@ -120,6 +123,12 @@ class Step(Protocol):
         """Returns adversarial versions of ``x`` that maximise ``ascend``; detached, in [0, 1]."""
 
 
+def sight(*, clean: bool, other: bool) -> frozenset[Sight]:
+    """Returns those inputs that are seen."""
+    seen: dict[Sight, bool] = {"clean": clean, "other": other}
+    return frozenset(name for name, asked in seen.items() if asked)
+
+
 class Objective(ABC):
     """A training loss. Subclasses take flat keyword-only arguments and name their equation and source.
 
@@ -128,12 +137,15 @@ class Objective(ABC):
             so ask an instance.
         layers: Intermediate layers that ``Outputs`` hold, in this order.
         inversion: Of the training images, where they are replaced before training (RDT).
+        teacher_sees: Which inputs the teacher is asked about. Where its outputs on clean inputs are cached,
+            the loop has no teacher unless ``other`` is among them.
         replays: How often the loop uses each batch, with one optimiser step each time (Free AT).
     """
 
     needs: frozenset[Need] = frozenset()
     layers: tuple[LayerPair, ...] = ()
     inversion: Inversion | None = None
+    teacher_sees: frozenset[Sight] = frozenset({"clean", "other"})
     replays: int = 1
 
     @abstractmethod

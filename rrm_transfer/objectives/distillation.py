@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rrm_transfer.objectives.adversarial import attack_labels
 from rrm_transfer.objectives.arguments import Amount, Count, Positive, Share
-from rrm_transfer.objectives.base import InnerAttack, Objective, Step, Term
+from rrm_transfer.objectives.base import InnerAttack, Objective, Step, Term, sight
 from rrm_transfer.objectives.divergences import cross_entropy, kl_divergence
 from rrm_transfer.objectives.igdm import igdm_terms
 
@@ -45,6 +45,7 @@ class ARD(Objective):
         self.temperature = temperature
         self.inner = InnerAttack(steps, step_size)
         self.igdm_weight = igdm_weight
+        self.teacher_sees = sight(clean=True, other=igdm_weight > 0)
 
     def __call__(self, step: Step) -> list[Term]:
         x_adv = attack_labels(step, self.inner)
@@ -136,6 +137,7 @@ class RSLAD(Objective):
         self.adversarial_share = adversarial_share
         self.inner = InnerAttack(steps, step_size, start="gaussian", start_scale=_SMALL_GAUSSIAN)
         self.igdm_weight = igdm_weight
+        self.teacher_sees = sight(clean=True, other=igdm_weight > 0)
 
     def __call__(self, step: Step) -> list[Term]:
         target = step.clean_teacher().logits
@@ -173,6 +175,7 @@ class AdaAD(Objective):
         self.adversarial_share = adversarial_share
         self.inner = InnerAttack(steps, step_size, start="gaussian", start_scale=_SMALL_GAUSSIAN)
         self.igdm_weight = igdm_weight
+        self.teacher_sees = sight(clean=adversarial_share < 1, other=True)
 
     def __call__(self, step: Step) -> list[Term]:
         def disagreement(x: Tensor) -> Tensor:

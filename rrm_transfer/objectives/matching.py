@@ -14,7 +14,17 @@ from torch import Tensor
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.objectives.arguments import Amount, Count, Layers, Positive, Share, Weights
-from rrm_transfer.objectives.base import InnerAttack, LayerPair, Need, Objective, Start, Step, Term
+from rrm_transfer.objectives.base import (
+    InnerAttack,
+    LayerPair,
+    Need,
+    Objective,
+    Sight,
+    Start,
+    Step,
+    Term,
+    sight,
+)
 from rrm_transfer.objectives.divergences import cosine_distance, cross_entropy, kl_divergence, relative_l2
 from rrm_transfer.objectives.igdm import igdm_terms
 from rrm_transfer.objectives.inputs import add_noise, mix
@@ -79,10 +89,19 @@ class Matching(Objective):
                 "Intermediate layers are weighted in units of feature_weight.", received="feature_weight=0"
             )
         self.needs = self._asked(weights) | self._classifier_need(weights)
+        self.teacher_sees = self._sight() if self.asks else frozenset()
 
     def balances(self) -> list[Balance]:
         """Returns the weights for each kind of input."""
         return [Balance(self.feature_weight, self.kd_weight, self.ce_weight)]
+
+    @property
+    def asks(self) -> bool:
+        """Whether a term asks for the teacher's outputs."""
+        return bool(self.needs & {"features", "logits"})
+
+    def _sight(self) -> frozenset[Sight]:
+        return sight(clean=True, other=False)
 
     def _pairs(self) -> tuple[LayerPair, ...]:
         teachers = self.student_layers if self.teacher_layers is None else self.teacher_layers
@@ -117,7 +136,7 @@ class Matching(Objective):
 
     def clean_teacher(self, step: Step) -> Outputs | None:
         """Returns the teacher's outputs on the clean image; None where no term asks for them."""
-        return step.clean_teacher() if self.needs & {"features", "logits"} else None
+        return step.clean_teacher() if self.asks else None
 
     def distances(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Returns each chosen distance between representations, ``(B, width)``, by name, ``(B,)``."""
@@ -180,6 +199,9 @@ class CleanMatching(Matching):
     noise: Amount = 0.0
     mixup: Share = 0.0
 
+    def _sight(self) -> frozenset[Sight]:
+        return sight(clean=not self.mixup, other=self.mixup > 0)
+
     def __call__(self, step: Step) -> list[Term]:
         (balance,) = self.balances()
         if not self.mixup:
@@ -187,7 +209,7 @@ class CleanMatching(Matching):
             student = step.student(add_noise(step, step.x, self.noise))
             return self.terms(student, teacher, step.y, balance)
         mixture = mix(step, self.mixup)
-        teacher = step.teacher(mixture.x) if self.needs & {"features", "logits"} else None
+        teacher = step.teacher(mixture.x) if self.asks else None
         student = step.student(add_noise(step, mixture.x, self.noise))
         return self.terms(student, teacher, mixture.probabilities(student.logits.shape[1]), balance)
 
@@ -239,6 +261,9 @@ class AdversarialMatching(Matching):
             _START_SCALES.get(self.start, 1.0) if scale is None else scale,
             self.clip,
         )
+
+    def _sight(self) -> frozenset[Sight]:
+        return sight(clean=True, other=self.igdm_weight > 0)
 
     def balances(self) -> list[Balance]:
         clean = Balance(self.clean_feature_weight, self.clean_kd_weight, self.clean_ce_weight)

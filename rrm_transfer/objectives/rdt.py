@@ -24,6 +24,7 @@ class RDT(Natural):
     """
 
     needs = frozenset({"features"})
+    teacher_sees = frozenset()
 
     def __init__(
         self,

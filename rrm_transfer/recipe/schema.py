@@ -34,6 +34,20 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
 
 
+class CacheSection(Section):
+    """The teacher's outputs on clean training images, computed once and read by any number of runs.
+
+    Attributes:
+        views: Augmented versions of each image; the epochs take them in turn.
+        dtype: In which the outputs are stored.
+        seed: Of the views' augmentation; None: the run's. Runs share a cache where it is the same.
+    """
+
+    views: Count
+    dtype: Literal["float16", "bf16"] = "float16"
+    seed: Annotated[int, Field(ge=0)] | None = None
+
+
 class TeacherSection(Section):
     """The robust teacher.
 
@@ -44,6 +58,7 @@ class TeacherSection(Section):
         normalisation: ``none``, ``imagenet``, ``cifar10`` or ``mean/std``, where the source does not tell it.
         features_only: Whether its classifier is left aside, so that its classes need not be the data's.
         check: Whether clean and short-PGD accuracy are measured before training.
+        cache: None: the teacher runs beside the student.
     """
 
     name: str
@@ -52,6 +67,7 @@ class TeacherSection(Section):
     normalisation: str | None = None
     features_only: bool = False
     check: bool = True
+    cache: CacheSection | None = None
 
 
 class StudentSection(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Self, cast
 
@@ -126,6 +127,22 @@ class Teacher(nn.Module):
         self._groups = tuple(tuple(group) for group in groups)
         self.num_classes = len(self._groups)
         self.class_names = None if names is None else tuple(names)
+
+    def fingerprint(self) -> str:
+        """Returns the identity of its outputs: weights, architecture, view, classes, as 64 hex digits."""
+        parts = {
+            "architecture": self.architecture,
+            "arguments": self.provenance.get("arguments"),
+            "stem": self.provenance.get("stem"),
+            "view": self.view,
+            "statistics": self.normalise.statistics,
+            "groups": self._groups,
+        }
+        digest = hashlib.sha256(repr(parts).encode())
+        for name, value in self.network.state_dict().items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def features(self, x: Tensor) -> Tensor:
         """Returns the representation, ``(B, width)``."""

@@ -18,6 +18,7 @@ from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import MemoryImages
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.engine.checkpoints import Checkpoints
+from rrm_transfer.engine.feature_cache import FeatureCache
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.optimisation import Optimisation
 from rrm_transfer.engine.progress import Narrator
@@ -88,6 +89,21 @@ def small_images(count: int = 45) -> MemoryImages:
     return memory_images(count, channels=1, size=SIZE, classes=CLASSES)
 
 
+def small_loader(
+    images: MemoryImages, *, batch: int = 9, seed: int = 0, views: int | None = None, **changes: Any
+) -> TrainingLoader:
+    """Returns this process's stream of batches; ``changes`` replace arguments of the loader."""
+    runtime = Runtime()
+    settings: dict[str, Any] = {
+        "fit": Fit("none", SIZE),
+        "augmentation": Augmentation(crop_padding=1, flip=True),
+        "rank": runtime.rank,
+        "world": runtime.world,
+        "device": runtime.device,
+    }
+    return TrainingLoader(images, global_batch_size=batch, seed=seed, views=views, **{**settings, **changes})
+
+
 @dataclass
 class Run:
     """One phase of training, and what it logged.
@@ -103,6 +119,9 @@ class Run:
         images: To train on.
         select_every: Epochs between evaluations of selection.
         judge: Of selection, instead of a short PGD on images of its own.
+        taught_by: The teacher; None: one like the student.
+        views: Augmented versions of each image; None: one for each epoch.
+        features: A cache of the teacher's outputs.
         after_step: Called after each step.
     """
 
@@ -116,6 +135,9 @@ class Run:
     images: MemoryImages = field(default_factory=small_images)
     select_every: int | None = None
     judge: Judge | None = None
+    taught_by: nn.Module | None = None
+    views: int | None = None
+    features: FeatureCache | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     after_step: Callable[[], None] | None = None
@@ -123,7 +145,7 @@ class Run:
     def __post_init__(self) -> None:
         self.stop = StopRequest()
         self.student = Network(**self.network)
-        self.teacher = frozen_teacher(layers=self.network.get("layers", 0))
+        self.teacher = self.taught_by or frozen_teacher(layers=self.network.get("layers", 0))
         runtime = Runtime()
         objective = build_objective(self.objective, **self.arguments)
         judge = self.judge or held_out_judge(
@@ -141,20 +163,12 @@ class Run:
             student=self.student,
             teacher=self.teacher if objective.needs else None,
             objective=objective,
-            loader=TrainingLoader(
-                self.images,
-                fit=Fit("none", SIZE),
-                augmentation=Augmentation(crop_padding=1, flip=True),
-                global_batch_size=self.batch,
-                seed=self.plan.seed,
-                rank=runtime.rank,
-                world=runtime.world,
-                device=runtime.device,
-            ),
+            loader=small_loader(self.images, batch=self.batch, seed=self.plan.seed, views=self.views),
             checkpoints=Checkpoints(self.folder, self.plan.phase, self.warnings.append),
             narrator=Narrator(),
             log=self._log,
             selection=self.selection,
+            features=self.features,
         )
 
     def __call__(self, *, resume: bool = False) -> TrainingResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from pathlib import Path
@@ -146,36 +145,11 @@ def test_the_lock_is_refused_with_its_holder_named_and_leaves_nothing(tmp_path: 
     assert list(folder.path.iterdir()) == []
 
 
-def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    folder._lock.write_text("process 1 on another machine")
-    with folder.locked():
-        assert folder._lock.read_text().startswith(f"process {os.getpid()} on")
-
-
-def test_a_lock_file_that_its_owner_just_removed_is_not_enough(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    with folder._lock.open("a+") as orphan:
-        folder._lock.unlink()
-        fcntl.flock(orphan, fcntl.LOCK_EX)
-        assert not folder._is_still(orphan)
-        with folder.locked():
-            pass
-
-
-def test_workers_do_not_keep_the_lock(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    reader, writer = os.pipe()
-    with folder.locked():
-        child = os.fork()
-        if not child:
-            os.close(writer)
-            os.read(reader, 1)  # until the parent is done
-            os._exit(0)
-    with RunFolder(tmp_path).locked():
-        os.close(writer)
-    os.waitpid(child, 0)
-    os.close(reader)
+def test_events_are_found_by_name(tmp_path: Path) -> None:
+    folder = _started(tmp_path)
+    for number in range(3):
+        folder.log("odd" if number % 2 else "even", {"number": number})
+    assert [event["number"] for event in folder.events("even")] == [0, 2]
 
 
 def test_the_environment_names_no_machine() -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.step import TrainingStep, evaluation_mode
 from rrm_transfer.objectives.base import InnerAttack
-from tests.engine.small import SIZE, Network, equal, frozen_teacher
+from tests.engine.small import PLAN, SIZE, Network, Run, equal, frozen_teacher
 
 
 def _step(student: Network, **changes: Any) -> TrainingStep:
@@ -78,3 +83,67 @@ def test_evaluation_mode_ends_also_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert network.training
+
+
+def test_the_teacher_keeps_nothing_for_a_backward_pass_that_nobody_makes() -> None:
+    step = _step(Network())
+    modes: list[bool] = []
+
+    def look(*_: object) -> None:
+        modes.append(torch.is_inference_mode_enabled())
+
+    assert step.frozen is not None
+    step.frozen.register_forward_hook(look)
+    target = step.clean_teacher()
+    loss = (step.student(step.x).features * target.features).square().mean()
+    loss.backward()  # type: ignore[no-untyped-call]  # what was inferred may enter a loss
+    step.teacher(step.x.clone().requires_grad_())
+    assert modes == [True, False]
+
+
+def _energy(step: TrainingStep, x: Tensor) -> Tensor:
+    return step.student_eval(x).logits.square().sum(1)
+
+
+def test_attacks_compute_no_gradients_of_weights() -> None:
+    """Operations are counted: an attack on frozen weights takes as many."""
+    counts = {}
+    for frozen in (False, True):
+        student = Network().train().requires_grad_(not frozen)
+        step = _step(student)
+        with FlopCounterMode(display=False) as counter:
+            step.attack(partial(_energy, step), InnerAttack(3, 0.5))
+        counts[frozen] = counter.get_total_flops()
+    assert counts[False] == counts[True] > 0
+
+    student = Network().train()
+    step = _step(student)
+    with FlopCounterMode(display=False) as counter:
+        step.student(step.x).logits.square().sum().backward()  # type: ignore[no-untyped-call]
+    assert counter.get_total_flops() > counts[False] / 3  # one pass with gradients of weights
+
+
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
+    """Records what makes the host wait for a device: values that it reads, and tensors of unknown size."""
+
+    names = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in self.names:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("objective", ["natural", "rrm", "rrm-adv", "igdm", "free-at"])
+def test_a_step_reads_no_value_of_the_device(objective: str, tmp_path: Path) -> None:
+    plan = replace(PLAN, clip_grad=1.0, log_every=100)
+    trainer = Run(tmp_path, objective=objective, plan=plan).trainer
+    batches, updater = trainer._batches(), trainer._updater
+    updater.update(updater.student, *next(batches))  # creates the optimiser's state
+    with _Reads() as reads:
+        updater.update(updater.student, *next(batches))
+    assert reads.found == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rrm_transfer.core.randomness import Randomness
-from rrm_transfer.objectives import build_objective
+from rrm_transfer.objectives import OBJECTIVES, build_objective, objective_arguments
 from rrm_transfer.objectives.inputs import mix
 from tests.objectives.fakes import CLASSES, make_step
 from tests.objectives.test_equations import ce, cosine, total
@@ -60,3 +60,24 @@ def test_shares_follow_the_beta_distribution(alpha: float) -> None:
     assert 0 <= share.min() <= share.max() <= 1
     assert share.mean().item() == pytest.approx(0.5, abs=0.01)
     assert share.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.005)
+
+
+_VARIANTS: list[dict[str, float]] = [{}, {"adversarial_share": 0.5}, {"igdm_weight": 1.0}, {"mixup": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("objective", "arguments"),
+    [
+        (name, variant)
+        for name in OBJECTIVES.names
+        for variant in _VARIANTS
+        if variant.keys() <= {argument.name for argument in objective_arguments(name)}
+        if build_objective(name).needs
+    ],
+)
+def test_objectives_say_what_they_ask_the_teacher_about(objective: str, arguments: dict[str, float]) -> None:
+    made = build_objective(objective, **arguments)
+    step = make_step(progress=0.9)
+    made(step)
+    asked = {"clean": step.clean_targets > 0, "other": len(step.taught) > 0}
+    assert made.teacher_sees == {sight for sight, happened in asked.items() if happened}
