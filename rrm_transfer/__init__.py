@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rrm_transfer.api import (
+        CostReport,
         Exported,
+        Preview,
         Pushed,
         Recipe,
         RRMTask,
         RunResult,
+        bench,
         evaluate,
         export,
         load_student,
+        preview,
         push,
         read_recipe,
         teach,
@@ -23,15 +27,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "CostReport",
     "Exported",
+    "Preview",
     "Pushed",
     "RRMTask",
     "Recipe",
     "RunResult",
     "__version__",
+    "bench",
     "evaluate",
     "export",
     "load_student",
+    "preview",
     "push",
     "read_recipe",
     "teach",

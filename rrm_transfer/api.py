@@ -1,4 +1,4 @@
-"""The abilities of the command line for Python: transfer, teach, evaluate, push, export, load_student."""
+"""The abilities of the command line for Python, from ``transfer`` and ``evaluate`` to ``push`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import ParamSpec
 
 from rrm_transfer import __version__
 from rrm_transfer.core.hub_repository import HubRepository
+from rrm_transfer.engine.bench import bench
+from rrm_transfer.engine.costs import CostReport
 from rrm_transfer.engine.evaluate_job import evaluate as _evaluate
 from rrm_transfer.engine.formats import Exported, export
 from rrm_transfer.engine.job import run as _run
 from rrm_transfer.engine.metrics import Metrics, read_metrics
+from rrm_transfer.engine.preview import Preview, preview
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.result import RunResult
 from rrm_transfer.engine.run_folder import RunFolder
@@ -26,14 +29,18 @@ from rrm_transfer.report.publication import publication
 from rrm_transfer.students.loading import load_student
 
 __all__ = [
+    "CostReport",
     "Exported",
+    "Preview",
     "Pushed",
     "RRMTask",
     "Recipe",
     "RunResult",
+    "bench",
     "evaluate",
     "export",
     "load_student",
+    "preview",
     "push",
     "read_recipe",
     "teach",

@@ -60,9 +60,9 @@ def write_teacher(folder: Path, *, steps: int = 25) -> Path:
     return folder
 
 
-def recipe_options(teacher: Path, data: Path, *, student: str = "test_resnet", epochs: int = 2) -> list[str]:
-    """Returns options of ``rrm-transfer run``: 4 steps an epoch, a short control, little evaluation."""
-    settings = {
+def settings(*, epochs: int = 2) -> list[str]:
+    """Returns recipe overrides: 4 steps an epoch, a short control, little evaluation."""
+    values = {
         "train.epochs": epochs,
         "train.global_batch_size": 16,
         "train.lr": 0.02,
@@ -79,5 +79,10 @@ def recipe_options(teacher: Path, data: Path, *, student: str = "test_resnet", e
         "evaluate.images": 16,
         "evaluate.batch_size": 8,
     }
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def recipe_options(teacher: Path, data: Path, *, student: str = "test_resnet", epochs: int = 2) -> list[str]:
+    """Returns options of ``rrm-transfer run``; see ``settings``."""
+    sets = [part for setting in settings(epochs=epochs) for part in ("--set", setting)]
     return ["--teacher", str(teacher), "--dataset", str(data), "--student", student, *sets]

@@ -9,7 +9,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from rrm_transfer import __version__
-from rrm_transfer.cli import compare, doctor, evaluate, export, inspect, push, recipes, run, sweep, teach
+from rrm_transfer.cli import (
+    bench,
+    compare,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    push,
+    recipes,
+    run,
+    sweep,
+    teach,
+)
 from rrm_transfer.cli.output import first_to_report
 from rrm_transfer.core.errors import Interrupted, UserError
 
@@ -40,6 +52,7 @@ app.command("teach")(teach.teach)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("sweep")(sweep.sweep)
+app.command("bench")(bench.bench)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.add_typer(recipes.app, name="recipes")

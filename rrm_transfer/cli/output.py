@@ -64,3 +64,8 @@ def print_run(result: RunResult, *, as_json: bool) -> None:
             print_json(result_document(result))
         else:
             print_result(result)
+
+
+def silence_profiler() -> None:
+    """Keeps torch's profiler, which measures memory, silent; to be called before torch is imported."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")

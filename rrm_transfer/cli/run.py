@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rrm_transfer.cli import options
-from rrm_transfer.cli.output import is_first_process, narrator, print_json, print_run
+from rrm_transfer.cli.output import is_first_process, narrator, print_json, print_run, silence_profiler
 from rrm_transfer.cli.request import key_values, names_code, request
+
+if TYPE_CHECKING:
+    from rrm_transfer.recipe.schema import Recipe
 
 
 def run(
@@ -44,6 +47,10 @@ def run(
     teacher_weights: options.TeacherWeights = None,
     teacher_normalisation: options.TeacherNormalisation = None,
     tracker: options.Tracker = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the resolved recipe, memory, time and cost; write nothing."),
+    ] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -64,6 +71,8 @@ def run(
     if help_objective:
         _print_objective(objective or "rrm", as_json=as_json)
         return
+    if dry_run:
+        silence_profiler()
     wanted = request(
         recipe=recipe,
         base="quickstart",
@@ -85,6 +94,10 @@ def run(
         seed=seed,
         output=output,
     )
+    code = names_code(teacher, teacher_arch)
+    if dry_run:
+        _preview(wanted, allow_code=code, as_json=as_json, quiet=quiet)
+        return
     from rrm_transfer import api
 
     pushes = push is not None and is_first_process()
@@ -94,7 +107,7 @@ def run(
         HubRepository(push).require_write_access()
     result = api.transfer(
         wanted,
-        allow_code=names_code(teacher, teacher_arch),
+        allow_code=code,
         narrator=narrator(quiet),
         overwrite=overwrite,
         resume=resume,
@@ -114,3 +127,15 @@ def _print_objective(name: str, *, as_json: bool) -> None:
         print_json(objective_document(name))
     else:
         print_objective(name)
+
+
+def _preview(recipe: Recipe, *, allow_code: bool, as_json: bool, quiet: bool) -> None:
+    from rrm_transfer import api
+    from rrm_transfer.report.preview import print_preview
+
+    preview = api.preview(recipe, allow_code=allow_code, narrator=narrator(quiet))
+    if is_first_process():
+        if as_json:
+            print_json(preview.to_json())
+        else:
+            print_preview(preview)

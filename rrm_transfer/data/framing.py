@@ -23,6 +23,9 @@ from rrm_transfer.data.fit import Box, Fit, resize
 from rrm_transfer.data.images import ImageSet, LazyImages, MemoryImages
 from rrm_transfer.data.workers import explaining_workers
 
+PREFETCH = 2
+"""Batches that each decoding process makes ahead."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -116,6 +119,7 @@ def _decoded(batches: _DecodedBatches, device: torch.device, workers: int) -> It
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
         pin_memory=device.type == "cuda",
         multiprocessing_context="fork" if fork else None,
     )

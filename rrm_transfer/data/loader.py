@@ -13,8 +13,8 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.fit import Fit
-from rrm_transfer.data.framing import Frame, fitted_batches
-from rrm_transfer.data.images import ImageSet
+from rrm_transfer.data.framing import PREFETCH, Frame, fitted_batches
+from rrm_transfer.data.images import ImageSet, LazyImages
 
 
 class Batch(NamedTuple):
@@ -104,6 +104,16 @@ class TrainingLoader:
         self._part = slice(rank * share, (rank + 1) * share)
         self.device = torch.device(device)
         self._workers = workers
+
+    @property
+    def prefetched(self) -> int:
+        """Batches that other processes decode ahead; 0 where batches are made when they are asked for."""
+        return PREFETCH * self._workers if isinstance(self.images, LazyImages) else 0
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether other processes decode while this one works."""
+        return self.prefetched > 0
 
     @property
     def description(self) -> str:

@@ -146,7 +146,8 @@ class Assembly:
                 name: train[name]
                 for name in (
                     "accumulation", "eps_warmup_epochs", "clip_grad", "precision", "channels_last",
-                    "checkpoint_every", "log_every", "skip_bad_steps", "sync_batchnorm",
+                    "sync_batchnorm", "compile", "gradient_checkpointing", "checkpoint_every", "log_every",
+                    "skip_bad_steps",
                 )
             },
         )  # fmt: skip
@@ -204,7 +205,7 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
         with runtime.main_first():
             teacher = _load_teacher(recipe, data, fit, allow_code=allow_code)
         align_labels(teacher, data, narrator)
-        _check_fits(teacher, data, recipe, needs)
+        check_fits(teacher, data, recipe, needs)
         narrator.note(
             f"teacher: {teacher.name}, {teacher.architecture}, width {teacher.width}, "
             f"normalisation {teacher.provenance['normalisation']}, {teacher.provenance['view']}"
@@ -365,7 +366,12 @@ def _load_teacher(recipe: Recipe, data: DataSet, fit: Fit, *, allow_code: bool) 
     )
 
 
-def _check_fits(teacher: Teacher, data: DataSet, recipe: Recipe, needs: frozenset[Need]) -> None:
+def check_fits(teacher: Teacher, data: DataSet, recipe: Recipe, needs: frozenset[Need]) -> None:
+    """Checks that a teacher can give what the recipe's objective needs.
+
+    Raises:
+        UserError: It cannot.
+    """
     section, logits = recipe.teacher, "logits" in needs
     assert section is not None
     if logits and teacher.num_classes is None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from rrm_transfer.data.loader import Batch, evaluation_batches
 from rrm_transfer.engine.assembly import Assembly
+from rrm_transfer.engine.execution import set_checkpointing
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Precision, Runtime
 from rrm_transfer.engine.updating import Updater
@@ -161,6 +162,7 @@ def _stepping(
         replace(
             assembly.plan("calibration", 1),
             accumulation=1,
+            compile=False,
             precision=numerics.precision,
             channels_last=numerics.channels_last,
         ),
@@ -170,6 +172,9 @@ def _stepping(
         objective=objective,
         steps_per_epoch=2 + STEPS,
     )
+
+    if updater.plan.gradient_checkpointing:
+        set_checkpointing(updater.student, True)
 
     def step(batch: Batch) -> float:
         runtime.synchronise()

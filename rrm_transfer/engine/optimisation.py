@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
+
+_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+_FUSED_DEVICES = ("cpu", "cuda")
+"""Where all weights are moved by one kernel."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,17 @@ def build_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Opt
         UserError: timm knows no optimiser of that name.
     """
     check_optimizer(settings.optimizer)
+    kind = get_optimizer_class(settings.optimizer, bind_defaults=False)
+    # Weights that are shared out over processes have no such kernels for every optimiser.
+    suited = all(type(w.data) is not DTensor and w.device.type in _FUSED_DEVICES for w in model.parameters())
+    fused = {"fused": True} if kind in _FUSED and suited else {}
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         model,
         opt=settings.optimizer,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         momentum=settings.momentum,
+        **fused,
     )
     return optimizer
 

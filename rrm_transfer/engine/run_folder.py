@@ -197,14 +197,19 @@ def environment(facts: Mapping[str, object]) -> dict[str, Any]:
     Args:
         facts: What must not change on the way, such as ``processes``; versions and devices are added.
     """
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         **facts,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": library_versions(),
-        "devices": devices or [f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads"],
+        "devices": devices(),
     }
+
+
+def devices() -> list[str]:
+    """Names what this process can compute on."""
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return names or [f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
 
 
 def library_versions() -> dict[str, str]:

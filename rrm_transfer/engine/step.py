@@ -14,6 +14,7 @@ from rrm_transfer.attacks.ascent import inner_attack
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.engine.timing import Clock, untimed
 from rrm_transfer.objectives.base import InnerAttack, PerSampleLoss
 
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -40,6 +41,7 @@ class TrainingStep:
         bare: The same student without the wrapper, for attacks.
         frozen: The teacher, where there is one and it is asked.
         clean: The teacher's outputs on ``x``, where they are known.
+        clock: Wraps the parts whose time is of interest.
     """
 
     autocast: Autocast
@@ -53,12 +55,14 @@ class TrainingStep:
     progress: float
     first: int
     clean: Outputs | None = None
+    clock: Clock = untimed
 
     def student(self, x: Tensor) -> Outputs:
-        return self._run(self.prepared, x)
+        with self.clock("student forward"):
+            return self._run(self.prepared, x)
 
     def student_eval(self, x: Tensor) -> Outputs:
-        with evaluation_mode(self.bare):
+        with self.clock("student forward"), evaluation_mode(self.bare):
             return self._run(self.bare, x)
 
     def clean_teacher(self) -> Outputs:
@@ -69,22 +73,24 @@ class TrainingStep:
     def teacher(self, x: Tensor) -> Outputs:
         if self.frozen is None:
             raise ValueError("this run has no teacher")
-        if x.requires_grad:
-            return self._run(self.frozen, x)
-        return infer(self.frozen, x, self.autocast)
+        with self.clock("teacher"):
+            if x.requires_grad:
+                return self._run(self.frozen, x)
+            return infer(self.frozen, x, self.autocast)
 
     def attack(self, ascend: PerSampleLoss, inner: InnerAttack) -> Tensor:
-        return inner_attack(
-            self.x,
-            loss=ascend,
-            threat=self.threat,
-            randomness=self.randomness,
-            steps=inner.steps,
-            step_size=inner.step_size,
-            start=inner.start,
-            start_scale=inner.start_scale,
-            clip=inner.clip,
-        )
+        with self.clock("attack"):
+            return inner_attack(
+                self.x,
+                loss=ascend,
+                threat=self.threat,
+                randomness=self.randomness,
+                steps=inner.steps,
+                step_size=inner.step_size,
+                start=inner.start,
+                start_scale=inner.start_scale,
+                clip=inner.clip,
+            )
 
     def _run(self, module: nn.Module, x: Tensor) -> Outputs:
         return run(module, x, self.autocast)

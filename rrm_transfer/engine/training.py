@@ -24,11 +24,15 @@ from rrm_transfer.engine.parallel import whole
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.selection import Selection
+from rrm_transfer.engine.timing import Waiting
 from rrm_transfer.engine.training_state import pack, part_of, unpack
 from rrm_transfer.engine.updating import TrainingPlan, Updater
 from rrm_transfer.objectives.base import Objective
 
 Log = Callable[[str, dict[str, Any]], None]
+
+_NOTABLE_DATA_SHARE = 0.2
+"""Part of the loop's time that is spent on images, above which it is told."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,7 @@ class Trainer:
         self._selection = selection
         self._window = LossWindow(runtime, self._place)
         self._seconds = 0.0
+        self._waiting = Waiting()
 
     @property
     def _step(self) -> int:
@@ -148,7 +153,7 @@ class Trainer:
         """
         finished = resume and self._restore()
         if not finished:
-            with stop.deferred(), self.runtime.prepared(self._student) as prepared:
+            with stop.deferred(), self._updater.prepared() as prepared:
                 self._loop(prepared, stop)
                 self._result()
                 self._save(final=True)
@@ -166,6 +171,7 @@ class Trainer:
         self._select(saved=True)  # where an evaluation was interrupted
         begun, before, first = time.monotonic(), self._seconds, self._step
         title = f"{plan.phase}: {type(self.objective).__name__}"
+        self._waiting.seconds = 0.0
         with self._narrator.task(title, self.total_steps, done=self._step) as task:
             for epoch, batch, clean in self._batches():
                 losses = self._updater.update(prepared, epoch, batch, clean)
@@ -183,10 +189,11 @@ class Trainer:
                     rate = (self._step - first) * images_per_step / max(seconds, 1e-9)
                     facts = {name: f"{value:.4f}" for name, value in means.items()}
                     task.update(self._step, {**facts, "images/s": f"{rate:.0f}"})
-                    self._record(epoch, means, rate)
+                    self._record(epoch, means, rate, self._waiting.seconds / max(seconds, 1e-9))
                 pause = self._select()
                 begun += pause
                 if self._step == self.total_steps:
+                    self._tell_of_data(self._waiting.seconds / max(seconds, 1e-9))
                     break
                 if (look or ask_always) and runtime.any(stop.received):
                     self._save()
@@ -199,7 +206,7 @@ class Trainer:
         while self._step < self.total_steps:
             epoch, position = divmod(self._step, self._updater.steps_per_epoch)
             first_batch, skipped = divmod(position, replays)
-            for batch, clean in self._epoch(epoch, first_batch):
+            for batch, clean in self._waiting(self._epoch(epoch, first_batch)):
                 for _ in range(replays - skipped):
                     yield epoch, batch, clean
                 skipped = 0
@@ -246,10 +253,10 @@ class Trainer:
         )
         return time.monotonic() - began
 
-    def _record(self, epoch: int, losses: dict[str, float], rate: float) -> None:
+    def _record(self, epoch: int, losses: dict[str, float], rate: float, waited: float) -> None:
         lr = self._updater.optimizer.param_groups[0]["lr"]
         facts = {"phase": self.plan.phase, "step": self._step, "epoch": epoch, "losses": losses}
-        self._log("step", {**facts, "lr": lr, "images_per_s": round(rate, 1)})
+        self._log("step", {**facts, "lr": lr, "images_per_s": round(rate, 1), "data_share": round(waited, 3)})
 
     def _tell_of_bad_step(self) -> None:
         found = self._updater.bad_steps.found
@@ -259,6 +266,13 @@ class Trainer:
         self._narrator.warn(
             f"{self.plan.phase}: step {step}, {self._place(step)}, skipped: {cause} not finite ({count})"
         )
+
+    def _tell_of_data(self, share: float) -> None:
+        if share > _NOTABLE_DATA_SHARE:
+            better = "more data.workers" if self.loader.overlaps else "data.augmentation does most of it"
+            self._narrator.note(
+                f"{self.plan.phase}: {share:.0%} of the time went into waiting for images ({better})"
+            )
 
     def _save(self, *, final: bool = False) -> None:
         self._window.check()

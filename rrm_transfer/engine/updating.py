@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness, derive_seed
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.loader import Batch
 from rrm_transfer.engine.bad_steps import BadSteps
+from rrm_transfer.engine.execution import (
+    compiler_error,
+    executing,
+    is_out_of_memory,
+    kept_statistics,
+    out_of_memory,
+)
 from rrm_transfer.engine.optimisation import Optimisation, Schedule, build_optimizer
 from rrm_transfer.engine.parallel import whole
 from rrm_transfer.engine.runtime import Precision, Runtime
 from rrm_transfer.engine.step import TrainingStep
+from rrm_transfer.engine.timing import Clock, untimed
 from rrm_transfer.objectives.base import Objective
 
 
@@ -36,6 +46,8 @@ class TrainingPlan:
         precision: Of forward and backward passes.
         channels_last: Memory format of images and weights.
         sync_batchnorm: Whether batch norms normalise by the images of all processes.
+        compile: Whether the student is compiled.
+        gradient_checkpointing: Whether activations are computed again in the backward pass.
         checkpoint_every: Optimiser steps between checkpoints.
         log_every: Optimiser steps between log lines.
         skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
@@ -60,6 +72,8 @@ class TrainingPlan:
     seed: int
     ema: float | None = None
     average_epochs: int | None = None
+    compile: bool = False
+    gradient_checkpointing: bool = False
 
 
 class Updater:
@@ -76,6 +90,7 @@ class Updater:
     Attributes:
         step: Optimiser steps done.
         bad_steps: Those of them that were undone.
+        clock: Wraps the parts of a step whose time is of interest.
     """
 
     def __init__(
@@ -93,6 +108,7 @@ class Updater:
         self.objective = objective
         self.steps_per_epoch = steps_per_epoch
         self.step = 0
+        self.clock: Clock = untimed
         self._format = torch.channels_last if plan.channels_last else torch.contiguous_format
         self._given = student.to(memory_format=self._format)
         self.student = runtime.training_form(student, sync_batchnorm=plan.sync_batchnorm)
@@ -107,6 +123,15 @@ class Updater:
     def total_steps(self) -> int:
         return self.plan.epochs * self.steps_per_epoch
 
+    @contextmanager
+    def prepared(self) -> Iterator[nn.Module]:
+        """Gives the student as ``update`` wants it."""
+        form = executing(
+            self.student, compiled=self.plan.compile, checkpointing=self.plan.gradient_checkpointing
+        )
+        with form, self.runtime.prepared(self.student) as prepared:
+            yield prepared
+
     def update(
         self, prepared: nn.Module, epoch: int, batch: Batch, clean: Outputs | None = None
     ) -> dict[str, Tensor]:
@@ -120,32 +145,57 @@ class Updater:
 
         Returns:
             The loss terms by name, each the mean over the batch; none where the step was undone.
+
+        Raises:
+            UserError: Memory ran out, or the student cannot be compiled.
         """
+        plan = self.plan
+        self._schedule.set(self.step)
+        self.bad_steps.remember()
+        try:
+            totals = self._backward(prepared, epoch, batch, clean, plan.accumulation)
+        except RuntimeError as error:
+            problem = compiler_error(error) if plan.compile else None
+            if problem is not None:
+                raise problem from error
+            if not is_out_of_memory(error):
+                raise
+            totals = None
+        if totals is None:
+            # After the handler, as the traceback holds what the step had allocated.
+            raise self._out_of_memory(epoch, batch, clean)
+        self.step += 1
+        if self.bad_steps.undoes(self.step, totals):
+            return {}
+        with self.clock("optimiser"):
+            if plan.clip_grad is not None:
+                self.runtime.accelerator.clip_grad_norm_(self.student.parameters(), plan.clip_grad)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.runtime.average_statistics(self.student)
+        return totals
+
+    def _backward(
+        self, prepared: nn.Module, epoch: int, batch: Batch, clean: Outputs | None, accumulation: int
+    ) -> dict[str, Tensor]:
+        """Adds up the gradients of one batch and returns its loss terms."""
         plan, accelerator = self.plan, self.runtime.accelerator
         self.student.train()
-        self._schedule.set(self.step)
         # Dropout and drop path draw from the global generator: a resumed run must find it in the same state.
         torch.manual_seed(derive_seed(plan.seed, plan.phase, self.step, self.runtime.rank))
         totals: dict[str, Tensor] = {}
-        self.bad_steps.remember()
-        parts = self._parts(prepared, self.student, epoch, batch, clean)
+        parts = self._parts(prepared, self.student, epoch, batch, clean, accumulation)
         for number, step in enumerate(parts):
             share = len(step.x) / len(batch.x)
             last = number + 1 == len(parts)
             with nullcontext() if last else accelerator.no_sync(prepared):
                 terms = self.objective(step)
                 loss = torch.stack([term.weight * term.value for term in terms]).sum()
-                accelerator.backward(loss * share)
+                again = kept_statistics(self.student) if plan.gradient_checkpointing else nullcontext()
+                with self.clock("backward"), again:
+                    accelerator.backward(loss * share)
             for term in terms:
                 totals[term.name] = totals.get(term.name, 0) + term.value.detach() * share
-        self.step += 1
-        if self.bad_steps.undoes(self.step, totals):
-            return {}
-        if plan.clip_grad is not None:
-            accelerator.clip_grad_norm_(self.student.parameters(), plan.clip_grad)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.runtime.average_statistics(self.student)
         return totals
 
     def show(self, network: nn.Module, epoch: int, batch: Batch, clean: Outputs | None = None) -> None:
@@ -157,15 +207,21 @@ class Updater:
             batch: See ``update``.
             clean: See ``update``.
         """
-        for step in self._parts(network, network, epoch, batch, clean):
+        for step in self._parts(network, network, epoch, batch, clean, self.plan.accumulation):
             self.objective(step)
 
     def _parts(
-        self, prepared: nn.Module, bare: nn.Module, epoch: int, batch: Batch, clean: Outputs | None
+        self,
+        prepared: nn.Module,
+        bare: nn.Module,
+        epoch: int,
+        batch: Batch,
+        clean: Outputs | None,
+        accumulation: int,
     ) -> list[TrainingStep]:
         parts, first = [], 0
         known = () if clean is None else (clean.logits, clean.features, *clean.intermediates)
-        splits = (t.tensor_split(self.plan.accumulation) for t in (*batch, *known))
+        splits = (t.tensor_split(accumulation) for t in (*batch, *known))
         for index, x, y, *said in zip(*splits, strict=True):
             step = TrainingStep(
                 autocast=partial(self.runtime.autocast, self.plan.precision),
@@ -179,6 +235,7 @@ class Updater:
                 progress=self.step / self.total_steps,
                 first=first,
                 clean=Outputs(said[0], said[1], tuple(said[2:])) if said else None,
+                clock=self.clock,
             )
             parts.append(step)
             first += len(index)
@@ -191,6 +248,26 @@ class Updater:
                 {name: whole(value) for name, value in self.student.state_dict().items()}
             )
             self._given.to(self.runtime.device)
+
+    def _out_of_memory(self, epoch: int, batch: Batch, clean: Outputs | None) -> UserError:
+        """Looks for the largest half, quarter, … of a forward pass that there is memory for."""
+        size = -(-len(batch.index) // self.plan.accumulation)
+        fits = size // 2
+        while fits:
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.accelerator.empty_cache()
+            try:
+                few = None
+                if clean is not None:
+                    layers = tuple(layer[:fits] for layer in clean.intermediates)
+                    few = Outputs(clean.logits[:fits], clean.features[:fits], layers)
+                self._backward(self.student, epoch, Batch(*(t[:fits] for t in batch)), few, 1)
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            fits //= 2
+        return out_of_memory(size, fits or None, len(batch.index))
 
     def _threat(self) -> ThreatModel:
         warmup = self.plan.eps_warmup_epochs * self.steps_per_epoch

@@ -187,6 +187,9 @@ class TrainSection(Section):
         precision: ``bf16`` is autocast; weights and losses stay float32. None: measured on a few steps.
         channels_last: Memory format of the student's images and weights. None: measured on a few steps.
         sync_batchnorm: Whether batch norms normalise by the images of all processes (GPUs).
+        compile: Runs the student through ``torch.compile``: the first step takes minutes, the others less.
+        gradient_checkpointing: Computes activations again in the backward pass: less memory, about a third
+            more time.
         checkpoint_every: Optimiser steps between checkpoints.
         log_every: Optimiser steps between log lines.
         skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
@@ -212,6 +215,8 @@ class TrainSection(Section):
     precision: Literal["float32", "bf16"] | None = None
     channels_last: bool | None = None
     sync_batchnorm: bool = False
+    compile: bool = False
+    gradient_checkpointing: bool = False
     checkpoint_every: Count = 500
     log_every: Count = 20
     skip_bad_steps: Annotated[int, Field(ge=0)] = 0

@@ -23,11 +23,13 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 # What scripts rely on.
 PROMISED = {
     "run": """--teacher --student --dataset --objective --recipe --set --output --overwrite --resume --seed
-        --pretrained/--no-pretrained --student-arg --control/--no-control --skip-teacher-check --json
-        --quiet/-q --push --teacher-arch --teacher-weights --teacher-normalisation""",
+        --pretrained/--no-pretrained --student-arg --control/--no-control --skip-teacher-check --dry-run
+        --json --quiet/-q --push --teacher-arch --teacher-weights --teacher-normalisation""",
     "teach": "--student --objective --dataset --recipe --set --output --resume --seed",
     "evaluate": """MODEL --dataset --split --attack --norm --eps --steps --restarts --images --seed --output
         --json --teacher-arch --teacher-weights --teacher-normalisation""",
+    "bench": """--teacher --student --dataset --objective --steps --recipe --set --json --teacher-arch
+        --teacher-weights --teacher-normalisation""",
     "inspect": """NAME --student --dataset --convert --json --teacher-arch --teacher-weights
         --teacher-normalisation""",
     "compare": "RUNS --format --plot --json",

@@ -24,15 +24,14 @@ FAST = Numerics("bf16", True)
 
 
 def _recipe(teacher: Path, data: Path, *overrides: str) -> Recipe:
-    options = tiny.recipe_options(teacher, data, epochs=1)
-    sets = [value for option, value in zip(options[::2], options[1::2], strict=True) if option == "--set"]
     content = {
         "teacher": {"name": str(teacher), "check": False},
         "student": {"name": "test_resnet"},
         "data": {"name": str(data)},
         "control": {"enabled": False},
     }
-    return build_recipe(content, [*sets, "train.precision=null", "train.channels_last=null", *overrides])
+    unset = ["train.precision=null", "train.channels_last=null"]
+    return build_recipe(content, [*tiny.settings(epochs=1), *unset, *overrides])
 
 
 def _fake(monkeypatch: pytest.MonkeyPatch, seconds: dict[Numerics, float]) -> None:

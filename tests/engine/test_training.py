@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,26 @@ def test_a_term_that_waits_for_its_part_of_training_is_logged_from_the_start(tmp
     introspection = [losses["introspection"] for losses in run.losses]
     assert introspection[0] == 0
     assert min(introspection[1:]) > 0
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_loop_that_waits_for_its_images_says_so(
+    slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, plan=replace(PLAN, epochs=1))
+    notes: list[str] = []
+    epoch = run.trainer.loader.epoch
+
+    def stream(*args: Any, **kwargs: Any) -> Any:
+        for batch in epoch(*args, **kwargs):
+            time.sleep(0.2 if slow else 0.0)
+            yield batch
+
+    monkeypatch.setattr(run.trainer.loader, "epoch", stream)
+    monkeypatch.setattr(run.trainer._narrator, "note", notes.append)
+    run()
+    shares = [entry["data_share"] for entry in run.of("step")]
+    if slow:
+        assert shares[-1] > 0.5
+        assert any("waiting for images" in note for note in notes)
+    assert all(0 <= share <= 1 for share in shares)

@@ -1,0 +1,167 @@
+"""What steps cost, and what follows from it for a whole recipe."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rrm_transfer.recipe.schema import Recipe
+
+YARDSTICK = "natural"
+SAT = "pgd-at"
+SAT_EPOCHS = 150 / 48
+"""Epochs of adversarial training for one of matching: the CIFAR-10 schedules of Vaishnavi et al., 2022."""
+_HOUR = 3600
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one objective's training step costs.
+
+    Attributes:
+        name: Of the objective.
+        cached: Whether the teacher's representation is read from a cache.
+        replays: Optimiser steps on each batch.
+        seconds: Of each measured step, data included.
+        images: Of a step, over all processes.
+        peak_bytes: Most memory of one process: weights, optimiser, teacher and one step.
+        parts: Mean seconds by part of a step, measured by itself.
+    """
+
+    name: str
+    cached: bool
+    replays: int
+    seconds: Sequence[float]
+    images: int
+    peak_bytes: int
+    parts: dict[str, float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """The distance between the quartiles, in seconds."""
+        if len(self.seconds) == 1:
+            return 0.0
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return high - low
+
+    @property
+    def images_per_second(self) -> float:
+        """Images that are done with, so that replays count once."""
+        return self.images / (self.replays * self.median)
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """What was measured.
+
+    Attributes:
+        recipe: Resolved.
+        device: Where.
+        processes: How many.
+        batches: Global batches of an epoch.
+        data_seconds: To make or wait for one batch, with nothing else going on.
+        data_overlaps: Whether other processes decode while the step works.
+        costs: Of the objectives; plain training first.
+    """
+
+    recipe: Recipe
+    device: str
+    processes: int
+    batches: int
+    data_seconds: float
+    data_overlaps: bool
+    costs: Sequence[Cost]
+
+    def cost(self, name: str, *, cached: bool = False) -> Cost | None:
+        return next((c for c in self.costs if (c.name, c.cached) == (name, cached)), None)
+
+    def ratio(self, cost: Cost) -> float:
+        """Returns a step's cost in units of plain training's."""
+        return cost.median / self.costs[0].median
+
+    @property
+    def data_is_bottleneck(self) -> bool:
+        """Whether a plain step waits for its images."""
+        plain = self.costs[0]
+        return self.data_overlaps and self.data_seconds >= plain.median
+
+    @property
+    def train_seconds(self) -> float | None:
+        """What training the recipe's student takes; None where its objective was not measured."""
+        cost = self.cost(self.recipe.objective.name)
+        return None if cost is None else self._epochs * self.batches * cost.replays * cost.median
+
+    @property
+    def control_seconds(self) -> float:
+        """What training the control takes; 0 where there is none."""
+        control = self.recipe.control
+        return (control.epochs or 0) * self.batches * self.costs[0].median if control.enabled else 0.0
+
+    @property
+    def ratio_to_plain(self) -> float | None:
+        """The recipe's training in units of plain training for as many epochs."""
+        plain = self._epochs * self.batches * self.costs[0].median
+        return None if self.train_seconds is None else self.train_seconds / plain
+
+    @property
+    def ratio_to_sat(self) -> float | None:
+        """The recipe's training in units of PGD adversarial training on that method's schedule."""
+        sat = self.cost(SAT)
+        if sat is None or self.train_seconds is None:
+            return None
+        return self.train_seconds / (SAT_EPOCHS * self._epochs * self.batches * sat.median)
+
+    @property
+    def _epochs(self) -> int:
+        assert self.recipe.train.epochs is not None
+        return self.recipe.train.epochs
+
+    def to_json(self) -> dict[str, Any]:
+        train, student = self.recipe.train, self.recipe.student
+        seconds = self.train_seconds
+        return {
+            "schema": 1,
+            "device": self.device,
+            "processes": self.processes,
+            "student": student.name,
+            "teacher": None if self.recipe.teacher is None else self.recipe.teacher.name,
+            "dataset": self.recipe.data.name,
+            "image_size": self.recipe.data.image_size,
+            "global_batch_size": train.global_batch_size,
+            "precision": train.precision,
+            "channels_last": train.channels_last,
+            "steps": len(self.costs[0].seconds),
+            "data": {
+                "ms": 1e3 * self.data_seconds,
+                "overlaps": self.data_overlaps,
+                "bottleneck": self.data_is_bottleneck,
+            },
+            "objectives": [self._entry(cost) for cost in self.costs],
+            "recipe": {
+                "objective": self.recipe.objective.name,
+                "epochs": train.epochs,
+                "train_hours": None if seconds is None else seconds / _HOUR,
+                "control_hours": self.control_seconds / _HOUR,
+                "ratio_to_plain": self.ratio_to_plain,
+                "ratio_to_sat": self.ratio_to_sat,
+            },
+        }
+
+    def _entry(self, cost: Cost) -> dict[str, Any]:
+        return {
+            "name": cost.name,
+            "cached": cost.cached,
+            "replays": cost.replays,
+            "step_ms": 1e3 * cost.median,
+            "step_ms_spread": 1e3 * cost.spread,
+            "images_per_s": cost.images_per_second,
+            "peak_mb": cost.peak_bytes / 2**20,
+            "ratio_to_natural": self.ratio(cost),
+            "parts_ms": {part: 1e3 * seconds for part, seconds in cost.parts.items()},
+        }

@@ -1,0 +1,83 @@
+"""The tables of what steps cost."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from rrm_transfer.engine.costs import SAT_EPOCHS, CostReport
+from rrm_transfer.report.table import duration
+
+_PARTS = ("data", "teacher", "attack", "student forward", "backward", "optimiser", "other")
+
+
+def print_costs(report: CostReport) -> None:
+    """Prints steps, where their time goes, and the estimate for the recipe."""
+    console = Console()
+    console.print(step_table(report))
+    console.print(part_table(report))
+    for line in estimate_lines(report):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def step_table(report: CostReport) -> Table:
+    """Makes one line for each objective."""
+    train = report.recipe.train
+    table = Table(
+        title=f"{report.recipe.student.name}, {report.recipe.data.image_size} px, batches of "
+        f"{train.global_batch_size}, {train.precision}; medians of {len(report.costs[0].seconds)} steps"
+    )
+    table.add_column("objective")
+    for column in ("ms per step", "± (quartiles)", "images/s", "peak MB", "÷ natural"):
+        table.add_column(column, justify="right")
+    for cost in report.costs:
+        table.add_row(
+            title(cost.name, cached=cost.cached),
+            f"{1e3 * cost.median:.4g}",
+            f"{1e3 * cost.spread / 2:.2g}",
+            f"{cost.images_per_second:,.0f}",
+            f"{cost.peak_bytes / 2**20:,.0f}",
+            f"{report.ratio(cost):.2f}",
+        )
+    return table
+
+
+def part_table(report: CostReport) -> Table:
+    """Makes one line for each objective: where the time of a step goes."""
+    table = Table(title="where the time goes, ms")
+    table.add_column("objective")
+    parts = [part for part in _PARTS if any(part in cost.parts for cost in report.costs)]
+    for part in parts:
+        table.add_column(part, justify="right")
+    for cost in report.costs:
+        cells = [f"{1e3 * cost.parts[part]:.3g}" if part in cost.parts else "–" for part in parts]
+        table.add_row(title(cost.name, cached=cost.cached), *cells)
+    return table
+
+
+def estimate_lines(report: CostReport) -> list[str]:
+    """Returns what follows for the recipe's training, and whether data hold it up."""
+    lines = []
+    recipe, seconds = report.recipe, report.train_seconds
+    if seconds is not None:
+        control = f", its control {duration(report.control_seconds)}" if report.control_seconds else ""
+        lines.append(
+            f"training this recipe ({recipe.objective.name}, {recipe.train.epochs} epochs): about "
+            f"{duration(seconds)}{control}; {report.ratio_to_plain:.2f} of plain training"
+        )
+        if report.ratio_to_sat is not None:
+            lines[-1] += (
+                f", {report.ratio_to_sat:.3f} of PGD adversarial training, which takes "
+                f"{SAT_EPOCHS:.3g} times the epochs (150 against 48 in the paper)"
+            )
+    if report.data_is_bottleneck:
+        lines.append(
+            f"data is the bottleneck: a batch takes {1e3 * report.data_seconds:.3g} ms, "
+            "longer than a plain training step; more data.workers may help"
+        )
+    return lines
+
+
+def title(name: str, *, cached: bool) -> str:
+    """Names an objective in a table."""
+    return f"{name}, cached" if cached else name
