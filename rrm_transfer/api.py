@@ -1,4 +1,4 @@
-"""The abilities of the command line for Python, from ``transfer`` and ``evaluate`` to ``push`` and ``bench``."""
+"""The abilities of the command line for Python, from ``transfer`` to ``push`` and ``bench``."""
 
 from __future__ import annotations
 
