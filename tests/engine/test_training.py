@@ -228,14 +228,14 @@ def test_a_loop_that_waits_for_its_images_says_so(
 ) -> None:
     run = Run(tmp_path, plan=replace(PLAN, epochs=1))
     notes: list[str] = []
-    epoch = run.trainer.loader.epoch
+    batches = run.trainer.loader.batches
 
     def stream(*args: Any, **kwargs: Any) -> Any:
-        for batch in epoch(*args, **kwargs):
+        for batch in batches(*args, **kwargs):
             time.sleep(0.2 if slow else 0.0)
             yield batch
 
-    monkeypatch.setattr(run.trainer.loader, "epoch", stream)
+    monkeypatch.setattr(run.trainer.loader, "batches", stream)
     monkeypatch.setattr(run.trainer._narrator, "note", notes.append)
     run()
     shares = [entry["data_share"] for entry in run.of("step")]
