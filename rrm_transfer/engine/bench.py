@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
+from pathlib import Path
 
 from torch import nn
 
@@ -16,6 +18,8 @@ from rrm_transfer.data.loader import Batch, TrainingLoader
 from rrm_transfer.engine.assembly import Assembly, assemble, check_fits, check_names
 from rrm_transfer.engine.calibration import calibrate
 from rrm_transfer.engine.costs import SAT, YARDSTICK, Cost, CostReport
+from rrm_transfer.engine.feature_sample import FeatureSample, is_cacheable, sample_features
+from rrm_transfer.engine.feature_shards import Dtype
 from rrm_transfer.engine.memory import peak_bytes, resident_bytes
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.run_folder import devices
@@ -99,18 +103,21 @@ def measure(
                 narrator.note(f"{name}: left out. {error.what}")
             else:
                 contenders.append(_Contender.of(part, loader, runtime, stack))
-        stream = cycle(batches)
+                if _is_wanted_cached(part):
+                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                    contenders.append(_Contender.cached(part, loader, runtime, stack, batches, folder))
+        stream = cycle(enumerate(batches))
         with narrator.task(f"bench: {len(contenders)} objectives in turns", WARMING + steps) as task:
-            for count, batch in enumerate(islice(stream, WARMING + steps)):
+            for count, (number, batch) in enumerate(islice(stream, WARMING + steps)):
                 for contender in contenders:
-                    seconds = contender.step(batch)
+                    seconds = contender.step(number, batch)
                     if count >= WARMING:
                         contender.seconds.append(seconds)
                 task.update(count + 1)
-        for batch in islice(stream, DISSECTED):
+        for number, batch in islice(stream, DISSECTED):
             for contender in contenders:
-                contender.dissect(batch)
-        costs = [contender.cost(next(stream), loader, data_seconds) for contender in contenders]
+                contender.dissect(number, batch)
+        costs = [contender.cost(batches[0], loader, data_seconds) for contender in contenders]
     return CostReport(
         assembly.recipe,
         device=", ".join(devices()),
@@ -128,6 +135,7 @@ class _Contender:
     updater: Updater
     prepared: nn.Module
     stopwatch: Stopwatch
+    features: FeatureSample | None = None
     seconds: list[float] = field(default_factory=list)
     dissected: float = 0.0
 
@@ -147,17 +155,39 @@ class _Contender:
         stopwatch = Stopwatch(runtime.synchronise)
         return _Contender(assembly.recipe.objective.name, updater, prepared, stopwatch)
 
-    def step(self, batch: Batch) -> float:
+    @staticmethod
+    def cached(
+        assembly: Assembly,
+        loader: TrainingLoader,
+        runtime: Runtime,
+        stack: ExitStack,
+        batches: Sequence[Batch],
+        folder: Path,
+    ) -> _Contender:
+        objective, teacher = assembly.objective(), assembly.teacher
+        assert teacher is not None
+        features = sample_features(teacher, batches, objective, folder=folder, dtype=_cache_dtype(assembly))
+        live = "other" in objective.teacher_sees
+        contender = _Contender.of(assembly, loader, runtime, stack)
+        contender.updater.teacher = contender.updater.teacher if live else None
+        contender.features = features
+        return contender
+
+    def step(self, number: int, batch: Batch) -> float:
         runtime = self.updater.runtime
         runtime.synchronise()
         begun = time.perf_counter()
-        self.updater.update(self.prepared, 0, batch)
+        clean = None
+        if self.features is not None:
+            with self.updater.clock("teacher"):
+                clean = self.features.read(number)
+        self.updater.update(self.prepared, 0, batch, clean)
         runtime.synchronise()
         return time.perf_counter() - begun
 
-    def dissect(self, batch: Batch) -> None:
+    def dissect(self, number: int, batch: Batch) -> None:
         self.updater.clock = self.stopwatch
-        self.dissected += self.step(batch)
+        self.dissected += self.step(number, batch)
         self.updater.clock = untimed
 
     def cost(self, batch: Batch, loader: TrainingLoader, data_seconds: float) -> Cost:
@@ -167,13 +197,26 @@ class _Contender:
         held = resident_bytes([updater.student, updater.teacher], updater.optimizer)
         return Cost(
             self.name,
-            cached=False,
+            cached=self.features is not None,
             replays=updater.objective.replays,
             seconds=[_with_data(seconds, data_seconds, loader) for seconds in self.seconds],
             images=loader.global_batch_size,
-            peak_bytes=held + peak_bytes(lambda: self.step(batch), updater.runtime.device),
+            peak_bytes=held + peak_bytes(lambda: self.step(0, batch), updater.runtime.device),
             parts={"data": data_seconds, **parts},
         )
+
+
+def _is_wanted_cached(assembly: Assembly) -> bool:
+    """Tells whether an objective is also measured with a cache: matching, or what the recipe caches."""
+    section, name = assembly.recipe.teacher, assembly.recipe.objective.name
+    if assembly.teacher is None or section is None or not is_cacheable(assembly.objective()):
+        return False
+    return name == "rrm" or section.cache is not None
+
+
+def _cache_dtype(assembly: Assembly) -> Dtype:
+    section = assembly.recipe.teacher
+    return "float16" if section is None or section.cache is None else section.cache.dtype
 
 
 def _with_data(step: float, data: float, loader: TrainingLoader) -> float:

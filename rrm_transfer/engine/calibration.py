@@ -19,14 +19,14 @@ from rrm_transfer.engine.runtime import Precision, Runtime
 from rrm_transfer.engine.updating import Updater
 from rrm_transfer.recipe.schema import Recipe
 
-STEPS = 3
-"""Timed steps of each candidate, of which the fastest counts: others may use the machine."""
+STEPS = 2
+"""Timed steps of each candidate in each of two rounds; the fastest counts, as others may use the machine."""
 TARGET_SECONDS = 0.1
 """Time that a step may take; the batch is cut accordingly."""
 FEW = 8
 """Images of the smallest batch that is measured."""
 HOPELESS_SECONDS = 0.5
-"""A candidate whose first step takes this much longer than three steps of the best is given up."""
+"""A candidate whose first step takes this much longer than three of the best is given up."""
 BF16_MARGIN, CHANNELS_LAST_MARGIN = 1.1, 1.03
 """How much faster it must be to be chosen: rounding has its price, and noise is not a reason."""
 
@@ -138,12 +138,19 @@ def _measure(
     del first
     batch = _batch(assembly, runtime, images)
     seconds: dict[Numerics, float] = {}
-    for numerics in candidates:
+    hopeless: set[Numerics] = set()
+    for numerics in (*candidates, *reversed(candidates)):  # there and back, as the machine's speed may drift
+        if numerics in hopeless:
+            continue
         step = _stepping(assembly, student, runtime, numerics)
         warming = step(batch)
         limit = 3 * min(seconds.values()) + HOPELESS_SECONDS if seconds else float("inf")
-        hopeless = runtime.from_main(warming > limit)
-        seconds[numerics] = warming if hopeless else min(step(batch) for _ in range(STEPS))
+        if runtime.from_main(warming > limit):
+            hopeless.add(numerics)
+            fastest = warming
+        else:
+            fastest = min(step(batch) for _ in range(STEPS))
+        seconds[numerics] = min(fastest, seconds.get(numerics, fastest))
     return seconds, images
 
 
@@ -170,7 +177,7 @@ def _stepping(
         student=copied,
         teacher=assembly.teacher if objective.needs else None,
         objective=objective,
-        steps_per_epoch=2 + STEPS,
+        steps_per_epoch=1 + STEPS,
     )
 
     if updater.plan.gradient_checkpointing:

@@ -93,9 +93,17 @@ class CostReport:
 
     @property
     def train_seconds(self) -> float | None:
-        """What training the recipe's student takes; None where its objective was not measured."""
-        cost = self.cost(self.recipe.objective.name)
-        return None if cost is None else self._epochs * self.batches * cost.replays * cost.median
+        """What training the recipe's student takes, its cache included; None where that was not measured."""
+        name, teacher = self.recipe.objective.name, self.recipe.teacher
+        live = self.cost(name)
+        cached = None if teacher is None or teacher.cache is None else self.cost(name, cached=True)
+        if live is None:
+            return None
+        cost = cached or live
+        steps = self._epochs * self.batches * cost.replays * cost.median
+        if cached is None or teacher is None or teacher.cache is None:
+            return steps
+        return steps + teacher.cache.views * self.batches * live.parts["teacher"]
 
     @property
     def control_seconds(self) -> float:

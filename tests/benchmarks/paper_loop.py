@@ -27,14 +27,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from rrm_transfer.data.images import MemoryImages
-from rrm_transfer.data.loader import Batch
 from rrm_transfer.engine.assembly import Assembly, assemble
 from rrm_transfer.engine.calibration import calibrate
+from rrm_transfer.engine.feature_sample import sample_features
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.updating import Updater
 from tests.benchmarks.models import recipe, write_teacher
 from tests.benchmarks.record import emit
+
+_CACHED_BATCHES = 16
 
 
 class PerImage(Dataset[tuple[Tensor, int]]):
@@ -79,8 +81,15 @@ def loop_in_the_papers_style(
             yield loss.item()
 
 
-def ours(assembly: Assembly, runtime: Runtime) -> Iterator[None]:
-    """Does one step of the package's training at a time."""
+def ours(assembly: Assembly, runtime: Runtime, cache: Path | None = None) -> Iterator[None]:
+    """Does one step of the package's training at a time.
+
+    Args:
+        assembly: Of the run.
+        runtime: Processes and devices.
+        cache: Where the teacher's outputs on some batches are kept, whose images are then used again and
+            again in new versions; what a step costs does not depend on them. None: the teacher is asked live.
+    """
     loader, objective = assembly.loader(runtime), assembly.objective()
     updater = Updater(
         assembly.plan("student", 48),
@@ -90,10 +99,18 @@ def ours(assembly: Assembly, runtime: Runtime) -> Iterator[None]:
         objective=objective,
         steps_per_epoch=loader.steps_per_epoch,
     )
+    features, parts = None, loader.parts(0)
+    if cache is not None:
+        assert assembly.teacher is not None
+        parts = parts[:_CACHED_BATCHES]
+        batches = list(loader.batches(parts, view=0))
+        features = sample_features(assembly.teacher, batches, objective, folder=cache, dtype="float16")
+        updater.teacher = None
     with updater.prepared() as prepared:
         for epoch in range(48):
-            for batch in loader.epoch(epoch):
-                updater.update(prepared, epoch, Batch(*batch))
+            for number, batch in enumerate(loader.batches(parts, view=epoch)):
+                clean = None if features is None else features.read(number)
+                updater.update(prepared, epoch, batch, clean)
                 yield
 
 
@@ -125,7 +142,8 @@ def main() -> None:
         calibrate(assembly, assembly.student(), runtime, narrator)
         streams: dict[str, Iterator[Any]] = {
             "the paper's style": theirs,
-            "this package": ours(assembly, runtime),
+            "this package, teacher live": ours(assembly, runtime),
+            "this package, teacher cached": ours(assembly, runtime, Path(folder) / "cache"),
         }
         rates: dict[str, list[float]] = {name: [] for name in streams}
         for _ in range(options.rounds):
@@ -134,7 +152,7 @@ def main() -> None:
                     next(stream)
                 seconds = _timed(lambda stream=stream: [next(stream) for _ in range(options.steps)])  # type: ignore[misc]
                 rates[name].append(options.steps * options.batch / seconds)
-    slow, fast = (statistics.median(values) for values in rates.values())
+    slow, live, fast = (statistics.median(values) for values in rates.values())
     emit(
         f"end to end: {options.student}, 32 px, batches of {options.batch}, medians of {options.rounds} "
         f"rounds of {options.steps} steps, {options.workers} workers for the paper's style",
@@ -147,7 +165,10 @@ def main() -> None:
             }
             for name, values in rates.items()
         ],
-        {f"{fast / slow:.2f} ≥ 2.5 times the images per second": fast >= 2.5 * slow},
+        {
+            f"cached {fast / slow:.2f} ≥ 2.5 times the images per second": fast >= 2.5 * slow,
+            f"live {live / slow:.2f} ≥ 2.5 times the images per second": live >= 2.5 * slow,
+        },
     )
 
 

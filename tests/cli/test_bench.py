@@ -16,7 +16,7 @@ def test_bench_prints_tables_or_one_document(cli: Cli, tiny_teacher: Path, tiny_
     assert "where the time goes" in shown.out
     assert "÷ natural" in shown.out
     document = cli("bench", *options, "--json", "--quiet").document
-    assert [entry["name"] for entry in document["objectives"]] == ["natural", "rrm"]
+    assert [entry["name"] for entry in document["objectives"]] == ["natural", "rrm", "rrm"]
 
 
 def test_a_dry_run_shows_the_recipe_and_writes_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,14 @@ def _recipe(teacher: Path | None, data: Path, *overrides: str) -> Recipe:
 
 def test_objectives_are_measured_in_turns(tiny_teacher: Path, tiny_data: Path) -> None:
     report = bench(_recipe(tiny_teacher, tiny_data), objectives=["rrm", "free-at", "pgd-at"], steps=3)
-    assert [cost.name for cost in report.costs] == ["natural", "rrm", "free-at", "pgd-at"]
-    natural, rrm, free, sat = report.costs
+    assert [(cost.name, cost.cached) for cost in report.costs] == [
+        ("natural", False),
+        ("rrm", False),
+        ("rrm", True),
+        ("free-at", False),
+        ("pgd-at", False),
+    ]
+    natural, rrm, cached, free, sat = report.costs
     for cost in report.costs:
         assert len(cost.seconds) == 3
         assert cost.parts["student forward"] > 0
@@ -45,7 +52,8 @@ def test_objectives_are_measured_in_turns(tiny_teacher: Path, tiny_data: Path) -
     assert "attack" in sat.parts
     assert sat.parts["attack"] > sat.parts["backward"]
     assert sat.median > 3 * natural.median
-    assert rrm.peak_bytes > natural.peak_bytes
+    assert rrm.peak_bytes > cached.peak_bytes >= natural.peak_bytes
+    assert cached.parts["teacher"] < rrm.parts["teacher"]
     assert free.replays == 8
     assert report.ratio(natural) == 1
     document = report.to_json()
@@ -84,6 +92,15 @@ def test_arithmetic_of_a_report() -> None:
         _cost("free-at", [10], replays=4),
     ]
     report = CostReport(recipe, "cpu", 1, 500, 0.001, False, costs)
+    cache = {"name": "t", "cache": {"views": 8}}
+    with_cache = build_recipe({**recipe.model_dump(), "teacher": cache})
+    cached = [
+        costs[0],
+        replace(costs[1], parts={"teacher": 0.002}),
+        replace(costs[0], name="rrm", cached=True),
+    ]
+    stored = CostReport(with_cache, "cpu", 1, 500, 0.001, False, cached)
+    assert stored.train_seconds == pytest.approx(48 * 500 * 0.010 + 8 * 500 * 0.002)
     assert report.ratio(costs[1]) == pytest.approx(1.2)
     assert costs[0].spread == pytest.approx(0.04)
     assert costs[3].images_per_second == pytest.approx(2500)
