@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -14,7 +13,7 @@ from typing import Any
 import yaml
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.files import sha256_of, write_text
+from rrm_transfer.core.files import cache_folder, sha256_of, write_text
 from rrm_transfer.core.hub import hub_file
 from rrm_transfer.core.pixels import parse_statistics
 from rrm_transfer.core.quantities import format_eps, parse_fraction
@@ -163,8 +162,7 @@ def _download(entry: ZooEntry) -> Path:
 
 def _recorded_sha256(name: str, file: Path) -> str:
     """Returns the hash that the entry's first download had; this one is the first where none is known."""
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    record = cache_home / "rrm-transfer" / "zoo-sha256.json"
+    record = cache_folder() / "zoo-sha256.json"
     try:
         known: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     except ValueError:
