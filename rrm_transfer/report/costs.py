@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from rrm_transfer.engine.costs import SAT_EPOCHS, CostReport
+from rrm_transfer.report.screen import new_table, show
 from rrm_transfer.report.table import duration
 
 _PARTS = ("data", "teacher", "attack", "student forward", "backward", "optimiser", "other")
@@ -13,23 +13,18 @@ _PARTS = ("data", "teacher", "attack", "student forward", "backward", "optimiser
 
 def print_costs(report: CostReport) -> None:
     """Prints steps, where their time goes, and the estimate for the recipe."""
-    console = Console()
-    console.print(step_table(report))
-    console.print(part_table(report))
-    for line in estimate_lines(report):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    show(step_table(report), part_table(report), *estimate_lines(report))
 
 
 def step_table(report: CostReport) -> Table:
     """Makes one line for each objective."""
     train = report.recipe.train
-    table = Table(
-        title=f"{report.recipe.student.name}, {report.recipe.data.image_size} px, batches of "
-        f"{train.global_batch_size}, {train.precision}; medians of {len(report.costs[0].seconds)} steps"
+    table = new_table(
+        f"{report.recipe.student.name}, {report.recipe.data.image_size} px, batches of "
+        f"{train.global_batch_size}, {train.precision}; medians of {len(report.costs[0].seconds)} steps",
+        "objective",
+        figures=("ms per step", "± (quartiles)", "images/s", "peak MB", "÷ natural"),
     )
-    table.add_column("objective")
-    for column in ("ms per step", "± (quartiles)", "images/s", "peak MB", "÷ natural"):
-        table.add_column(column, justify="right")
     for cost in report.costs:
         table.add_row(
             title(cost.name, cached=cost.cached),
@@ -44,11 +39,8 @@ def step_table(report: CostReport) -> Table:
 
 def part_table(report: CostReport) -> Table:
     """Makes one line for each objective: where the time of a step goes."""
-    table = Table(title="where the time goes, ms")
-    table.add_column("objective")
-    parts = [part for part in _PARTS if any(part in cost.parts for cost in report.costs)]
-    for part in parts:
-        table.add_column(part, justify="right")
+    parts = tuple(part for part in _PARTS if any(part in cost.parts for cost in report.costs))
+    table = new_table("where the time goes, ms", "objective", figures=parts)
     for cost in report.costs:
         cells = [f"{1e3 * cost.parts[part]:.3g}" if part in cost.parts else "–" for part in parts]
         table.add_row(title(cost.name, cached=cost.cached), *cells)

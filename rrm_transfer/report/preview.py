@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from rrm_transfer.engine.preview import Preview
 from rrm_transfer.recipe.loading import dump_recipe
-from rrm_transfer.report.costs import estimate_lines, part_table, step_table
+from rrm_transfer.report.costs import print_costs
+from rrm_transfer.report.screen import show
 
 
 def print_preview(preview: Preview) -> None:
     """Prints the resolved recipe, what it is about, and what it would cost."""
-    console = Console()
-    for text in (dump_recipe(preview.recipe), *fact_lines(preview)):
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-    console.print(step_table(preview.costs))
-    console.print(part_table(preview.costs))
-    for line in (*estimate_lines(preview.costs), "dry run: nothing was written"):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    show(dump_recipe(preview.recipe), *fact_lines(preview))
+    print_costs(preview.costs)
+    show("dry run: nothing was written")
 
 
 def fact_lines(preview: Preview) -> list[str]:

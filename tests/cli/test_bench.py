@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests import tiny
 from tests.cli.conftest import Cli
 
 
-def test_bench_prints_tables_or_one_document(cli: Cli, tiny_teacher: Path, tiny_data: Path) -> None:
+def test_bench_prints_tables_or_one_document(
+    cli: Cli, tiny_teacher: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")  # not the width of a pipe
     options = [*tiny.recipe_options(tiny_teacher, tiny_data), "--objective", "natural, rrm", "--steps", "1"]
     shown = cli("bench", *options)
     assert shown.code == 0, shown.err
     assert "where the time goes" in shown.out
-    assert "÷ natural" in shown.out
+    assert "│ ms per step │ ± (quartiles) │" in shown.out.replace("┃", "│")
     document = cli("bench", *options, "--json", "--quiet").document
     assert [entry["name"] for entry in document["objectives"]] == ["natural", "rrm", "rrm"]
 
