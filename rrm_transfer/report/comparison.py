@@ -191,7 +191,6 @@ def _entries(run: Run) -> list[Entry]:
     plain = {key: value for key, value in setting.items() if not key.startswith(("objective.", "teacher."))}
     plain |= {f"objective.{argument.name}": argument.default for argument in objective_arguments("natural")}
     plain |= {"teacher": None, "objective.name": "natural", "train.epochs": run.recipe.control.epochs}
-    plain |= {f"train.{key}": None for key in ("ema", "average_epochs", "select_every")}
     plain |= dict.fromkeys(("train.ema", "train.average_epochs", "train.select_every"))
     entries.append(Entry(run, "control", False, plain, _figures(run, "control"), run.seconds("control")))
     if made == "student" and run.recipe.teacher is not None:
