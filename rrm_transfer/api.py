@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ParamSpec
 
 from rrm_transfer import __version__
+from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub_repository import HubRepository
 from rrm_transfer.engine.bench import bench
 from rrm_transfer.engine.costs import CostReport
@@ -178,7 +179,12 @@ def _reporting(
         if written is not None:
             folder = RunFolder(written.parent.parent)
             if written.parent == folder.evaluations and folder.is_finished:
-                _tell(folder, read_metrics(folder.metrics))
+                try:
+                    _tell(folder, read_metrics(folder.metrics))
+                except UserError as problem:  # what was measured stands nevertheless
+                    narrator = options.get("narrator")
+                    if isinstance(narrator, Narrator):
+                        narrator.warn(f"the report stays as it was. {problem}")
         return metrics, written
 
     return evaluate

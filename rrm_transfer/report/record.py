@@ -22,6 +22,11 @@ from rrm_transfer.engine.run_folder import RunFolder
 _STATE = ".state.json"
 """Ends the names of unfinished evaluations."""
 
+_PROVENANCE = frozenset(
+    {"versions", "role", "recipe", "objective", "threat", "dataset", "fit", "teacher", "weights"}
+)
+"""What a report tells of the network that a run made; see ``engine.exporting.provenance``."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -117,8 +122,18 @@ def read_record(folder: RunFolder, metrics: Metrics) -> Record:
     Args:
         folder: Complete but for metrics.json, which is written last.
         metrics: What it holds or will hold.
+
+    Raises:
+        UserError: Another version wrote it and did not keep what is told.
     """
     student = _config(folder.student)
+    missing = _PROVENANCE - student.get("rrm", {}).keys()
+    if missing:
+        raise UserError(
+            "Another version of rrm-transfer made this run, and did not record all that its report tells.",
+            received=f"{folder.student / 'config.json'} without {', '.join(sorted(missing))}",
+            hint=f"make it again: --recipe {folder.recipe}; its figures stay in {folder.metrics}",
+        )
     made = student["rrm"]["role"]
     evaluations, unreadable = read_evaluations(folder, made)
     return Record(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from rrm_transfer import api
+from rrm_transfer.core.errors import UserError
 from rrm_transfer.engine.metrics import Metrics
+from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.report.record import read_finished
 from tests.report import fixtures
 
 
@@ -31,6 +37,28 @@ def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
     fixtures.write_evaluation(folder, "later", fixtures.metrics())
     api._reporting(lambda: (fixtures.metrics(), folder.evaluations / "later.json"))()
     assert not folder.report.exists()
+
+
+def test_a_run_of_another_version_is_measured_and_keeps_its_report(tmp_path: Path) -> None:
+    folder = fixtures.write_run(tmp_path / "run")
+    fixtures.metrics().write(folder.metrics)
+    config = folder.student / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    del content["rrm"]["weights"]
+    config.write_text(json.dumps(content), encoding="utf-8")
+    folder.report.write_text("as it was", encoding="utf-8")
+    output = folder.evaluations / "later.json"
+
+    def evaluate(*, narrator: Narrator) -> tuple[Metrics, Path | None]:
+        return fixtures.metrics(), output
+
+    told = io.StringIO()
+    assert api._reporting(evaluate)(narrator=Narrator(Console(file=told)))[1] == output
+    assert "the report stays as it was" in told.getvalue()
+    assert "config.json without weights" in told.getvalue()
+    assert folder.report.read_text(encoding="utf-8") == "as it was"
+    with pytest.raises(UserError, match="Another version"):
+        read_finished(folder.path)
 
 
 def test_the_wrapped_function_keeps_its_name_and_help() -> None:
