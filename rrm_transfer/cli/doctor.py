@@ -6,7 +6,7 @@ from rrm_transfer.cli import options
 from rrm_transfer.cli.output import print_facts, print_json
 
 
-def doctor(as_json: options.AsJson = False) -> None:
+def doctor(as_json: options.AsJson = False, quiet: options.Quiet = False) -> None:
     """Tell what of this machine a run depends on: versions, devices, precision, disk, hub access.
 
     For example:

@@ -23,6 +23,7 @@ def export(
         ),
     ] = False,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write a run's student in another form, compared with PyTorch on test images.
 

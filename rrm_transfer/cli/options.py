@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+"""Keep libraries silent that read them when they are imported, and the processes that a command starts."""
+
+
+def _silence_libraries(quiet: bool) -> bool:
+    if quiet:
+        os.environ.update(dict.fromkeys(_BARS, "1"))
+    return quiet
+
 
 Teacher = Annotated[
     str | None,
@@ -66,4 +77,7 @@ Tracker = Annotated[
     str | None, typer.Option(help="Tell losses and figures to tensorboard, wandb or trackio.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No progress, only results and errors.", callback=_silence_libraries),
+]

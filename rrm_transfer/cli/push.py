@@ -24,6 +24,7 @@ def push(
         bool, typer.Option("--dry-run", help="Tell what would be pushed; the hub is not asked.")
     ] = False,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Push a finished run to a model hub: stock timm folder, model card, report and recipe.
 

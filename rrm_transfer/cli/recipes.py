@@ -17,7 +17,7 @@ Name = Annotated[str, typer.Argument(help="A recipe's name or YAML file.")]
 
 
 @app.command("ls")
-def list_recipes(as_json: options.AsJson = False) -> None:
+def list_recipes(as_json: options.AsJson = False, quiet: options.Quiet = False) -> None:
     """List them, each with its description."""
     from rrm_transfer.recipe.loading import read_recipe
     from rrm_transfer.recipe.shelf import recipe_names
@@ -32,7 +32,7 @@ def list_recipes(as_json: options.AsJson = False) -> None:
 
 
 @app.command("show")
-def show(name: Name, as_json: options.AsJson = False) -> None:
+def show(name: Name, as_json: options.AsJson = False, quiet: options.Quiet = False) -> None:
     """Print one, comments included."""
     from rrm_transfer.recipe.loading import read_recipe
     from rrm_transfer.recipe.shelf import find_recipe

@@ -54,6 +54,11 @@ def test_promised_options_are_there(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", commands())
+def test_every_command_can_be_read_by_programs_and_kept_quiet(name: str) -> None:
+    assert {"--json", "--quiet/-q"} <= set(commands()[name])
+
+
+@pytest.mark.parametrize("name", commands())
 def test_every_command_has_help(name: str, cli: Cli) -> None:
     ended = cli(*name.split(), "--help")
     assert ended.code == 0

@@ -54,6 +54,16 @@ def test_quiet_is_silent_but_for_results(cli: Cli, tmp_path: Path) -> None:
     assert copied == {"written": "other.yaml"}
 
 
+def test_quiet_silences_the_progress_of_libraries(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+    for name in names:
+        monkeypatch.setenv(name, "0")
+    assert cli("recipes", "ls").code == 0
+    assert [os.environ[name] for name in names] == ["0", "0"]
+    assert cli("recipes", "ls", "--quiet").code == 0
+    assert [os.environ[name] for name in names] == ["1", "1"]
+
+
 def test_a_narrow_terminal_folds_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("TERM", "xterm")
