@@ -79,7 +79,8 @@ class TrainingStep:
             return infer(self.frozen, x, self.autocast)
 
     def attack(self, ascend: PerSampleLoss, inner: InnerAttack) -> Tensor:
-        with self.clock("attack"):
+        # For the whole ascent: activations that are computed again must be those of evaluation mode, too.
+        with self.clock("attack"), evaluation_mode(self.bare):
             return inner_attack(
                 self.x,
                 loss=ascend,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import torch
 from torch import nn
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.engine.execution import executing, is_out_of_memory, set_checkpointing
 from rrm_transfer.engine.optimisation import build_optimizer
+from rrm_transfer.engine.step import TrainingStep
+from rrm_transfer.objectives.base import InnerAttack
 from rrm_transfer.students.student import Student, build_student
-from tests.engine.small import PLAN, Network, Run, with_optimisation
+from tests.engine.small import PLAN, Network, Run, equal, with_optimisation
 
 
 def _student() -> Student:
@@ -38,6 +42,34 @@ def test_checkpointing_gives_the_same_gradients_and_ends_with_training() -> None
     assert len(actual) == len(expected) > 10
     for mine, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_attacks_are_the_same_under_checkpointing_and_move_no_statistics() -> None:
+    """Their backward pass computes activations again, in evaluation mode as at first."""
+    x = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    student = _student().train()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    step = TrainingStep(
+        autocast=nullcontext,
+        prepared=student,
+        bare=student,
+        frozen=None,
+        x=x,
+        y=torch.arange(4),
+        threat=PLAN.threat,
+        randomness=Randomness(0, 0, torch.arange(4)),
+        progress=0.0,
+        first=0,
+    )
+
+    def attacked() -> torch.Tensor:
+        return step.attack(lambda x: step.student_eval(x).logits.square().sum(1), InnerAttack(2, 0.5))
+
+    expected = attacked()
+    with executing(student, compiled=False, checkpointing=True):
+        torch.testing.assert_close(attacked(), expected)
+    assert student.training
+    assert equal(before, dict(student.state_dict()))
 
 
 def test_batch_statistics_are_entered_once_under_checkpointing(
