@@ -16,6 +16,7 @@ from rrm_transfer.engine.assembly import Assembly
 from rrm_transfer.engine.execution import set_checkpointing
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Precision, Runtime
+from rrm_transfer.engine.step import infer
 from rrm_transfer.engine.updating import Updater
 from rrm_transfer.recipe.schema import Recipe
 
@@ -163,7 +164,8 @@ def _stepping(
     assembly: Assembly, student: nn.Module, runtime: Runtime, numerics: Numerics
 ) -> Callable[[Batch], float]:
     """Returns what does one training step and tells how many seconds it took."""
-    objective = assembly.objective()
+    objective, section = assembly.objective(), assembly.recipe.teacher
+    cached = section is not None and section.cache is not None
     copied = copy.deepcopy(student)
     updater = Updater(
         replace(
@@ -184,9 +186,11 @@ def _stepping(
         set_checkpointing(updater.student, True)
 
     def step(batch: Batch) -> float:
+        # From a cache the teacher's answers cost next to nothing.
+        clean = infer(updater.teacher, batch.x) if cached and updater.teacher is not None else None
         runtime.synchronise()
         begun = time.perf_counter()
-        updater.update(updater.student, 0, batch)
+        updater.update(updater.student, 0, batch, clean)
         runtime.synchronise()
         return time.perf_counter() - begun
 

@@ -14,6 +14,7 @@ from rrm_transfer.engine.calibration import Numerics, adopt, calibrate, describe
 from rrm_transfer.engine.job import run
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
+from rrm_transfer.engine.updating import Updater
 from rrm_transfer.recipe.loading import build_recipe, read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from tests import tiny
@@ -48,6 +49,19 @@ def test_what_is_open_is_measured_on_a_copy(tiny_teacher: Path, tiny_data: Path)
     assert set(seconds) == {PLAIN, FAST}
     assert 8 <= images <= 16
     assert all(value > 0 for value in seconds.values())
+
+
+@pytest.mark.parametrize(("cache", "known"), [("null", False), ("{views: 1}", True)])
+def test_a_teacher_that_is_cached_is_not_measured(
+    cache: str, known: bool, tiny_teacher: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(Updater, "update", lambda *arguments: given.append(arguments[4]))
+    runtime = Runtime()
+    assembly = assemble(_recipe(tiny_teacher, tiny_data, f"teacher.cache={cache}"), runtime, Narrator())
+    step = calibration._stepping(assembly, assembly.student(), runtime, PLAIN)
+    step(calibration._batch(assembly, runtime, 8))
+    assert [clean is not None for clean in given] == [known]
 
 
 def test_what_the_recipe_says_is_not_measured(
