@@ -40,7 +40,7 @@ class TrainingResult:
     """What a phase cost.
 
     Attributes:
-        seconds: Wall-clock time in the loop, over all sessions of a resumed run, without selection.
+        seconds: Wall-clock time over all sessions of a resumed run, without selection.
         steps: Optimiser steps, with those that were undone.
         skipped: Steps that were undone because their loss or gradient was not finite.
         images: Images that the student was trained on, replays not counted.
@@ -113,13 +113,12 @@ class Trainer:
         self._narrator = narrator
         self._log = log
         self._features = features
-        if features is not None and "other" not in objective.teacher_sees:
-            teacher = None
+        asked = objective.teacher_sees if features is None else objective.teacher_sees - {"clean"}
         self._updater = Updater(
             plan,
             runtime=runtime,
             student=student,
-            teacher=teacher,
+            teacher=teacher if asked else None,
             objective=objective,
             steps_per_epoch=loader.steps_per_epoch * objective.replays,
         )
@@ -155,7 +154,9 @@ class Trainer:
         if not finished:
             with stop.deferred(), self._updater.prepared() as prepared:
                 self._loop(prepared, stop)
+                begun = time.monotonic()
                 self._result()
+                self._seconds += time.monotonic() - begun
                 self._save(final=True)
         if self._average is not None:
             self._student.load_state_dict(self._average.network.state_dict())

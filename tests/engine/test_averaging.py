@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -9,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rrm_transfer.engine.averaging import STATISTICS_BATCHES, describe_average
+from rrm_transfer.engine.averaging import STATISTICS_BATCHES, LastEpochs, describe_average
 from tests.engine.small import PLAN, Run, equal
 
 WEIGHTS = ("convolution.weight", "hidden.bias", "classifier.weight")
@@ -61,6 +64,22 @@ def test_statistics_of_the_mean_are_estimated_anew(tmp_path: Path) -> None:
         for activations in seen:
             expected = 0.9 * expected + 0.1 * getattr(activations, batch_statistic)(1)
         torch.testing.assert_close(run.weights[name], expected)
+
+
+def test_their_estimation_is_time_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path, plan=replace(PLAN, average_epochs=2))
+    catching_up = LastEpochs.catching_up
+
+    @contextmanager
+    def slowly(self: LastEpochs) -> Iterator[nn.Module]:
+        time.sleep(1.0)
+        with catching_up(self) as network:
+            yield network
+
+    monkeypatch.setattr(LastEpochs, "catching_up", slowly)
+    result = run()
+    assert result.seconds >= 1.0
+    assert Run(tmp_path, plan=run.plan)(resume=True).seconds == result.seconds
 
 
 def test_statistics_are_those_of_attacked_images_where_the_objective_attacks(tmp_path: Path) -> None:

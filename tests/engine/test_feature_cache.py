@@ -180,6 +180,8 @@ def test_a_cached_run_never_runs_the_teacher(tmp_path: Path) -> None:
     run()
     assert len(shown(setup.teacher)) == before
     assert run.trainer._updater.teacher is None
+    for made_before in ("rdt", "natural"):
+        assert Run(tmp_path, objective=made_before, taught_by=setup.teacher).trainer._updater.teacher is None
     needed = Run(tmp_path, objective="iad", taught_by=setup.teacher, views=2, features=setup.cache)
     assert needed.trainer._updater.teacher is setup.teacher
 
