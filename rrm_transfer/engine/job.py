@@ -187,7 +187,7 @@ class _Job:
         robust = None
         if self.robust_set is not None:
             robust = self.robust_set.make(self.runtime, self.narrator)
-            self.log("robust set", {"images": len(robust.images), "seconds": round(robust.seconds, 3)})
+            self.log("robust_set", {"images": len(robust.images), "seconds": round(robust.seconds, 3)})
         if recipe.control.enabled:
             control = self.assembly.control()
             plain = build_objective("natural")
@@ -292,7 +292,7 @@ class _Job:
     def _tell_of_broken_images(self) -> None:
         found = sorted(set(self.runtime.gather([*self.assembly.broken.found.items()])))
         if found:
-            self.log("broken-images", {"count": len(found), "images": dict(found)})
+            self.log("broken_images", {"count": len(found), "images": dict(found)})
             self.narrator.warn(f"{len(found):,} images could not be read; log.jsonl names them")
 
     def _measure(self, model: torch.nn.Module, role: str) -> list[Row]:

@@ -143,7 +143,7 @@ class RobustSet:
         Raises:
             UserError: See ``check``.
         """
-        self.check()
+        runtime.on_main(self.check)  # another process could see what this one is about to write
         if runtime.is_main:
             write_text(self.folder / "robust-set.json", json.dumps(self.facts, indent=1) + "\n")
         numbers = range(self._count)

@@ -31,7 +31,11 @@ def test_changes_are_named_by_their_paths() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["train.lr", "train.log_every", "evaluate.steps", "processes", "data.workers"]
+    "path",
+    [
+        *("train.lr", "train.log_every", "train.gradient_checkpointing", "train.compile"),
+        *("evaluate.steps", "processes", "data.workers"),
+    ],
 )
 def test_a_run_goes_on_with_some_changes_when_told_to(path: str) -> None:
     changes = [Change(path, 1, 2)]
