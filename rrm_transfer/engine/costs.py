@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rrm_transfer.objectives import build_objective
 from rrm_transfer.recipe.schema import Recipe
 
 YARDSTICK = "natural"
@@ -92,8 +93,16 @@ class CostReport:
         return self.data_overlaps and self.data_seconds >= plain.median
 
     @property
+    def makes_images(self) -> bool:
+        """Whether training begins with images made anew, whose cost no step tells."""
+        objective = self.recipe.objective
+        return build_objective(objective.name, **objective.arguments).inversion is not None
+
+    @property
     def train_seconds(self) -> float | None:
         """What training the recipe's student takes, its cache included; None where that was not measured."""
+        if self.makes_images:
+            return None
         name, teacher = self.recipe.objective.name, self.recipe.teacher
         live = self.cost(name)
         cached = None if teacher is None or teacher.cache is None else self.cost(name, cached=True)

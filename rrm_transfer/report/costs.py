@@ -51,6 +51,10 @@ def estimate_lines(report: CostReport) -> list[str]:
     """Returns what follows for the recipe's training, and whether data hold it up."""
     lines = []
     recipe, seconds = report.recipe, report.train_seconds
+    if report.makes_images:
+        lines.append(
+            f"training this recipe ({recipe.objective.name}): not estimated, its images are made first"
+        )
     if seconds is not None:
         control = f", its control {duration(report.control_seconds)}" if report.control_seconds else ""
         lines.append(

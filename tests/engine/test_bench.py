@@ -17,6 +17,7 @@ from rrm_transfer.engine.preview import preview
 from rrm_transfer.engine.timing import Stopwatch
 from rrm_transfer.recipe.loading import build_recipe
 from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.report.costs import estimate_lines
 from tests import tiny
 
 ONE_MB = 2**20 // 4
@@ -112,6 +113,16 @@ def test_arithmetic_of_a_report() -> None:
     assert CostReport(recipe, "cpu", 1, 500, 0.02, True, costs).data_is_bottleneck
     unmeasured = CostReport(recipe, "cpu", 1, 500, 0.02, False, costs[:1]).to_json()
     assert unmeasured["recipe"]["train_hours"] is None
+
+
+def test_images_that_are_made_first_are_not_left_out_of_an_estimate() -> None:
+    content = {"student": {"name": "a"}, "teacher": {"name": "t"}, "objective": {"name": "rdt"}}
+    costs = [_cost("natural", [10]), _cost("rdt", [10]), _cost("pgd-at", [100])]
+    report = CostReport(build_recipe(content, ["train.epochs=1"]), "cpu", 1, 500, 0.001, False, costs)
+    assert (report.train_seconds, report.ratio_to_plain, report.ratio_to_sat) == (None, None, None)
+    (line,) = estimate_lines(report)
+    assert "rdt" in line
+    assert "not estimated" in line
 
 
 def test_peak_memory_is_what_is_held_at_once() -> None:
