@@ -42,5 +42,12 @@ def blocks(page: Path, *languages: str) -> list[Block]:
     return [Block(m["language"], m["text"], m["reason"]) for m in found if m["language"] in languages]
 
 
+def unnamed(page: Path) -> list[str]:
+    """Returns the first lines of fenced blocks without a language, which no test would look at."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    fences = [number for number, line in enumerate(lines) if line.startswith("```")]
+    return [lines[number + 1] for number in fences[::2] if lines[number] == "```"]
+
+
 def title(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()

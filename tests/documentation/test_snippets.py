@@ -21,7 +21,7 @@ from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.engine import evaluate_job, job
 from rrm_transfer.engine.evaluation import balanced_sample
 from tests.data.fixtures import encode
-from tests.documentation.pages import PAGES, blocks, title
+from tests.documentation.pages import PAGES, blocks, title, unnamed
 
 CLASSES = ("daisy", "rose", "sunflower", "tulip")
 LITTLE = {
@@ -104,6 +104,11 @@ def world(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(prepared, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_every_block_names_its_language(page: Path) -> None:
+    assert unnamed(page) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
