@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 os.environ.update({"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"})
@@ -13,6 +14,8 @@ import torch
 
 from tests import tiny
 
+# Under nohup it is ignored, and so it would be by every process that the tests start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)
 gc.freeze()  # what was imported stays: collections need not look at it
 
