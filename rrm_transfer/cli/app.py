@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
+from types import TracebackType
 from typing import Annotated, NoReturn
 
 import typer
@@ -24,6 +26,7 @@ from rrm_transfer.cli import (
 )
 from rrm_transfer.cli.output import first_to_report
 from rrm_transfer.core.errors import Interrupted, UserError
+from rrm_transfer.core.printing import without_secrets
 
 EXIT_BUG = 1
 EXIT_MISTAKE = 2
@@ -91,8 +94,14 @@ def main() -> None:
         _end(EXIT_MISTAKE, f"A file could not be written or read: {reason}.{where}")
     except Exception:
         if first_to_report():
+            sys.excepthook = _show_bug  # here, since typer has its own by now
             raise
         sys.exit(EXIT_BUG)
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints a traceback as Python does, but for what gives access: people paste them."""
+    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _end(code: int, message: str, *, label: str = "error") -> NoReturn:

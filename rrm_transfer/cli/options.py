@@ -30,6 +30,10 @@ TeacherWeights = Annotated[Path | None, typer.Option(help="Local file that repla
 TeacherNormalisation = Annotated[
     str | None, typer.Option(help="none, imagenet, cifar10, or mean/std, where the source does not tell it.")
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Run code that the recipe names, such as package.module:factory."),
+]
 Student = Annotated[str | None, typer.Option(help="timm architecture, or the beginning of its name.")]
 StudentArgs = Annotated[
     list[str] | None, typer.Option("--student-arg", help="key=value for timm.create_model; may be repeated.")

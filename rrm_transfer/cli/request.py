@@ -67,7 +67,7 @@ def key_values(pairs: Iterable[str]) -> dict[str, Any] | None:
     Raises:
         UserError: One is not of this form.
     """
-    import yaml
+    from rrm_transfer.core.documents import parse_yaml
 
     result: dict[str, Any] = {}
     for pair in pairs:
@@ -75,8 +75,8 @@ def key_values(pairs: Iterable[str]) -> dict[str, Any] | None:
         if not equals or not key:
             raise UserError("Not an argument.", received=pair, allowed="key=value")
         try:
-            result[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            result[key] = parse_yaml(value)
+        except ValueError as error:
             raise UserError(f"The value of an argument is not YAML: {error}", received=pair) from None
     return result or None
 

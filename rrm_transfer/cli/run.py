@@ -51,6 +51,7 @@ def run(
         bool,
         typer.Option("--dry-run", help="Show the resolved recipe, memory, time and cost; write nothing."),
     ] = False,
+    allow_code: options.AllowCode = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -94,7 +95,7 @@ def run(
         seed=seed,
         output=output,
     )
-    code = names_code(teacher, teacher_arch)
+    code = allow_code or names_code(teacher, teacher_arch)
     if dry_run:
         _preview(wanted, allow_code=code, as_json=as_json, quiet=quiet)
         return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rrm_transfer.core.printing import presentable
+
 
 class UserError(Exception):
     """A mistake in the input: what is wrong, what was received, what is allowed, what to do next.
@@ -46,7 +48,7 @@ class UserError(Exception):
             lines.append(f"  allowed:  {self.allowed}")
         if self.hint:
             lines.append(f"  next:     {self.hint}")
-        return "\n".join(lines)
+        return presentable("\n".join(lines))
 
 
 class RecipeError(UserError):

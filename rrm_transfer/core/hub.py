@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.stems import STOCK_WEIGHTS, weights_name
 
@@ -29,10 +30,13 @@ def hub_file(repo: str, filename: str, *, revision: str | None = None, hint: str
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(repo, filename, revision=revision)
+    name = f"{repo}/{filename}" + (f"@{revision}" if revision else "")
+    if ".." in (revision or "").split("/"):
+        raise UserError("Not a revision of the hub.", received=name)
+    with explaining_hub(name, hint=hint):
+        cached = try_to_load_from_cache(repo, filename, revision=revision)
     if isinstance(cached, str):
         return Path(cached)
-    name = f"{repo}/{filename}" + (f"@{revision}" if revision else "")
     require_hub(name, hint=hint)
     with explaining_hub(name, hint=hint):
         return Path(hf_hub_download(repo, filename, revision=revision))
@@ -52,6 +56,7 @@ def explaining_hub(name: str, *, hint: str | None = None) -> Iterator[None]:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -61,6 +66,8 @@ def explaining_hub(name: str, *, hint: str | None = None) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except HFValidationError:
+        raise UserError("Not a repository of the hub.", received=name, allowed="user/name") from None
     except GatedRepoError:
         raise UserError(
             "The hub gives this file only to users who accepted its terms.",
@@ -93,7 +100,7 @@ def hub_model(name: str, *, hint: str | None = None) -> tuple[Path, Path]:
     repo, _, revision = name.partition("@")
     config = hub_file(repo, "config.json", revision=revision or None, hint=hint)
     try:
-        weights = weights_name(json.loads(config.read_text(encoding="utf-8")))
+        weights = weights_name(parse_json(config.read_text(encoding="utf-8")))
     except (ValueError, AttributeError):
         weights = STOCK_WEIGHTS  # what is wrong with the configuration is told by those who read it
     return config, hub_file(repo, weights, revision=revision or None, hint=hint)
@@ -124,7 +131,7 @@ def hub_answers() -> bool:
             return True
     except urllib.error.HTTPError:
         return True
-    except OSError:
+    except (OSError, http.client.HTTPException, ValueError):  # the last two: HF_ENDPOINT is no plain address
         return False
 
 

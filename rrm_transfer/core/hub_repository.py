@@ -121,7 +121,7 @@ class HubRepository:
             cause = _first(problem)
             raise UserError(
                 f"The connection to the model hub broke off (attempt to {attempt}).",
-                received=f"{self.name}: {_without_token(str(cause) or type(cause).__name__)}",
+                received=f"{self.name}: {str(cause) or type(cause).__name__}",
                 hint="the same command again; what has arrived is not sent twice",
             ) from None
 
@@ -155,13 +155,6 @@ def _answer(problem: BaseException | None) -> tuple[int, str] | None:
         status = getattr(getattr(problem, "response", None), "status_code", None)
         if status is not None:
             said = str(getattr(problem, "server_message", None) or "").strip()
-            return status, _without_token(said.partition("\n")[0])
+            return status, said.partition("\n")[0]
         problem = problem.__cause__
     return None
-
-
-def _without_token(text: str) -> str:
-    from huggingface_hub import get_token
-
-    token = get_token()
-    return text.replace(token, "…") if token else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,8 @@ class PixelStatistics:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or not self.mean or any(s <= 0 for s in self.std):
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if len(self.mean) != len(self.std) or not self.mean or not finite or any(s <= 0 for s in self.std):
             raise ValueError(f"not pixel statistics: mean {self.mean}, std {self.std}")
 
     def for_channels(self, channels: int) -> PixelStatistics:

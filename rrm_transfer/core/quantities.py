@@ -23,7 +23,7 @@ def parse_fraction(text: str | int | float) -> float:
     problem = UserError(
         "Not a number or a fraction.", received=text, allowed="a number such as 0.03 or 8/255, 0 or more"
     )
-    if isinstance(text, bool):
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise problem
     if isinstance(text, int | float):
         value = float(text)

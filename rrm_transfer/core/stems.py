@@ -37,6 +37,24 @@ def base_architecture(architecture: str) -> str:
     return architecture.removesuffix(CIFAR_STEM)
 
 
+_SOURCES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+
+
+def require_shape_only(args: Mapping[str, object]) -> None:
+    """Refuses arguments of ``timm.create_model`` that say what to load: they shape a network, no more.
+
+    Raises:
+        UserError: There is one.
+    """
+    refused = [name for name in _SOURCES if name in args]
+    if refused:
+        raise UserError(
+            "An argument of the network would have other weights loaded.",
+            received=", ".join(refused),
+            hint="student.pretrained or student.weights in the recipe; --teacher-weights for a teacher",
+        )
+
+
 def create_network(architecture: str, **args: Any) -> nn.Module:
     """Builds a network with random weights.
 
@@ -49,6 +67,7 @@ def create_network(architecture: str, **args: Any) -> nn.Module:
     """
     import timm
 
+    require_shape_only(args)
     network = cast(nn.Module, timm.create_model(base_architecture(architecture), **args))
     if has_cifar_stem(architecture):
         replace_stem(network, "cifar", base_architecture(architecture))

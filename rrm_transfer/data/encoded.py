@@ -7,7 +7,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -81,11 +81,15 @@ class ColumnImages:
         column: The column; it may be memory-mapped.
         origin: The part's name, for messages.
         identity: Changes when the column does.
+        roots: Where the files lie that paths name; a table may not have others read.
     """
 
-    def __init__(self, column: pa.ChunkedArray[Any], *, origin: str, identity: str) -> None:
+    def __init__(
+        self, column: pa.ChunkedArray[Any], *, origin: str, identity: str, roots: Sequence[Path]
+    ) -> None:
         self._column = column
         self._origin = origin
+        self._roots = tuple(root.resolve() for root in roots)
         self.identity = identity
 
     def __len__(self) -> int:
@@ -96,9 +100,17 @@ class ColumnImages:
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if isinstance(data, bytes):
             return data
-        if path and Path(path).is_file():
-            return Path(path)
+        if isinstance(path, str) and (file := self._file(path)) is not None:
+            return file
         raise BrokenImageError("There is no image where one should be.", received=self.locate(position))
+
+    def _file(self, path: str) -> Path | None:
+        for root in self._roots:
+            with suppress(ValueError, OSError):  # a NUL, a name that is too long
+                file = (root / path).resolve()
+                if file.is_relative_to(root) and file.is_file():
+                    return file
+        return None
 
     def locate(self, position: int) -> str:
         return f"image {position} of {self._origin}"

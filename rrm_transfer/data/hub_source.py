@@ -82,6 +82,9 @@ def load_hub(name: HubName, broken: BrokenImages, *, hint: str | None = None) ->
 def _from_splits(
     name: HubName, splits: dict[str, datasets.Dataset], broken: BrokenImages, licence: str | None
 ) -> SourceParts:
+    import datasets
+    from huggingface_hub import constants
+
     known = {PART_NAMES[split]: data for split, data in splits.items() if split in PART_NAMES}
     left_out = [split for split in splits if split not in PART_NAMES]
     if not known:
@@ -92,7 +95,8 @@ def _from_splits(
         )
     columns = find_columns(next(iter(known.values())).features, where=name.repo)
     tables = {part: (data.data.table, data._fingerprint) for part, data in known.items()}
-    images, notes = table_image_sets(tables, columns, broken, where=name.repo)
+    caches = [Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)]
+    images, notes = table_image_sets(tables, columns, broken, where=name.repo, roots=caches)
     if left_out:
         notes = (*notes, f"parts left out: {', '.join(left_out)}")
     revision = f"@{name.revision}" if name.revision else ""

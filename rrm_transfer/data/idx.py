@@ -17,6 +17,8 @@ from rrm_transfer.core.errors import UserError
 
 UNSIGNED_BYTE = 0x08
 GZIP_MAGIC = b"\x1f\x8b"
+_LARGEST_RATIO = 1032
+"""Of deflate: no gzip file unpacks to more, as its format has it."""
 FILE_NAME = re.compile(r"(?P<part>train|t10k|test)-(?P<kind>images|labels)[-.]idx\d-ubyte(\.gz)?$")
 
 
@@ -45,6 +47,7 @@ def read_idx(path: Path, *, dimensions: int) -> npt.NDArray[np.uint8]:
                     )
                 shape = struct.unpack(f">{dimensions}I", header[4:])
                 expected = math.prod(shape)
+                _require_plausible(expected, path, compressed=compressed)
                 # One byte more than expected tells a surplus without unpacking whatever follows.
                 content = stream.read(expected + 1)
         except (EOFError, OSError, zlib.error) as error:
@@ -56,6 +59,16 @@ def read_idx(path: Path, *, dimensions: int) -> npt.NDArray[np.uint8]:
             received=path,
         )
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+
+
+def _require_plausible(announced: int, path: Path, *, compressed: bool) -> None:
+    """Refuses a header before memory is taken for what it announces."""
+    size = path.stat().st_size
+    if announced > size * (_LARGEST_RATIO if compressed else 1):
+        raise UserError(
+            f"The idx file is damaged: its header announces {announced:,} bytes, more than it can hold.",
+            received=f"{path}, {size:,} bytes",
+        )
 
 
 def encode_idx(array: npt.NDArray[np.uint8]) -> bytes:

@@ -49,7 +49,8 @@ def load_parquet(path: Path, broken: BrokenImages) -> SourceParts:
         }
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"The parquet files cannot be read: {error}.", received=path) from error
-    images, notes = table_image_sets(tables, columns, broken, where=str(path))
+    root = path if path.is_dir() else path.parent
+    images, notes = table_image_sets(tables, columns, broken, where=str(path), roots=[root])
     named = path.resolve()
     name = named.parent.name if path.is_file() and _part_of(path) else named.name.removesuffix(".parquet")
     return SourceParts(name, str(path), images, class_names=columns.class_names, notes=notes)

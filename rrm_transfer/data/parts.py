@@ -186,6 +186,12 @@ def _count_classes(parts: SourceParts) -> int:
     train, names = parts.images.get("train"), parts.class_names
     ruling = parts.images["test"] if train is None else train
     num_classes = len(names) if names else int(ruling.labels.max()) + 1
+    if num_classes > len(ruling) and train is not None and names is None:
+        raise UserError(
+            "There are fewer training images than classes, so some class has none.",
+            received=f"{parts.source}: {len(ruling):,} images, largest label {num_classes - 1:,}",
+            hint="labels must count from 0 without gaps",
+        )
     for part, images in parts.images.items():
         _check_range(images.labels, num_classes, f"{part} part of {parts.source}")
     if num_classes < 2:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -71,7 +72,12 @@ def find_columns(features: datasets.Features, *, where: str) -> Columns:
 
 
 def table_image_sets(
-    tables: Mapping[str, tuple[pa.Table, str]], columns: Columns, broken: BrokenImages, *, where: str
+    tables: Mapping[str, tuple[pa.Table, str]],
+    columns: Columns,
+    broken: BrokenImages,
+    *,
+    where: str,
+    roots: Sequence[Path],
 ) -> tuple[dict[str, ImageSet], tuple[str, ...]]:
     """Makes the image sets to train and test on.
 
@@ -80,6 +86,7 @@ def table_image_sets(
         columns: Where image and label are.
         broken: Counts the images that cannot be read.
         where: Names the source in messages.
+        roots: Folders of the files that the tables may name.
 
     Returns:
         ``train`` and ``test``, as far as they exist; and notes.
@@ -96,7 +103,7 @@ def table_image_sets(
     for role, part in chosen.items():
         table, identity = tables[part]
         images = ColumnImages(
-            table.column(columns.image), origin=f"the {part} part of {where}", identity=identity
+            table.column(columns.image), origin=f"the {part} part of {where}", identity=identity, roots=roots
         )
         encoded[role] = EncodedPart(images, labels[part])
     return image_sets(encoded, broken), notes

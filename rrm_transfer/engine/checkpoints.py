@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.files import replacing_folder, sha256_of
 
 _TENSORS = "state.safetensors"
@@ -87,10 +88,13 @@ class Checkpoints:
         if not path.is_dir():
             return None
         try:
-            state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+            state = parse_json((path / _STATE).read_text(encoding="utf-8"))
             if state.pop("sha256") != _seal(path / _TENSORS, state):
                 raise ValueError("its checksum differs")
-            return Checkpoint(state["step"], load_file(path / _TENSORS), state["facts"])
+            step, facts = state["step"], state["facts"]
+            if not (isinstance(step, int) and step >= 0 and isinstance(facts, dict)):
+                raise ValueError("it is of another form")
+            return Checkpoint(step, load_file(path / _TENSORS), facts)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             self._warn(f"checkpoint {path.name} is damaged ({error}); the one before it is used")
             return None

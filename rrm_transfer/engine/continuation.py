@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from rrm_transfer.core.documents import parse_yaml
 from rrm_transfer.core.errors import UserError
 
 CONTINUABLE = frozenset(
@@ -70,10 +69,10 @@ def find_changes(before: str, now: str) -> list[Change]:
         UserError: The first is not YAML.
     """
     try:
-        known = yaml.safe_load(before)
-    except yaml.YAMLError as error:
+        known = parse_yaml(before)
+    except ValueError as error:
         raise UserError(f"The recipe in the run folder is damaged: {error}") from None
-    first, second = (dict(_leaves(content)) for content in (known, yaml.safe_load(now)))
+    first, second = (dict(_leaves(content)) for content in (known, parse_yaml(now)))
     paths = sorted((first.keys() | second.keys()) - {"output"})
     return [
         Change(path, first.get(path), second.get(path))

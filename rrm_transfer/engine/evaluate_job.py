@@ -94,6 +94,7 @@ def evaluate(
     arch: str | None = None,
     weights: Path | None = None,
     normalisation: str | None = None,
+    allow_code: bool = False,
     narrator: Narrator | None = None,
 ) -> tuple[Metrics, Path | None]:
     """Measures a model.
@@ -119,6 +120,7 @@ def evaluate(
         arch: Architecture of a weights file.
         weights: File that replaces the model's.
         normalisation: Of the model's input, where its source does not tell it.
+        allow_code: Whether the model's ``package.module:factory`` may be imported and called.
         narrator: Says what happens.
 
     Returns:
@@ -140,8 +142,9 @@ def evaluate(
         data = _data(model, dataset, known, narrator)
         fit = choose_fit(data.test.size, known.image_size or automatic_size(data))
         network = _network(
-            model, data, fit, narrator, arch=arch, weights=weights, normalisation=normalisation
-        )
+            model, data, fit, narrator, arch=arch, weights=weights, normalisation=normalisation,
+            allow_code=allow_code,
+        )  # fmt: skip
         part = _part(data, split)
         indices = balanced_sample(part.labels, images)
         chosen = part if indices is None else part.select(indices)
@@ -256,10 +259,11 @@ def _network(
     arch: str | None = None,
     weights: Path | None = None,
     normalisation: str | None = None,
+    allow_code: bool = False,
 ) -> Teacher:
     network = load_teacher(
         source, arch=arch, weights=weights, normalisation=normalisation, channels=data.channels,
-        image_size=fit.size,
+        image_size=fit.size, allow_code=allow_code,
     )  # fmt: skip
     align_labels(network, data, narrator)
     if network.num_classes != data.num_classes:

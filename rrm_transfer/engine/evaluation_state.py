@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import write_text
 
@@ -57,10 +58,12 @@ class EvaluationState:
         if self.path is None or not self.path.is_file():
             return
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = parse_json(self.path.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
                 raise ValueError("another schema")
             found = {key: Found(**entry) for key, entry in content["found"].items()}
+            if not all(isinstance(entry.kept, str) for entry in found.values()):
+                raise TypeError("results that are none")
             before = dict(content["conditions"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.names import public_name
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.loader import evaluation_batches
@@ -75,7 +75,7 @@ def provenance(assembly: Assembly, role: Role, product: Product) -> dict[str, An
 
 def recorded_provenance(folder: Path) -> dict[str, Any]:
     """Reads how an exported network was made."""
-    section: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))["rrm"]
+    section: dict[str, Any] = parse_json((folder / "config.json").read_text(encoding="utf-8"))["rrm"]
     return section
 
 

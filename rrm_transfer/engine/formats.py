@@ -64,6 +64,7 @@ def export(run: Path, file: Path, *, form: str, with_normalisation: bool = False
     """
     if form not in FORMATS:
         raise UserError("Unknown format.", received=form, allowed=FORMATS, hint=did_you_mean(form, FORMATS))
+    RunFolder(run).refuse_links()
     student = load_student(run)
     pixels = sample_of(run)
     if form == "robustbench":

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rrm_transfer.attacks.pgd import pgd
+from rrm_transfer.core.documents import parse_json
+from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
@@ -66,12 +68,32 @@ class Gallery:
 
 
 def read_gallery(path: Path) -> Gallery:
-    """Reads what `Gallery.write` wrote."""
-    with safe_open(path, framework="pt") as file:
-        facts = json.loads(file.metadata()["gallery"])
-        tensors = {name: file.get_tensor(name) for name in _TENSORS}
-    threat, names = ThreatModel(**facts.pop("threat")), facts.pop("class_names")
-    return Gallery(threat=threat, class_names=names and tuple(names), **facts, **tensors)
+    """Reads what `Gallery.write` wrote.
+
+    Raises:
+        UserError: It is something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = parse_json(file.metadata()["gallery"])
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        threat, names = ThreatModel(**facts.pop("threat")), facts.pop("class_names")
+        gallery = Gallery(threat=threat, class_names=names and tuple(names), **facts, **tensors)
+        _require_consistent(gallery)
+    except (AttributeError, LookupError, OSError, SafetensorError, TypeError, ValueError) as problem:
+        raise UserError(f"Not the gallery of a run: {problem!r}", received=path) from None
+    return gallery
+
+
+def _require_consistent(gallery: Gallery) -> None:
+    count, classes = gallery.logits.shape
+    alike = gallery.x.shape == gallery.x_adv.shape and gallery.logits.shape == gallery.logits_adv.shape
+    vectors = gallery.index.shape == gallery.labels.shape == (count,)
+    if not (alike and vectors and len(gallery.x) == count and gallery.x.ndim == 4):
+        raise ValueError("its tensors do not belong together")
+    named = classes if gallery.class_names is None else len(gallery.class_names)
+    if named != classes or not all(0 <= label < classes for label in gallery.labels.tolist()):
+        raise ValueError("its labels are none of its classes")
 
 
 def make_gallery(

@@ -63,12 +63,13 @@ def facts_about(name: str) -> ModelFacts:
     """Looks up a model by the name that a user gives it.
 
     Raises:
-        UserError: It is of a run folder whose recipe cannot be read.
+        UserError: It is of a run folder whose recipe cannot be read, or in which a link leads out of it.
     """
     path = Path(name.removeprefix("local-dir:"))
     within = not RunFolder(path).is_started
     folder, part = (RunFolder(path.parent), path.name) if within else (RunFolder(path), "student")
     if folder.is_started and path.is_dir():
+        folder.refuse_links()
         recipe = read_recipe(str(folder.recipe))
         return ModelFacts(
             dataset=recipe.data.name,

@@ -10,6 +10,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rrm_transfer.core.printing import presentable
+
 _PLAIN_INTERVAL_SECONDS = 10.0
 
 
@@ -25,13 +27,12 @@ class Narrator:
 
     def note(self, text: str) -> None:
         if self.console is not None:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(presentable(text), highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         if self.console is not None:
-            self.console.print(
-                f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True
-            )
+            message = presentable(f"warning: {text}")
+            self.console.print(message, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     def task(self, title: str, total: int, *, done: int = 0) -> Task:
         """Returns a context manager that shows how far a task of ``total`` units has come."""

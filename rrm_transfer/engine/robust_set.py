@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from rrm_transfer.attacks.ascent import ascend
+from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file, write_text
 from rrm_transfer.core.randomness import Randomness
@@ -114,8 +115,8 @@ class RobustSet:
         if not self.folder.exists():
             return
         try:
-            found = json.loads((self.folder / "robust-set.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = dict(parse_json((self.folder / "robust-set.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
             if not self.folder.is_dir() or any(self.folder.iterdir()):
                 raise UserError(
                     "The folder holds no robust set, and something else.",

@@ -11,11 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import timm
 from safetensors.torch import save_file
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file, write_text
-from rrm_transfer.core.quantities import format_eps
+from rrm_transfer.core.quantities import format_eps, parse_fraction
 from rrm_transfer.engine.metrics import Row, read_metrics
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.students.loading import LoadedStudent
@@ -88,13 +89,15 @@ def write_adapter(student: LoadedStudent, run: Path, file: Path) -> list[Path]:
         What was written.
 
     Raises:
-        UserError: The file's name is not one of a Python module.
+        UserError: The file's name is not one of a Python module, or the architecture none of timm's.
     """
     if file.suffix != ".py" or not file.stem.isidentifier():
         raise UserError("The adapter is a Python module.", received=file, allowed="a name such as Me2026.py")
+    if not timm.is_model(student.architecture):  # the module names it, and may name nothing else
+        raise UserError("The student's architecture is none of timm's.", received=student.architecture)
     weights, claim = file.with_suffix(".safetensors"), file.with_suffix(".json")
     config = json.loads((RunFolder(run).student / "config.json").read_text(encoding="utf-8"))
-    channels, *_ = shape = config["pretrained_cfg"]["input_size"]
+    channels, *_ = shape = [int(side) for side in config["pretrained_cfg"]["input_size"]]
     args = {"num_classes": config.get("num_classes"), "in_chans": channels, **config.get("model_args", {})}
     threat, dataset = config["rrm"]["threat"], _dataset(config["rrm"]["dataset"])
     text = _MODULE.format(
@@ -110,7 +113,7 @@ def write_adapter(student: LoadedStudent, run: Path, file: Path) -> list[Path]:
         name=file.stem,
         dataset=dataset,
         norm=threat["norm"],
-        eps=threat["eps"],
+        eps=parse_fraction(threat["eps"]),
     )
     state = {f"network.{key}": value.clone() for key, value in student.model.state_dict().items()}
     with replacing_file(weights) as temporary:

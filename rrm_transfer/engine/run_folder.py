@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from rrm_transfer import __version__
+from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import write_text
 from rrm_transfer.core.locks import FileLock
@@ -70,6 +71,7 @@ class RunFolder:
             return
         if not self.path.is_dir():
             raise UserError("The output is a file, not a folder.", received=self.path)
+        self.refuse_links()
         if self.is_started:
             if not (overwrite or resume):
                 finished = self.is_finished
@@ -85,6 +87,22 @@ class RunFolder:
                 received=self.path,
                 hint="another --output",
             )
+
+    def refuse_links(self) -> None:
+        """Checks that no link leads out of the folder: who packed it would choose what is read or written.
+
+        Raises:
+            UserError: One does.
+        """
+        root = self.path.resolve()
+        for entry in self.path.rglob("*"):
+            # Not `resolve`, which fails on links that lead to themselves.
+            if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(root):
+                raise UserError(
+                    "A link in the run folder leads out of it.",
+                    received=f"{entry} -> {entry.readlink()}",
+                    hint="remove it, or put what it leads to in its place",
+                )
 
     def check_same(
         self, recipe_yaml: str, facts: Mapping[str, object], *, anyway: bool = False
@@ -104,7 +122,7 @@ class RunFolder:
         """
         changes = find_changes(self.recipe.read_text(encoding="utf-8"), recipe_yaml)
         try:
-            started = json.loads(self.environment.read_text(encoding="utf-8"))
+            started = parse_json(self.environment.read_text(encoding="utf-8"))
             before = {name: started[name] for name in facts}
         except (OSError, ValueError, KeyError, TypeError):
             before = dict(facts)

@@ -315,6 +315,19 @@ class Trainer:
         checkpoint, finished = self.runtime.from_main(found)
         if checkpoint is None:
             return False
+        try:
+            self._take_up(checkpoint)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as problem:
+            raise UserError(
+                "The checkpoint is whole, but not of this run.",
+                received=f"{self.plan.phase}, step {checkpoint.step}: {type(problem).__name__}: {problem}",
+                hint="another --output, or --overwrite to start again",
+            ) from problem
+        self._log("resume", {"phase": self.plan.phase, "step": self._step})
+        self._narrator.note(f"{self.plan.phase}: resumed at step {self._step} of {self.total_steps}")
+        return bool(finished)
+
+    def _take_up(self, checkpoint: Checkpoint) -> None:
         tensors, facts = checkpoint.tensors, checkpoint.facts
         unpack(self._student, self._updater.optimizer, tensors, facts)
         world, rank = self.runtime.world, self.runtime.rank
@@ -328,6 +341,3 @@ class Trainer:
         self._updater.step = checkpoint.step
         self._updater.bad_steps.found = [(step, cause) for step, cause in facts["skipped"]]
         self._seconds = facts["seconds"]
-        self._log("resume", {"phase": self.plan.phase, "step": self._step})
-        self._narrator.note(f"{self.plan.phase}: resumed at step {self._step} of {self.total_steps}")
-        return bool(finished)

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from rrm_transfer.core.documents import parse_yaml
 from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.core.names import nearest
 from rrm_transfer.recipe.schema import Recipe
@@ -41,8 +42,8 @@ def read_recipe(
     """
     path = find_recipe(name)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise UserError(f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold a recipe.", allowed="a YAML mapping with 'student' and more")
@@ -90,8 +91,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not equals or not all(keys):
         raise UserError("Not an override.", received=override, allowed="key.subkey=value")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        parsed = parse_yaml(value)
+    except ValueError as error:
         raise UserError(f"The value of an override is not YAML: {error}", received=override) from None
     node = content
     for key in keys[:-1]:

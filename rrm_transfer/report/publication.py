@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub_repository import HubRepository
 from rrm_transfer.core.stems import weights_name
@@ -34,7 +35,7 @@ def publication(path: Path, repository: HubRepository) -> dict[str, bytes | Path
     """
     record = read_finished(path)
     folder = RunFolder(path)
-    config = json.loads((folder.student / "config.json").read_text(encoding="utf-8"))
+    config = parse_json((folder.student / "config.json").read_text(encoding="utf-8"))
     weights = folder.student / weights_name(config)
     if not weights.is_file():
         raise UserError("The run has no student's weights.", received=weights)

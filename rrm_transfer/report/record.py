@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from rrm_transfer.core.documents import parse_json, parse_yaml
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import public_name
 from rrm_transfer.core.threat import ThreatModel
@@ -113,6 +111,7 @@ def read_finished(path: Path) -> Record:
             allowed="a folder that `rrm-transfer run` or `teach` has completed",
             hint="--resume completes a run that was interrupted" if folder.is_started else None,
         )
+    folder.refuse_links()
     return read_record(folder, read_metrics(folder.metrics))
 
 
@@ -140,8 +139,8 @@ def read_record(folder: RunFolder, metrics: Metrics) -> Record:
         metrics=metrics,
         evaluations=evaluations,
         unreadable=unreadable,
-        recipe=_public(_without_output(yaml.safe_load(folder.recipe.read_text(encoding="utf-8")))),
-        environment=json.loads(folder.environment.read_text(encoding="utf-8")),
+        recipe=_public(_without_output(parse_yaml(folder.recipe.read_text(encoding="utf-8")))),
+        environment=parse_json(folder.environment.read_text(encoding="utf-8")),
         student=student,
         best=_config(folder.best)["rrm"]["weights"] if folder.best.is_dir() else None,
         events=_events(folder),
@@ -174,7 +173,7 @@ def read_evaluations(folder: RunFolder, made: str) -> tuple[dict[str, Metrics], 
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = _public(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    content: dict[str, Any] = _public(parse_json((folder / "config.json").read_text(encoding="utf-8")))
     return content
 
 
@@ -209,5 +208,5 @@ def _events(folder: RunFolder) -> list[dict[str, Any]]:
     if folder.log_file.is_file():
         for line in folder.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError):  # the line that a killed process was writing
-                events.append(json.loads(line))
+                events.append(parse_json(line))
     return events

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.engine.metrics import Metrics, read_metrics
 from rrm_transfer.engine.run_folder import RunFolder
@@ -97,7 +97,7 @@ def _read(folder: RunFolder, left_out: list[LeftOut]) -> Run:
 
 def _machine(folder: RunFolder) -> str:
     try:
-        environment: Any = json.loads(folder.environment.read_text(encoding="utf-8"))
+        environment: Any = parse_json(folder.environment.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         environment = None
     if not isinstance(environment, Mapping):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import is_connection_problem
-from rrm_transfer.core.stems import replace_stem
+from rrm_transfer.core.stems import replace_stem, require_shape_only
 
 
 def create_timm(
@@ -39,6 +39,7 @@ def create_timm(
         UserError: An argument is unknown to the architecture, the weights do not fit, or the stem cannot
             be replaced.
     """
+    require_shape_only(args)
     # timm loads strictly only where it believes that the class counts agree
     overlay = None if state is None else {"state_dict": state, "num_classes": num_classes, "label_offset": 0}
     try:

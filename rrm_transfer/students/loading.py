@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,12 +10,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import hub_model
 from rrm_transfer.core.pixels import Normalise, PixelStatistics
 from rrm_transfer.core.stems import MARKED_PREFIX, MARKED_WEIGHTS
 from rrm_transfer.students.creation import create_timm
 from rrm_transfer.students.saving import CONFIG
+
+# What timm's constructors and loaders raise on a configuration that is not theirs.
+_DAMAGED = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, SafetensorError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 
 class LoadedStudent(nn.Module):
@@ -66,7 +72,7 @@ def load_student(path: str | Path) -> LoadedStudent:
             allowed="a run folder, a folder with config.json and model.safetensors, or hf-hub:user/name",
         )
     try:
-        config = cast(dict[str, Any], json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        config = cast(dict[str, Any], parse_json((folder / CONFIG).read_text(encoding="utf-8")))
         stem = config.get("rrm", {}).get("stem")
         model = (
             _marked(folder, config, stem)
@@ -74,7 +80,7 @@ def load_student(path: str | Path) -> LoadedStudent:
             else timm.create_model(f"local-dir:{folder}", pretrained=True)
         )
         return LoadedStudent(model, config=config).eval()
-    except (json.JSONDecodeError, SafetensorError, KeyError, AttributeError, RuntimeError, OSError) as error:
+    except _DAMAGED as error:
         raise UserError(
             "The student's files are incomplete or damaged.", received=folder, allowed=f"timm said: {error}"
         ) from error

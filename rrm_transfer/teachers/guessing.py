@@ -59,7 +59,10 @@ def guess(tensors: Mapping[str, Tensor], *, source: str) -> Blueprint:
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for family in (_resnet, _preact_resnet, _trades, _deepmind, _vit, _convnext, _vgg, _alexnet):
-        blueprint = family(shapes, source)
+        try:
+            blueprint = family(shapes, source)
+        except (ArithmeticError, IndexError, ValueError):
+            continue  # A tensor of this family's name has another rank.
         if blueprint is not None:
             return blueprint
     first, last = next(iter(shapes)), list(shapes)[-1]
@@ -129,6 +132,8 @@ def own_args(architecture: str, shapes: Shapes) -> dict[str, object]:
             break
     else:
         return {}
+    if len(shapes[classifier]) < 2 or len(shapes[stem]) < 2:
+        return {}
     args: dict[str, object] = {"num_classes": shapes[classifier][0], "in_chans": shapes[stem][1]}
     if family == "preact":
         args["width"] = shapes[stem][0]
@@ -181,7 +186,7 @@ def _vit(shapes: Shapes, source: str) -> Blueprint | None:
 
 def vit_geometry(shapes: Shapes) -> dict[str, object]:
     """Returns a ViT's channels, patch and image size; empty where the weights are of another kind."""
-    if "patch_embed.proj.weight" not in shapes or len(shapes.get("pos_embed", ())) != 3:
+    if len(shapes.get("patch_embed.proj.weight", ())) != 4 or len(shapes.get("pos_embed", ())) != 3:
         return {}
     _, channels, patch, _ = shapes["patch_embed.proj.weight"]
     tokens = shapes["pos_embed"][1] - ("cls_token" in shapes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from rrm_transfer.teachers.networks.building import is_factory
 from rrm_transfer.teachers.origins import Origin
 from rrm_transfer.teachers.planning import draw_plan
 from rrm_transfer.teachers.sources import find_origin
-from rrm_transfer.teachers.strictness import load_strictly
+from rrm_transfer.teachers.strictness import load_strictly, require_fit
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.teachers.view import View
 
@@ -57,15 +58,17 @@ def load_teacher(
             hint="use an objective that matches features only, such as label-free rrm",
         )
     statistics, said_by = find_statistics(normalisation, checkpoint, origin)
-    model = build_model(plan.blueprint, allow_code=allow_code)
-    report = load_strictly(
-        model,
-        plan.tensors,
-        source=str(origin.file),
-        dispensable=plan.classifier_names(model) if features_only else (),
-    )
+    own_code = is_factory(plan.blueprint.architecture)
+    # Without memory first: widths that a file names may be of any size.
+    with nullcontext() if own_code else torch.device("meta"):
+        model = build_model(plan.blueprint, allow_code=allow_code)
+    dispensable = plan.classifier_names(model) if features_only else ()
+    if not own_code:
+        require_fit(model, plan.tensors, source=str(origin.file), dispensable=dispensable)
+        model = build_model(plan.blueprint)
+    report = load_strictly(model, plan.tensors, source=str(origin.file), dispensable=dispensable)
     # What a factory's network takes is not known; it gets the data as they are.
-    own_channels = channels if is_factory(plan.blueprint.architecture) else 3
+    own_channels = channels if own_code else 3
     view = View((channels, plan.blueprint.args.get("in_chans", own_channels)), (image_size, plan.image_size))
     side = view.size[1] or image_size
     return Teacher(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import hub_model
 from rrm_transfer.core.pixels import PixelStatistics
@@ -80,7 +80,7 @@ def described_by(config: Path, *, name: str, weights: Path) -> Origin:
         UserError: It is not such a file.
     """
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
+        content = parse_json(config.read_text(encoding="utf-8"))
         pretrained = content.get("pretrained_cfg", content)
         size = pretrained.get("input_size")
         args = dict(content.get("model_args", {}))
@@ -97,7 +97,11 @@ def described_by(config: Path, *, name: str, weights: Path) -> Origin:
             else None
         )
         labels = content.get("label_names") or pretrained.get("label_names")
-        architecture = content["architecture"]
+        architecture, names = content["architecture"], tuple(labels or ())
+        if not (isinstance(architecture, str) and isinstance(side, int | None)):
+            raise TypeError("the architecture is no name, or the size no number")
+        if isinstance(labels, str) or not all(isinstance(name, str) for name in names):
+            raise TypeError("the classes' names are no list of names")
         if weights.name == MARKED_WEIGHTS:
             architecture = content["rrm"]["architecture"] + CIFAR_STEM
         return Origin(
@@ -107,13 +111,12 @@ def described_by(config: Path, *, name: str, weights: Path) -> Origin:
             args={key: value for key, value in args.items() if value is not None},
             statistics=statistics,
             image_size=side,
-            class_names=tuple(labels) if labels else None,
+            class_names=names or None,
         )
     except (
-        json.JSONDecodeError,
-        UnicodeDecodeError,
-        KeyError,
+        LookupError,
         TypeError,
+        OverflowError,
         AttributeError,
         ValueError,
     ) as problem:

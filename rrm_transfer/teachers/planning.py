@@ -100,7 +100,7 @@ def _timm_args(
 ) -> dict[str, Any]:
     args: dict[str, Any] = {}
     for name in _classifiers(architecture):
-        if f"{name}.weight" in shapes:
+        if shapes.get(f"{name}.weight"):
             args["num_classes"] = shapes[f"{name}.weight"][0]
     first = _pretrained(architecture).get("first_conv")
     if isinstance(first, str) and len(shapes.get(f"{first}.weight", ())) == 4:

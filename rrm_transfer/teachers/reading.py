@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +38,10 @@ _NOT_CHECKPOINTS: tuple[tuple[bytes, str, str], ...] = (
 _WEB_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
 
+# What zipfile raises, besides its own error, on archives that contradict themselves.
+_BAD_ARCHIVE = (ValueError, ArithmeticError, RuntimeError, EOFError, OSError, struct.error, zlib.error)
+
+
 def read_file(path: Path) -> object:
     """Returns what the file holds: tensors by name, or containers of them.
 
@@ -46,7 +52,7 @@ def read_file(path: Path) -> object:
     if kind == "safetensors":
         try:
             return load_file(path)
-        except SafetensorError as problem:
+        except (SafetensorError, KeyError, ValueError, OSError) as problem:  # names of types that torch lacks
             raise UserError(
                 f"The safetensors file is damaged or cut short: {problem}", received=path, hint=_FETCH_AGAIN
             ) from None
@@ -117,12 +123,20 @@ def _require_torch_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.partition("/")[2] for name in archive.namelist()}
-    except zipfile.BadZipFile:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, *_BAD_ARCHIVE):
         raise UserError(
             "The checkpoint is cut short: its table of contents is missing.",
             received=f"{path}, {path.stat().st_size} bytes",
             hint=_FETCH_AGAIN,
         ) from None
+    size = path.stat().st_size
+    if unpacked > size:
+        raise UserError(
+            "The archive unpacks to more than its size; torch.save compresses nothing.",
+            received=f"{path}, {size:,} bytes, {unpacked:,} unpacked",
+            hint="a checkpoint that was packed again: save it anew where it was made",
+        )
     if "constants.pkl" in names:
         raise UserError(
             "This is a TorchScript archive: a program, not weights.",
@@ -139,7 +153,10 @@ def _require_torch_archive(path: Path) -> None:
 
 def _refusal(path: Path, kind: Kind, problem: Exception) -> UserError | None:
     """Returns the refusal of a file that is whole but names code, or None where it is neither."""
-    contents = inventory(path, archive=kind == "zip")
+    try:
+        contents = inventory(path, archive=kind == "zip")
+    except (zipfile.BadZipFile, *_BAD_ARCHIVE):
+        return None
     if contents.foreign:
         listed = ", ".join(contents.foreign[:8])
         more = f" and {len(contents.foreign) - 8} more" if len(contents.foreign) > 8 else ""

@@ -77,6 +77,33 @@ def compare(
     )
 
 
+def require_fit(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, source: str, dispensable: Collection[str] = ()
+) -> LoadReport:
+    """Compares names and shapes, and refuses a file that is another network's.
+
+    Args:
+        model: May be on the meta device.
+        tensors: By the model's own names.
+        source: Names the file in messages.
+        dispensable: Names that may be missing.
+
+    Raises:
+        UserError: A tensor is missing or misshapen, or the file is another network's.
+    """
+    report = compare(model, tensors, dispensable=dispensable)
+    if not report.fits:
+        raise UserError(
+            f"The weights do not fit the network: {report}."
+            + _examples("missing", report.missing)
+            + _examples("wrong shape", report.wrong_shape)
+            + _examples("unexpected", report.foreign),
+            received=source,
+            hint="name the architecture that the weights were trained with: --teacher-arch NAME",
+        )
+    return report
+
+
 def load_strictly(
     model: nn.Module, tensors: Mapping[str, Tensor], *, source: str, dispensable: Collection[str] = ()
 ) -> LoadReport:
@@ -91,16 +118,7 @@ def load_strictly(
     Raises:
         UserError: A tensor is missing, misshapen or not finite, or the file is another network's.
     """
-    report = compare(model, tensors, dispensable=dispensable)
-    if not report.fits:
-        raise UserError(
-            f"The weights do not fit the network: {report}."
-            + _examples("missing", report.missing)
-            + _examples("wrong shape", report.wrong_shape)
-            + _examples("unexpected", report.foreign),
-            received=source,
-            hint="name the architecture that the weights were trained with: --teacher-arch NAME",
-        )
+    report = require_fit(model, tensors, source=source, dispensable=dispensable)
     broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise UserError(

@@ -56,7 +56,7 @@ def unwrap(tensors: Mapping[str, Tensor]) -> Unwrapped:
     """Removes wrappers until none is left.
 
     Raises:
-        UserError: Two normalising layers say different things.
+        UserError: Two normalising layers say different things, or nothing else is there.
     """
     left = dict(tensors)
     found: list[PixelStatistics] = []
@@ -78,6 +78,8 @@ def unwrap(tensors: Mapping[str, Tensor]) -> Unwrapped:
             break
         left = {name.removeprefix(prefix): tensor for name, tensor in left.items()}
         form.append(f"prefix {prefix}")
+    if not left:
+        raise UserError("The weights hold a normalising layer and no network.", received=", ".join(form))
     if any(statistics != found[0] for statistics in found):
         raise UserError(
             "The weights hold two normalising layers that differ; applying one would be wrong.",

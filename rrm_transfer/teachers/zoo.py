@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import cache_folder, sha256_of, write_text
 from rrm_transfer.core.hub import hub_file
@@ -164,7 +165,7 @@ def _recorded_sha256(name: str, file: Path) -> str:
     """Returns the hash that the entry's first download had; this one is the first where none is known."""
     record = cache_folder() / "zoo-sha256.json"
     try:
-        known: dict[str, str] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        known: dict[str, str] = parse_json(record.read_text(encoding="utf-8")) if record.exists() else {}
     except ValueError:
         raise UserError(
             "The record of the teachers' hashes is damaged.",

@@ -19,7 +19,7 @@ from tests.data.fixtures import encode, noise, write_class_folders
 
 def column(*images: bytes | None) -> ColumnImages:
     structs = [{"bytes": image, "path": None} for image in images]
-    return ColumnImages(pa.chunked_array([structs]), origin="the train part", identity="x")
+    return ColumnImages(pa.chunked_array([structs]), origin="the train part", identity="x", roots=[])
 
 
 def part(*images: bytes | None) -> EncodedPart:
@@ -86,14 +86,21 @@ def test_deep_pixels_and_stray_colour_are_refused() -> None:
         decode(column(encode(noise(4, 4, 3))), 0, channels=1)
 
 
-def test_a_path_in_a_table_is_followed_to_a_file(tmp_path: Path) -> None:
-    pixels = noise(4, 4, 3)
-    (tmp_path / "a.png").write_bytes(encode(pixels))
-    rows = [{"bytes": None, "path": str(tmp_path / name)} for name in ("a.png", "missing.png")]
-    images = ColumnImages(pa.chunked_array([rows]), origin="the test part", identity="x")
-    np.testing.assert_array_equal(decode(images, 0, channels=3), pixels.transpose(2, 0, 1))
-    with pytest.raises(UserError, match="no image"):
-        decode(images, 1, channels=3)
+def test_a_path_in_a_table_is_followed_to_a_file_of_the_set_and_to_no_other(tmp_path: Path) -> None:
+    pixels, root = noise(4, 4, 3), tmp_path / "set"
+    root.mkdir()
+    for folder in (root, tmp_path):
+        (folder / "a.png").write_bytes(encode(pixels))
+    (root / "link.png").symlink_to(tmp_path / "a.png")
+    inside = ["a.png", str(root / "a.png")]
+    outside = ["missing.png", "../a.png", str(tmp_path / "a.png"), "link.png", "a\0b", "a" * 5000]
+    rows = [{"bytes": None, "path": path} for path in inside + outside]
+    images = ColumnImages(pa.chunked_array([rows]), origin="the test part", identity="x", roots=[root])
+    for position in range(len(inside)):
+        np.testing.assert_array_equal(decode(images, position, channels=3), pixels.transpose(2, 0, 1))
+    for position in range(len(inside), len(rows)):
+        with pytest.raises(UserError, match="no image"):
+            decode(images, position, channels=3)
 
 
 def test_small_images_of_one_size_are_held_in_memory() -> None:

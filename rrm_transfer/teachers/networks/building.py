@@ -120,9 +120,9 @@ def _wide(name: str) -> Callable[..., nn.Module] | None:
 def _factory(location: str, allow_code: bool) -> Callable[..., nn.Module]:
     if not allow_code:
         raise UserError(
-            "A teacher that runs code of yours must be named on the command line, not in a recipe.",
+            "A teacher that runs code must be named on the command line, or the recipe's code be allowed.",
             received=location,
-            hint=f"--teacher-arch {location}",
+            hint=f"--teacher-arch {location}, or --allow-code if you trust the recipe",
         )
     module, _, attribute = location.partition(":")
     try:

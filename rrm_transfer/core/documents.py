@@ -1,0 +1,60 @@
+"""JSON and YAML that anybody may have written."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+DEEPEST = 64
+"""Levels of lists and mappings; what walks through a document may recurse."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Reads JSON.
+
+    Raises:
+        ValueError: It is not JSON, or is nested too deeply.
+    """
+    try:
+        return _shallow(json.loads(text))
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Reads YAML that names no Python objects and has no aliases, by which a few lines become gigabytes.
+
+    Raises:
+        ValueError: It is not such YAML, or is nested too deeply.
+    """
+    try:
+        return _shallow(yaml.load(text, _Loader))
+    except RecursionError:
+        raise _too_deep() from None
+    except Exception as error:  # PyYAML's constructors fail in any way on values that are not what a tag says
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("aliases are not understood here")
+        return super().compose_node(parent, index)
+
+
+def _shallow(document: Any) -> Any:
+    level = [document]
+    for _ in range(DEEPEST):
+        containers = [node for node in level if isinstance(node, dict | list)]
+        if not containers:
+            return document
+        level = [
+            child for node in containers for child in (node.values() if isinstance(node, dict) else node)
+        ]
+    raise _too_deep()
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"nested more than {DEEPEST} levels deep")

@@ -1,0 +1,35 @@
+"""What of a text may be shown: nothing that gives access, and nothing that steers a terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+_HIDDEN = "…"
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}\b")
+_USER_INFO = re.compile(r"(?<=://)[^\s/@'\"]+(?=@)")
+_QUERY = re.compile(r"(https?://[^\s?'\"<>]+\?)[^\s'\"<>]+")  # signatures of downloads
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+def presentable(text: str) -> str:
+    """Returns ``text`` without tokens, and with control characters written out."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], without_secrets(text))
+
+
+def without_secrets(text: str) -> str:
+    """Returns ``text`` without the hub's tokens, users and passwords in addresses, and addresses' queries."""
+    for token in _tokens():
+        text = text.replace(token, _HIDDEN)
+    text = _USER_INFO.sub(_HIDDEN, _TOKEN.sub(_HIDDEN, text))
+    return _QUERY.sub(rf"\1{_HIDDEN}", text)
+
+
+def _tokens() -> set[str]:
+    tokens = {os.environ.get(name, "").strip() for name in _VARIABLES}
+    hub = sys.modules.get("huggingface_hub")  # where nobody imported it, nobody read its stored token
+    if hub is not None:
+        tokens.add(hub.get_token() or "")
+    return {token for token in tokens if len(token) > 3}
