@@ -14,6 +14,7 @@ from typing import Any
 import timm
 from safetensors.torch import save_file
 
+from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file, write_text
 from rrm_transfer.core.quantities import format_eps, parse_fraction
@@ -96,7 +97,7 @@ def write_adapter(student: LoadedStudent, run: Path, file: Path) -> list[Path]:
     if not timm.is_model(student.architecture):  # the module names it, and may name nothing else
         raise UserError("The student's architecture is none of timm's.", received=student.architecture)
     weights, claim = file.with_suffix(".safetensors"), file.with_suffix(".json")
-    config = json.loads((RunFolder(run).student / "config.json").read_text(encoding="utf-8"))
+    config = parse_json((RunFolder(run).student / "config.json").read_text(encoding="utf-8"))
     channels, *_ = shape = [int(side) for side in config["pretrained_cfg"]["input_size"]]
     args = {"num_classes": config.get("num_classes"), "in_chans": channels, **config.get("model_args", {})}
     threat, dataset = config["rrm"]["threat"], _dataset(config["rrm"]["dataset"])

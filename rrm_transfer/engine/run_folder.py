@@ -192,7 +192,7 @@ class RunFolder:
     def events(self, name: str) -> list[dict[str, Any]]:
         """Returns the facts of all events of a name in log.jsonl."""
         lines = self.log_file.read_text(encoding="utf-8").splitlines()
-        return [event for event in map(json.loads, lines) if event["event"] == name]
+        return [event for event in map(parse_json, lines) if event["event"] == name]
 
 
 def output_folder(recipe: Recipe, runtime: Runtime) -> Path:

@@ -61,7 +61,7 @@ def _overlapping(path: Path) -> None:
         for number in range(50):
             entry = zipfile.ZipInfo(f"net/data/{number}")
             entry.file_size = entry.compress_size = 1000
-            entry.header_offset = 0
+            entry.header_offset = entry.CRC = 0
             archive.filelist.append(entry)
         archive.comment = b"written with the entries above"
     path.write_bytes(stream.getvalue())

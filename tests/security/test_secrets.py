@@ -94,7 +94,7 @@ main()
     )
     last = ended.stderr.strip().splitlines()[-1]
     assert ended.returncode == 1
-    assert last == "KeyError: 'https://…@hub.example/a?…, token …'"
+    assert last == "KeyError: 'https://…@hub.example/a?… token …'"
     assert PASSWORD not in last
     assert TOKEN not in ended.stdout
 
