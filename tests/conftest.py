@@ -14,8 +14,9 @@ import torch
 
 from tests import tiny
 
-# Under nohup it is ignored, and so it would be by every process that the tests start.
+# Under nohup, or in the background of a script, they are ignored, also by every process that the tests start.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 gc.freeze()  # what was imported stays: collections need not look at it
 

@@ -200,7 +200,7 @@ def _step(student: Student) -> list[str]:
     """Takes one step on the matching loss of RRM and returns the trained parameters without a gradient."""
     trained = {name: p for name, p in student.train().named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD(trained.values(), lr=0.01)
-    logits, features = student(torch.rand(2, 3, student.image_size, student.image_size))
+    logits, features, _ = student(torch.rand(2, 3, student.image_size, student.image_size))
     target = torch.randn_like(features)
     loss: Tensor = (
         1 - cosine_similarity(features, target).mean() + cross_entropy(logits, torch.tensor([0, 1]))
