@@ -44,13 +44,12 @@ Pretrained = Annotated[
         "--pretrained/--no-pretrained", help="Start the student from timm's weights.", show_default=False
     ),
 ]
-Dataset = Annotated[
-    str | None,
-    typer.Option(
-        help="fashion-mnist-mini, a folder of images by class, a parquet file or folder, an idx folder, "
-        "or a Hugging Face data set. Default: what the teacher was trained on."
-    ),
-]
+_DATASET_FORMS = (
+    "fashion-mnist-mini, a folder of images by class, a parquet file or folder, an idx folder, "
+    "or a Hugging Face data set. Default: "
+)
+Dataset = Annotated[str | None, typer.Option(help=f"{_DATASET_FORMS}what the teacher was trained on.")]
+OwnDataset = Annotated[str | None, typer.Option("--dataset", help=f"{_DATASET_FORMS}the recipe's.")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="A recipe's name or YAML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Recipe override such as train.epochs=8; may be repeated.")

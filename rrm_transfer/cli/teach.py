@@ -13,7 +13,7 @@ from rrm_transfer.cli.request import key_values, request
 
 def teach(
     student: options.Student = None,
-    dataset: options.Dataset = None,
+    dataset: options.OwnDataset = None,
     objective: Annotated[str | None, typer.Option(help="pgd-at, trades, fast-at, …")] = None,
     recipe: options.RecipeName = None,
     overrides: options.Overrides = None,

@@ -75,7 +75,8 @@ def wilson_interval(p: float, n: int, z: float = 1.959963984540054) -> tuple[flo
     """
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # p itself is in the interval, which rounding forgets at 0 and at 1.
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,22 @@ class ThreatModel:
         if not self.eps >= 0:
             raise UserError("eps must be 0 or more.", received=self.eps)
 
+    @classmethod
+    def asked(cls, norm: Norm, eps: float) -> ThreatModel:
+        """Makes the threat model that a user names.
+
+        Raises:
+            UserError: It is none, or the radius is plainly one of pixels in [0, 255].
+        """
+        threat = cls(norm, eps)
+        if norm == "Linf" and eps > 1:
+            raise UserError(
+                "eps is in units of pixels in [0, 1], and in Linf none is above 1.",
+                received=f"{eps:g}",
+                hint=f"{eps:g}/255, if that is meant",
+            )
+        return threat
+
     def __str__(self) -> str:
         return f"{self.norm} {format_eps(self.eps)}"
 

@@ -235,7 +235,7 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     settle_cache(recipe, narrator)
     runtime.check_divisible(recipe.train.global_batch_size or 1, recipe.train.accumulation)
     narrator.note(training_line(recipe, row.source, kind))
-    return Assembly(recipe, data, fit, teacher, known, ThreatModel(threat.norm, threat.eps), broken)
+    return Assembly(recipe, data, fit, teacher, known, ThreatModel.asked(threat.norm, threat.eps), broken)
 
 
 def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | None) -> Learner:

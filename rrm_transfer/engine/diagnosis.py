@@ -16,7 +16,17 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import require_hub
 from rrm_transfer.engine.run_folder import library_versions
 
-OPTIONAL = ("pyautoattack", "submitit", "tensorboard", "wandb", "trackio", "onnx", "onnxruntime")
+OPTIONAL = (
+    "pyautoattack",
+    "imagecorruptions-imaug",
+    "submitit",
+    "tensorboard",
+    "wandb",
+    "trackio",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+)
 _GIB = 1 << 30
 
 

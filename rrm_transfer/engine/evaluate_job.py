@@ -36,6 +36,7 @@ from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.teachers.loading import load_teacher
+from rrm_transfer.teachers.sources import find_origin
 from rrm_transfer.teachers.teacher import Teacher
 
 SPLITS = ("test", "train", "held-out")
@@ -150,7 +151,7 @@ def evaluate(
         chosen = part if indices is None else part.select(indices)
         ball = cast(Norm, norm or known.norm or "Linf")
         radii = tuple(dict.fromkeys(eps or [known.eps_in(ball)]))
-        threats = tuple(ThreatModel(ball, radius) for radius in radii)
+        threats = tuple(ThreatModel.asked(ball, radius) for radius in radii)
         wanted = Wanted(attacks, threats, steps, restarts, seed, curve, level, corruptions)
         if corruptions:
             check_corruptions_usable(data.channels, fit.size)
@@ -239,6 +240,7 @@ def _worst_case(evaluator: Evaluator, threat: ThreatModel, attacks: Sequence[Att
 def _data(model: str, dataset: str | None, known: ModelFacts, narrator: Narrator) -> DataSet:
     name = dataset or known.dataset
     if not name:
+        find_origin(model)  # a model that does not exist is told as such
         raise UserError("The data set is not known.", received=model, hint="name it: --dataset D")
     own = name == known.dataset
     return load_dataset_by_name(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rrm_transfer.core.errors import Interrupted
+from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.data.workers import explaining_workers
 from rrm_transfer.engine.assembly import Assembly, assemble, require_no_teacher
 from rrm_transfer.engine.calibration import adopt, calibrate
@@ -78,6 +78,12 @@ def run(
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
     resume = resume or resume_anyway
+    if overwrite and resume:
+        raise UserError(
+            "A run is continued or replaced, not both.",
+            received="--overwrite and --resume",
+            hint="--resume continues it; --overwrite deletes it and starts anew",
+        )
     check_tracker(tracker)
     if role == "teacher":
         require_no_teacher(recipe)
@@ -88,7 +94,7 @@ def run(
     folder = RunFolder(output_folder(recipe, runtime))
     with StopRequest() as stop:
         folder.check(overwrite=overwrite, resume=resume)
-        finished = runtime.from_main(resume and folder.is_finished and not overwrite)
+        finished = runtime.from_main(resume and folder.is_finished)
         resume = runtime.from_main(resume and folder.is_started and not folder.is_finished)
         assembly = assemble(recipe, runtime, narrator, allow_code=allow_code)
         assembly.recipe.output = None  # where a run was written is not part of what it was

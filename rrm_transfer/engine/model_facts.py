@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.threat import Norm
+from rrm_transfer.core.names import did_you_mean
+from rrm_transfer.core.threat import NORMS, Norm
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.teachers.zoo import EMBEDDED, zoo_entry
@@ -54,6 +55,8 @@ class ModelFacts:
             return self.eps
         if norm == "Linf":
             return 8 / 255
+        if norm not in NORMS:
+            raise UserError("Unknown norm.", received=norm, allowed=NORMS, hint=did_you_mean(norm, NORMS))
         raise UserError(
             f"There is no customary eps for {norm}.", hint="name it: threat.eps in the recipe, or --eps"
         )

@@ -329,8 +329,13 @@ def _method(entry: Entry) -> str:
         defaults = {argument.name: argument.default for argument in objective_arguments(name)}
     except UserError:  # of another version
         defaults = {}
-    given = [f"{key}={value}" for key, value in objective.items() if defaults.get(key) != value]
+    given = [f"{key}={value}" for key, value in objective.items() if defaults.get(key) != _as_written(value)]
     return ":".join([name, *given]) + (" (best)" if entry.best else "")
+
+
+def _as_written(value: object) -> object:
+    """Returns a recipe's value as an objective has it: sequences are tuples there."""
+    return tuple(map(_as_written, value)) if isinstance(value, list) else value
 
 
 def _architecture(entry: Entry) -> str:

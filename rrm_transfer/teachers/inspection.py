@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.pixels import parse_statistics
 from rrm_transfer.core.stems import base_architecture
 from rrm_transfer.teachers.checkpoints import open_checkpoint
 from rrm_transfer.teachers.loading import find_statistics
@@ -48,6 +49,8 @@ def inspect_teacher(
     origin = find_origin(source, arch=arch, weights=weights)
     checkpoint = open_checkpoint(origin.file, sha256=origin.sha256)
     plan = draw_plan(origin, checkpoint)
+    if normalisation is not None:
+        parse_statistics(normalisation)  # what cannot be read is a mistake, not an unknown
     try:
         said = str(find_statistics(normalisation, checkpoint, origin)[0])
     except UserError:

@@ -46,6 +46,8 @@ def _origin(source: str, weights: Path | None) -> Origin:
     if Path(source).is_dir():
         return folder_origin(Path(source), name=source)
     if source.endswith(_SUFFIXES):
+        if not Path(source).is_file():
+            raise UserError("There is no such weights file.", received=source)
         return Origin(name=Path(source).name, file=Path(source))
     if is_factory(source) or (weights is not None and is_known(source)):
         if weights is None:

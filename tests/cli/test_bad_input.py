@@ -18,6 +18,8 @@ from tests.teachers.fixtures import tiny_folder
 
 CASES: dict[str, tuple[list[str], list[str]]] = {
     "teacher": (["--teacher", "fashion_mnist_lnf"], ["Unknown teacher", "fashion_mnist_linf"]),
+    "teacher's file": (["--teacher", "missing.pt"], ["no such weights file", "missing.pt"]),
+    "continued and replaced": (["--resume", "--overwrite"], ["not both", "--resume continues it"]),
     "student": (["--student", "test_resnot"], ["test_resnet"]),
     "data set": (["--dataset", "fashion-mnist-mni"], ["fashion-mnist-mini"]),
     "data folder": (["--dataset", "./missing"], ["./missing"]),
@@ -75,6 +77,11 @@ def _is_one_message(code: int, err: str, words: list[str]) -> None:
     assert "Traceback" not in err
     for word in words:
         assert word in err
+
+
+def test_a_run_that_is_not_there_is_not_evaluated(cli: Cli) -> None:
+    ended = cli("evaluate", "runs/nothing")
+    _is_one_message(ended.code, ended.err, ["Unknown teacher", "runs/nothing"])
 
 
 def test_all_problems_of_a_recipe_at_once(cli: Cli, tmp_path: Path) -> None:

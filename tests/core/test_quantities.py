@@ -40,6 +40,12 @@ def test_wilson_interval_matches_published_values() -> None:
         assert measured == pytest.approx((low, high), abs=5e-5)
 
 
+def test_the_interval_holds_the_share_itself() -> None:
+    for count in (1, 40, 2000, 10_000):
+        assert Proportion(0, count).interval()[0] == 0
+        assert Proportion(count, count).interval()[1] == 1
+
+
 def test_an_impossible_proportion_is_a_bug() -> None:
     for correct, count in [(1, 0), (5, 4), (-1, 4)]:
         with pytest.raises(ValueError, match="not a proportion"):

@@ -67,6 +67,9 @@ def test_a_wrong_threat_model_is_refused() -> None:
         ThreatModel("L1", 0.1)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="0 or more"):
         ThreatModel("L2", float("nan"))
+    with pytest.raises(UserError, match="8/255"):
+        ThreatModel.asked("Linf", 8)
+    assert ThreatModel.asked("L2", 8) == ThreatModel("L2", 8)
 
 
 def test_it_prints_as_the_field_writes_it() -> None:

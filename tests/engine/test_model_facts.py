@@ -14,3 +14,5 @@ def test_a_radius_belongs_to_its_norm() -> None:
     assert ModelFacts().eps_in("Linf") == 8 / 255
     with pytest.raises(UserError, match="no customary eps for L2"):
         ModelFacts(norm="Linf", eps=8 / 255).eps_in("L2")
+    with pytest.raises(UserError, match=r"Unknown norm(.|\n)*did you mean Linf"):
+        ModelFacts().eps_in("linf")  # type: ignore[arg-type]

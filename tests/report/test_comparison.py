@@ -103,6 +103,11 @@ def test_arguments_and_settings_tell_methods_apart(tmp_path: Path) -> None:
     assert methods == ["rrm train.epochs=6", "rrm:distance=relative_l2:noise=1.0", "rrm train.epochs=9"]
 
 
+def test_a_default_that_is_written_out_is_not_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", student_layers=[], layer_weights=[1.0])
+    assert [line.method for line in compare([tmp_path]).lines] == ["rrm"]
+
+
 def test_evaluations_and_the_best_weights_are_picked_up(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", further=figures("student-best", 790, 550))
     attack = {"norm": "Linf", "eps": EPS}

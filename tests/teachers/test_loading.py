@@ -143,6 +143,12 @@ def test_inspection_counts_what_loading_would_refuse(tmp_path: Path) -> None:
     assert json.loads(json.dumps(facts)) == facts
 
 
+def test_inspection_does_not_take_a_misspelt_normalisation_for_none_at_all(tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "teacher")
+    with pytest.raises(UserError, match="Not a normalisation"):
+        inspect_teacher(str(tmp_path / "teacher"), normalisation="imagnet")
+
+
 def test_an_auxiliary_head_is_left_out_and_counted(tmp_path: Path) -> None:
     source = saved(tmp_path, {**cifar_state(), "rotation_head.weight": torch.zeros(4, 16)})
     teacher = load_teacher(source, channels=3, image_size=32, normalisation="none")
