@@ -308,7 +308,7 @@ def objective_problems(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         Dotted paths with messages.
     """
     section = content.get("objective") or {}
-    if not isinstance(section, Mapping):
+    if not isinstance(section, Mapping) or not isinstance(section.get("name", ""), str):
         return []  # the schema says so
     name = section.get("name", ObjectiveSection().name)
     if name not in OBJECTIVES:
