@@ -161,7 +161,7 @@ def _items(text: str | None, default: str, problems: Problems) -> list[Item]:
         return read_items(default if text is None else text)
     except UserError as error:
         problems.add(error)
-        return []
+        return read_items(default)  # so that the other lists are looked at, too
 
 
 def _seeds(text: str | None, default: int, problems: Problems) -> list[int]:
@@ -173,7 +173,7 @@ def _seeds(text: str | None, default: int, problems: Problems) -> list[int]:
         problems.add(
             UserError("Not a seed.", received=", ".join(wrong) or text, allowed="whole numbers of 0 or more")
         )
-        return []
+        return [default]
     return list(dict.fromkeys(int(part) for part in parts))
 
 

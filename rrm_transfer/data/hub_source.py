@@ -62,6 +62,7 @@ def load_hub(name: HubName, broken: BrokenImages, *, hint: str | None = None) ->
     from huggingface_hub import constants
 
     hint = f"{hint} or use {LOCAL_FORMS}" if hint else f"use {LOCAL_FORMS}"
+    hint = f"no file or folder of that name is here; {hint}"
     stored_size = 0
     if not constants.is_offline_mode():
         require_hub(name.repo, hint=hint)

@@ -136,7 +136,7 @@ def test_every_mistake_is_told_before_anything_starts(cli: Cli, pretended: list[
         "--seeds", "0,x", "--set", "trian.lr=1", "--set", "teacher.name=fashion_mnist_lnf",
     )  # fmt: skip
     assert ended.code == 2
-    for words in ("test_resnot", "vitt_small", "received: x"):
+    for words in ("test_resnot", "vitt_small", "received: x", "objective.nois", "'rmm'", "trian"):
         assert words in ended.err
     settings = cli(
         "sweep", "--students", "test_resnet,test_resnot", "--objectives", "rrm:nois=1,rmm",
