@@ -23,7 +23,7 @@ from rrm_transfer.recipe.shelf import find_recipe, recipe_names
 from rrm_transfer.teachers.zoo import zoo_entry
 
 BATCH, STEPS, TEST = 2, 2, 2
-LARGE = {"resnet50", "vgg16", "convnext_tiny"}
+LARGE = {"resnet50", "vgg16", "convnext_tiny", "vit_small_patch16_224", "alexnet_2048"}
 """Students whose two steps take longer than the default tests can spare; one of them runs all the same."""
 MADE = re.compile(r"runs/(?P<recipe>.+-teacher-.+)")
 
