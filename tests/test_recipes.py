@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from rrm_transfer import Recipe, teach, transfer
-from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.engine.result import RunResult
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import ObjectiveSection
 from rrm_transfer.recipe.shelf import find_recipe, recipe_names
 from rrm_transfer.teachers.zoo import zoo_entry
+from tests import tiny
 
 BATCH, STEPS, TEST = 2, 2, 2
 LARGE = {"resnet50", "vgg16", "convnext_tiny", "vit_small_patch16_224", "alexnet_2048"}
@@ -31,8 +31,7 @@ MADE = re.compile(r"runs/(?P<recipe>.+-teacher-.+)")
 @pytest.fixture(autouse=True)
 def two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every class needs an image, but not every image is trained on."""
-    two = property(lambda loader: STEPS, lambda loader, counted: None)
-    monkeypatch.setattr(TrainingLoader, "steps_per_epoch", two, raising=False)
+    tiny.limit_steps(monkeypatch, STEPS)
 
 
 def write_images(folder: Path, *, classes: int, grey: bool) -> Path:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
+from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.students.saving import save_student
 from rrm_transfer.students.student import Student, build_student
 from tests.data.fixtures import Pixels, idx_bytes
@@ -80,6 +82,12 @@ def settings(*, epochs: int = 2) -> list[str]:
         "evaluate.batch_size": 8,
     }
     return [f"{key}={value}" for key, value in values.items()]
+
+
+def limit_steps(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Lets an epoch take that many steps, however many images there are."""
+    few = property(lambda loader: steps, lambda loader, counted: None)
+    monkeypatch.setattr(TrainingLoader, "steps_per_epoch", few, raising=False)
 
 
 def recipe_options(teacher: Path, data: Path, *, student: str = "test_resnet", epochs: int = 2) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -20,3 +21,7 @@ class Outputs(NamedTuple):
     logits: Tensor
     features: Tensor
     intermediates: tuple[Tensor, ...] = ()
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Outputs:
+        """Returns the outputs with every tensor changed in the same way."""
+        return Outputs(change(self.logits), change(self.features), tuple(map(change, self.intermediates)))

@@ -101,8 +101,7 @@ def run(module: nn.Module, x: Tensor, autocast: Autocast) -> Outputs:
     """Returns a network's outputs as float32, in whatever precision they were computed."""
     with autocast():
         outputs: Outputs = module(x)
-    intermediates = tuple(layer.float() for layer in outputs.intermediates)
-    return Outputs(outputs.logits.float(), outputs.features.float(), intermediates)
+    return outputs.map(Tensor.float)
 
 
 def infer(module: nn.Module, x: Tensor, autocast: Autocast = nullcontext) -> Outputs:
@@ -110,5 +109,4 @@ def infer(module: nn.Module, x: Tensor, autocast: Autocast = nullcontext) -> Out
     with torch.inference_mode():
         outputs = run(module, x, autocast)
     # A loss may not keep tensors of inference mode, ordinary copies it may.
-    intermediates = tuple(layer.clone() for layer in outputs.intermediates)
-    return Outputs(outputs.logits.clone(), outputs.features.clone(), intermediates)
+    return outputs.map(Tensor.clone)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -257,10 +258,7 @@ class Updater:
             self.optimizer.zero_grad(set_to_none=True)
             torch.accelerator.empty_cache()
             try:
-                few = None
-                if clean is not None:
-                    layers = tuple(layer[:fits] for layer in clean.intermediates)
-                    few = Outputs(clean.logits[:fits], clean.features[:fits], layers)
+                few = None if clean is None else clean.map(itemgetter(slice(fits)))
                 self._backward(self.student, epoch, Batch(*(t[:fits] for t in batch)), few, 1)
                 break
             except RuntimeError as error:

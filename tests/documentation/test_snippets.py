@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from rrm_transfer.cli.app import main
-from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.engine import evaluate_job, job
 from rrm_transfer.engine.evaluation import balanced_sample
+from tests import tiny
 from tests.data.fixtures import encode
 from tests.documentation.pages import PAGES, blocks, title, unnamed
 
@@ -51,8 +51,7 @@ def write_photos(folder: Path, *, each: int = 6) -> None:
 
 @pytest.fixture(autouse=True)
 def little_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    two = property(lambda loader: 2, lambda loader, counted: None)
-    monkeypatch.setattr(TrainingLoader, "steps_per_epoch", two, raising=False)
+    tiny.limit_steps(monkeypatch, 2)
 
     def few(labels: Tensor, count: int | None) -> list[int] | None:
         return balanced_sample(labels, min(count or EVALUATED, EVALUATED))
