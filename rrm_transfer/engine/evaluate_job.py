@@ -26,7 +26,7 @@ from rrm_transfer.engine.assembly import automatic_size
 from rrm_transfer.engine.checks import Level, parse_level, run_checks
 from rrm_transfer.engine.corruptions import measure_corruptions
 from rrm_transfer.engine.curve import eps_curve
-from rrm_transfer.engine.evaluation import Evaluator, balanced_sample
+from rrm_transfer.engine.evaluation import Evaluator, balanced_sample, lay_out
 from rrm_transfer.engine.evaluation_state import EvaluationState, weights_hash
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.labels import align_labels
@@ -274,6 +274,7 @@ def _network(
             received=f"{source}: {network.num_classes} classes, {data.num_classes} of {data.name}",
             hint="another --dataset",
         )
+    lay_out(network)
     return network
 
 

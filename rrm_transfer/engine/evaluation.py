@@ -316,6 +316,16 @@ def _check_inside(threat: ThreatModel, x: Tensor, x_adv: Tensor) -> None:
         raise RuntimeError(f"an attack left {threat} or the image range: {farthest:g}")
 
 
+def lay_out(model: nn.Module) -> None:
+    """Puts the weights of convolutions into the memory format in which a CPU is fastest in float32.
+
+    Values stay as they are. Not measured, as in training, because a continued evaluation must compute as
+    it did before; and not for networks in training, where the format is part of what is resumed.
+    """
+    if all(value.device.type == "cpu" for value in model.parameters()):
+        model.to(memory_format=torch.channels_last)
+
+
 def measure(
     model: nn.Module,
     images: ImageSet,

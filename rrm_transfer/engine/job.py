@@ -16,7 +16,7 @@ from rrm_transfer.engine.assembly import Assembly, assemble, require_no_teacher
 from rrm_transfer.engine.calibration import adopt, calibrate
 from rrm_transfer.engine.checkpoints import Checkpoints
 from rrm_transfer.engine.checks import run_checks
-from rrm_transfer.engine.evaluation import Evaluator, PGDSpec, balanced_sample, measure
+from rrm_transfer.engine.evaluation import Evaluator, PGDSpec, balanced_sample, lay_out, measure
 from rrm_transfer.engine.exporting import (
     Product,
     control_product,
@@ -302,6 +302,7 @@ class _Job:
             self.narrator.warn(f"{len(found):,} images could not be read; log.jsonl names them")
 
     def _measure(self, model: torch.nn.Module, role: str) -> list[Row]:
+        lay_out(model)
         return measure(
             model,
             self.images,

@@ -25,6 +25,7 @@ from rrm_transfer.engine.assembly import automatic_size
 from rrm_transfer.engine.evaluation import (
     Evaluator,
     balanced_sample,
+    lay_out,
     strict_float32,
     without_weight_gradients,
 )
@@ -52,6 +53,7 @@ def main() -> int:
     data = load_dataset_by_name(dataset)
     fit = choose_fit(data.test.size, known.image_size or automatic_size(data))
     model = load_teacher(given.model, channels=data.channels, image_size=fit.size)
+    lay_out(model)
     threat = ThreatModel(given.norm, known.eps_in(given.norm) if given.eps is None else given.eps)
     sample = balanced_sample(data.test.labels, given.images)
     images = data.test if sample is None else data.test.select(sample)
