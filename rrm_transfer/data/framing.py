@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from rrm_transfer.core.devices import send
 from rrm_transfer.core.errors import UserError
@@ -140,18 +140,16 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _to_send(pixels: Tensor) -> Tensor | npt.NDArray[np.uint8]:
-    """Puts a worker's pixels into shared memory, where there is room for them.
+def _collate(images: list[Tensor]) -> Tensor | npt.NDArray[np.uint8]:
+    """Joins images; those of a worker in shared memory, where there is room for them.
 
     Left to the loader, a failure would lose the batch, and the run would wait for it for ever.
     """
-    if get_worker_info() is None:
-        return pixels
     try:
-        pixels.share_memory_()  # type: ignore[no-untyped-call]
+        joined: Tensor = default_collate(images)
     except RuntimeError:
-        return pixels.numpy()  # goes through a pipe, which takes longer
-    return pixels
+        return torch.stack(images).numpy()  # goes through a pipe, which takes longer
+    return joined
 
 
 class _DecodedBatches(Dataset[_Decoded | UserError]):
@@ -178,8 +176,8 @@ class _DecodedBatches(Dataset[_Decoded | UserError]):
                 read.append(self._read_or_substitute(position, box, problems))
         except UserError as error:
             return error
-        positions, images = zip(*read, strict=True)
-        return list(positions), _to_send(torch.cat(images)), problems
+        positions, images = map(list, zip(*read, strict=True))
+        return positions, _collate(images), problems
 
     def _read_or_substitute(
         self, position: int, box: Callable[[int, int], Box], problems: _Problems
@@ -208,5 +206,5 @@ class _DecodedBatches(Dataset[_Decoded | UserError]):
             size=None if whole else fit.size,
             draft=cropped,
         )
-        image = torch.from_numpy(pixels)[None]
-        return fit.apply(image) if whole else image
+        image = torch.from_numpy(pixels)
+        return fit.apply(image[None])[0] if whole else image

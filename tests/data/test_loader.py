@@ -237,7 +237,7 @@ def test_training_goes_on_without_a_broken_image_up_to_a_limit(tmp_path: Path, w
 def _decoding_ends_with(monkeypatch: pytest.MonkeyPatch, problem: Callable[[], None]) -> None:
     def read(*_: Any) -> torch.Tensor:
         problem()
-        return torch.zeros(1, 3, 24, 24, dtype=torch.uint8)
+        return torch.zeros(3, 24, 24, dtype=torch.uint8)
 
     monkeypatch.setattr(framing._DecodedBatches, "_read", read)
 
@@ -256,10 +256,10 @@ def test_a_killed_worker_is_told(
 def test_a_full_shared_memory_only_costs_time(lazy: LazyImages, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = list(lazy_loader(lazy).epoch(0))
 
-    def full(tensor: torch.Tensor) -> torch.Tensor:
+    def full(*_: Any, **__: Any) -> None:
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_7>: No space left (28)")
 
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
     monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
     assert_equal(expected, list(lazy_loader(lazy, workers=1).epoch(0)))
 
