@@ -68,7 +68,7 @@ def validate(
     quiet: options.Quiet = False,
 ) -> None:
     """Check one without running it; every problem is named."""
-    from rrm_transfer.engine.assembly import check_names, objective_problems
+    from rrm_transfer.engine.recipe_names import check_names, objective_problems
     from rrm_transfer.recipe.loading import read_recipe
 
     check_names(read_recipe(name, overrides or [], further=objective_problems))

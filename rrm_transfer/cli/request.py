@@ -32,7 +32,7 @@ def request(
         sections: Options by recipe section; None values were not given.
         top_level: Options that are recipe keys themselves; None values were not given.
     """
-    from rrm_transfer.engine.assembly import objective_problems
+    from rrm_transfer.engine.recipe_names import objective_problems
     from rrm_transfer.recipe.loading import build_recipe, read_recipe
 
     given = {

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from rrm_transfer.core.errors import RecipeError, UserError
-from rrm_transfer.core.names import did_you_mean
+from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.broken import BrokenImages
@@ -22,24 +20,18 @@ from rrm_transfer.engine.learners import (
     TeacherNetwork,
     build_teacher_network,
     kind_of_learner,
-    resolve_learner_name,
 )
 from rrm_transfer.engine.model_facts import ModelFacts, facts_about
-from rrm_transfer.engine.optimisation import Optimisation, check_optimizer
+from rrm_transfer.engine.optimisation import Optimisation
 from rrm_transfer.engine.pairing import TAKES_CLASSIFIER, pair
 from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.engine.recipe_names import check_names
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.updating import TrainingPlan
-from rrm_transfer.objectives import OBJECTIVES, argument_problems, build_objective, objective_arguments
+from rrm_transfer.objectives import build_objective
 from rrm_transfer.objectives.base import Need, Objective
-from rrm_transfer.recipe.defaults import (
-    SMALL_IMAGE,
-    check_together,
-    fill_in,
-    training_defaults,
-    training_line,
-)
-from rrm_transfer.recipe.schema import ObjectiveSection, Recipe
+from rrm_transfer.recipe.defaults import SMALL_IMAGE, fill_in, training_defaults, training_line
+from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.students.pretrained import require_hub_weights
 from rrm_transfer.students.student import Student, build_student
 from rrm_transfer.teachers.loading import load_teacher
@@ -262,73 +254,6 @@ def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | No
         projection=recipe.student.projection,
         seed=recipe.seed,
     )
-
-
-def check_names(recipe: Recipe) -> Recipe:
-    """Checks what needs no data: names of student and optimiser, the objective, values that exclude others.
-
-    Returns:
-        A copy with the exact student name and every argument of the objective.
-
-    Raises:
-        UserError: A name is unknown or an argument is wrong.
-    """
-    recipe = recipe.model_copy(deep=True)
-    check_together(recipe)
-    recipe.student.name = resolve_learner_name(recipe.student.name)
-    _check_objective(recipe)
-    if recipe.train.optimizer is not None:
-        check_optimizer(recipe.train.optimizer)
-    return recipe
-
-
-def require_no_teacher(recipe: Recipe) -> None:
-    """Checks that a recipe makes a teacher from scratch.
-
-    Raises:
-        UserError: Its objective learns from another.
-    """
-    objective = check_names(recipe).objective
-    if build_objective(objective.name, **objective.arguments).needs:
-        raise UserError(
-            "A robust teacher is made from scratch, and this objective learns from another.",
-            received=objective.name,
-            allowed="an objective without a teacher: pgd-at, trades, fast-at, n-fgsm, free-at or natural",
-            hint="--objective pgd-at, or rrm-transfer run to learn from a teacher",
-        )
-
-
-def objective_problems(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Finds what is wrong with a recipe's objective, which the recipe's schema cannot know.
-
-    Args:
-        content: Of the whole recipe.
-
-    Returns:
-        Dotted paths with messages.
-    """
-    section = content.get("objective") or {}
-    if not isinstance(section, Mapping) or not isinstance(section.get("name", ""), str):
-        return []  # the schema says so
-    name = section.get("name", ObjectiveSection().name)
-    if name not in OBJECTIVES:
-        hint = did_you_mean(str(name), OBJECTIVES.names)
-        error = UserError(f"Unknown objective {name!r}.", allowed=OBJECTIVES.names, hint=hint)
-        return [("objective.name", error.in_a_line)]
-    problems = argument_problems(name, {key: value for key, value in section.items() if key != "name"})
-    return [(f"objective.{argument}", error.in_a_line) for argument, error in problems]
-
-
-def _check_objective(recipe: Recipe) -> None:
-    name, arguments = recipe.objective.name, recipe.objective.arguments
-    problems = objective_problems({"objective": recipe.objective.model_dump()})
-    if problems:
-        raise RecipeError(
-            problems, hint=f"rrm-transfer run --objective {name} --help-objective lists its arguments"
-        )
-    for argument in objective_arguments(name):
-        if argument.name not in arguments:
-            setattr(recipe.objective, argument.name, argument.default)
 
 
 def _weights_can_be_had(recipe: Recipe, narrator: Narrator) -> bool:

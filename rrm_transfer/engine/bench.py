@@ -15,13 +15,14 @@ from torch import nn
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.data.loader import Batch, TrainingLoader
-from rrm_transfer.engine.assembly import Assembly, assemble, check_fits, check_names
+from rrm_transfer.engine.assembly import Assembly, assemble, check_fits
 from rrm_transfer.engine.calibration import calibrate
 from rrm_transfer.engine.costs import SAT, YARDSTICK, Cost, CostReport
 from rrm_transfer.engine.feature_sample import FeatureSample, is_cacheable, sample_features
 from rrm_transfer.engine.feature_shards import Dtype
 from rrm_transfer.engine.memory import peak_bytes, resident_bytes
 from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.engine.recipe_names import check_names
 from rrm_transfer.engine.run_folder import devices
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.timing import Stopwatch, untimed

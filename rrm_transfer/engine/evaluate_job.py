@@ -18,28 +18,29 @@ from rrm_transfer.attacks.corruptions import check_corruptions_usable, corruptio
 from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.quantities import Proportion, format_eps
 from rrm_transfer.core.threat import Norm, ThreatModel
-from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.fit import Fit, choose_fit
-from rrm_transfer.data.images import DataSet, ImageSet
-from rrm_transfer.data.sources import load_dataset_by_name
+from rrm_transfer.data.images import ImageSet
 from rrm_transfer.engine.assembly import automatic_size
 from rrm_transfer.engine.checks import Level, parse_level, run_checks
 from rrm_transfer.engine.corruptions import measure_corruptions
 from rrm_transfer.engine.curve import eps_curve
-from rrm_transfer.engine.evaluation import Evaluator, balanced_sample, lay_out
+from rrm_transfer.engine.evaluated import (
+    SPLITS,
+    load_control,
+    load_data,
+    load_network,
+    load_surrogate,
+    part_of,
+)
+from rrm_transfer.engine.evaluation import Evaluator, balanced_sample
 from rrm_transfer.engine.evaluation_state import EvaluationState, weights_hash
 from rrm_transfer.engine.interruption import StopRequest
-from rrm_transfer.engine.labels import align_labels
 from rrm_transfer.engine.metrics import CorruptionRow, Metrics, Row, best_of, read_metrics, row
 from rrm_transfer.engine.model_facts import ModelFacts, facts_about
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
-from rrm_transfer.recipe.loading import read_recipe
-from rrm_transfer.teachers.loading import load_teacher
-from rrm_transfer.teachers.sources import find_origin
 from rrm_transfer.teachers.teacher import Teacher
 
-SPLITS = ("test", "train", "held-out")
 WORST = "worst-case"
 """The row of the images that survive every attack that ran in the same ball."""
 
@@ -71,6 +72,14 @@ class Wanted:
     @property
     def main_threat(self) -> ThreatModel:
         return next((threat for threat in self.threats if threat.eps > 0), self.threats[0])
+
+    @property
+    def uses_surrogate(self) -> bool:
+        return "transfer" in self.attacks or self.checks == "full"
+
+    @property
+    def uses_control(self) -> bool:
+        return self.curve or self.checks == "full"
 
 
 def evaluate(
@@ -140,13 +149,13 @@ def evaluate(
     narrator = narrator if narrator is not None and runtime.is_main else Narrator()
     with StopRequest():
         known = facts_about(model)
-        data = _data(model, dataset, known, narrator)
+        data = load_data(model, dataset, known, narrator)
         fit = choose_fit(data.test.size, known.image_size or automatic_size(data))
-        network = _network(
+        network = load_network(
             model, data, fit, narrator, arch=arch, weights=weights, normalisation=normalisation,
             allow_code=allow_code,
         )  # fmt: skip
-        part = _part(data, split)
+        part = part_of(data, split)
         indices = balanced_sample(part.labels, images)
         chosen = part if indices is None else part.select(indices)
         ball = cast(Norm, norm or known.norm or "Linf")
@@ -155,8 +164,12 @@ def evaluate(
         wanted = Wanted(attacks, threats, steps, restarts, seed, curve, level, corruptions)
         if corruptions:
             check_corruptions_usable(data.channels, fit.size)
-        rival = _surrogate(surrogate, known, wanted, data, fit, narrator)
-        undefended = _undefended(known, wanted, data, fit, narrator)
+        rival = undefended = None
+        if surrogate is not None or wanted.uses_surrogate:
+            required = "transfer" in attacks
+            rival = load_surrogate(surrogate, known, data, fit, narrator, required=required)
+        if wanted.uses_control:
+            undefended = load_control(known, data, fit, narrator)
 
         if output is None and known.run is not None:
             part_name = "" if known.part == "student" else f"{known.part}-"
@@ -235,87 +248,6 @@ def _worst_case(evaluator: Evaluator, threat: ThreatModel, attacks: Sequence[Att
         norm=threat.norm,
         eps=threat.eps,
     )
-
-
-def _data(model: str, dataset: str | None, known: ModelFacts, narrator: Narrator) -> DataSet:
-    name = dataset or known.dataset
-    if not name:
-        find_origin(model)  # a model that does not exist is told as such
-        raise UserError("The data set is not known.", received=model, hint="name it: --dataset D")
-    own = name == known.dataset
-    return load_dataset_by_name(
-        name,
-        label_map=known.label_map if own else None,
-        held_out=known.held_out,
-        seed=known.seed,
-        broken=BrokenImages(known.max_broken if own else 0, narrator.warn),
-    )
-
-
-def _network(
-    source: str,
-    data: DataSet,
-    fit: Fit,
-    narrator: Narrator,
-    *,
-    arch: str | None = None,
-    weights: Path | None = None,
-    normalisation: str | None = None,
-    allow_code: bool = False,
-) -> Teacher:
-    network = load_teacher(
-        source, arch=arch, weights=weights, normalisation=normalisation, channels=data.channels,
-        image_size=fit.size, allow_code=allow_code,
-    )  # fmt: skip
-    align_labels(network, data, narrator)
-    if network.num_classes != data.num_classes:
-        raise UserError(
-            "The model's classes do not fit the data.",
-            received=f"{source}: {network.num_classes} classes, {data.num_classes} of {data.name}",
-            hint="another --dataset",
-        )
-    lay_out(network)
-    return network
-
-
-def _surrogate(
-    name: str | None, known: ModelFacts, wanted: Wanted, data: DataSet, fit: Fit, narrator: Narrator
-) -> Teacher | None:
-    """Loads the surrogate where an attack or a check will use it; a run's teacher where none is named."""
-    if name is not None:
-        return _network(name, data, fit, narrator)
-    if "transfer" not in wanted.attacks and wanted.checks != "full":
-        return None
-    teacher = None if known.run is None else read_recipe(str(known.run.recipe)).teacher
-    if teacher is None:
-        return None
-    try:
-        return _network(
-            teacher.name, data, fit, narrator, arch=teacher.arch, weights=teacher.weights,
-            normalisation=teacher.normalisation,
-        )  # fmt: skip
-    except UserError as problem:
-        if "transfer" in wanted.attacks:
-            raise
-        narrator.warn(f"no transfer from the teacher: {problem.what}")
-        return None
-
-
-def _undefended(
-    known: ModelFacts, wanted: Wanted, data: DataSet, fit: Fit, narrator: Narrator
-) -> Teacher | None:
-    """Loads the control that was trained beside a run's student, where a check will use it."""
-    curve = wanted.curve or wanted.checks == "full"
-    if known.run is None or known.part == "control" or not curve or not known.run.control.is_dir():
-        return None
-    return _network(str(known.run.control), data, fit, narrator)
-
-
-def _part(data: DataSet, split: str) -> ImageSet:
-    part = {"test": data.test, "train": data.train, "held-out": data.held_out}[split]
-    if part is None:
-        raise UserError("The data have no held-out part.", received=data.name, allowed="test, train")
-    return part
 
 
 def _control_rows(known: ModelFacts) -> list[Row]:

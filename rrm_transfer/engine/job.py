@@ -12,7 +12,7 @@ import torch
 
 from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.data.workers import explaining_workers
-from rrm_transfer.engine.assembly import Assembly, assemble, require_no_teacher
+from rrm_transfer.engine.assembly import Assembly, assemble
 from rrm_transfer.engine.calibration import adopt, calibrate
 from rrm_transfer.engine.checkpoints import Checkpoints
 from rrm_transfer.engine.checks import run_checks
@@ -32,6 +32,7 @@ from rrm_transfer.engine.learners import Learner
 from rrm_transfer.engine.metrics import Metrics, Role, Row, best_of, read_metrics
 from rrm_transfer.engine.optimisation import build_optimizer
 from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.engine.recipe_names import require_no_teacher
 from rrm_transfer.engine.result import RunResult, recorded_result
 from rrm_transfer.engine.robust_set import MadeImages, robust_set_of
 from rrm_transfer.engine.run_folder import RunFolder, output_folder

@@ -11,10 +11,10 @@ from typing import Literal
 
 from rrm_transfer.core.errors import Interrupted, RecipeError, UserError
 from rrm_transfer.core.files import write_text
-from rrm_transfer.engine.assembly import check_names
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.launchers import Launcher, Task
 from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.engine.recipe_names import check_names
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.objectives import build_objective
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rrm_transfer.core.pixels import parse_statistics
 from rrm_transfer.core.quantities import format_eps, parse_fraction
-from rrm_transfer.engine.assembly import objective_problems
+from rrm_transfer.engine.recipe_names import objective_problems
 from rrm_transfer.recipe.loading import build_recipe, dump_recipe, read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.recipe.shelf import recipe_names, shelf
