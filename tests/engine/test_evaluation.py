@@ -21,8 +21,8 @@ from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import MemoryImages
 from rrm_transfer.data.loader import evaluation_batches
-from rrm_transfer.engine.evaluation import Evaluator, PGDSpec, measure, strict_float32
-from rrm_transfer.engine.evaluation_state import EvaluationState
+from rrm_transfer.engine.evaluation import Evaluator, PGDSpec, lay_out, measure, strict_float32
+from rrm_transfer.engine.evaluation_state import EvaluationState, weights_hash
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
 from tests.attacks.toys import toy
@@ -262,3 +262,13 @@ def test_progress_tells_the_time_left_for_all_attacks(monkeypatch: pytest.Monkey
     assert summaries[0]["at most"].endswith("%")
     assert "all attacks" not in summaries[-1]
     assert tool.seconds.keys() == {"clean", "pgd Linf 0.1"}
+
+
+def test_another_layout_is_the_same_network() -> None:
+    net, laid_out = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    laid_out.load_state_dict(net.state_dict())
+    lay_out(laid_out)
+    assert laid_out.weight.is_contiguous(memory_format=torch.channels_last)
+    assert weights_hash(laid_out) == weights_hash(net)
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.allclose(laid_out(x), net(x), atol=1e-6)
