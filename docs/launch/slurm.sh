@@ -9,8 +9,8 @@
 #SBATCH --signal=TERM@300
 #SBATCH --output=%x-%j.log
 
-# Five minutes before its time is up the run gets SIGTERM, saves its state and ends with exit code 130; the job
-# is then queued again and goes on. One that is finished says so and ends with 0.
+# Five minutes before its time is up the run gets SIGTERM and saves its state; the job is then queued again, at
+# most 20 times, and goes on. One that is finished says so and ends with 0.
 RUN=${RUN:-runs/imagenet-$SLURM_JOB_NAME}
 MASTER=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export RUN MASTER
@@ -24,5 +24,6 @@ srun bash -c 'exec accelerate launch \
   --main_process_port 29500 \
   -m rrm_transfer run "$@" --output "$RUN" --resume' bash "$@"
 code=$?
-[ "$code" -eq 0 ] || [ "$code" -eq 2 ] || scontrol requeue "$SLURM_JOB_ID"
+# A launcher ends with 1 whatever the run's own code was, so that a mistake looks like an interruption.
+[ "$code" -eq 0 ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 20 ] || scontrol requeue "$SLURM_JOB_ID"
 exit "$code"

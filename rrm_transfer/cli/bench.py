@@ -39,7 +39,7 @@ def bench(
 
         rrm-transfer bench
 
-        rrm-transfer bench --student resnet18 --dataset cifar10 --teacher T --objective rrm,pgd-at --steps 40
+        rrm-transfer bench --teacher T --student resnet18 --dataset uoft-cs/cifar10 --objective rrm,pgd-at
     """
     silence_profiler()
     wanted = request(

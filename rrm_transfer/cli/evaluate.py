@@ -80,7 +80,7 @@ def evaluate(
 
         rrm-transfer evaluate runs/quickstart --attack none --corruptions
 
-        rrm-transfer evaluate model.pth --teacher-normalisation cifar10 --dataset cifar10
+        rrm-transfer evaluate model.pth --teacher-normalisation cifar10 --dataset uoft-cs/cifar10
     """
     from rrm_transfer import api
     from rrm_transfer.cli.request import names_code

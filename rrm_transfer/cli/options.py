@@ -49,7 +49,9 @@ _DATASET_FORMS = (
     "or a Hugging Face data set. Default: "
 )
 Dataset = Annotated[str | None, typer.Option(help=f"{_DATASET_FORMS}what the teacher was trained on.")]
-OwnDataset = Annotated[str | None, typer.Option("--dataset", help=f"{_DATASET_FORMS}the recipe's.")]
+OwnDataset = Annotated[
+    str | None, typer.Option("--dataset", help=f"{_DATASET_FORMS}the recipe's, where it names one.")
+]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="A recipe's name or YAML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Recipe override such as train.epochs=8; may be repeated.")
@@ -70,7 +72,9 @@ ResumeAnyway = Annotated[
 SkipBadSteps = Annotated[
     int | None,
     typer.Option(
-        "--skip-bad-steps", min=0, help="Steps that may be undone because their loss is not finite."
+        "--skip-bad-steps",
+        min=0,
+        help="Steps that may be undone because loss or gradient is not finite.",
     ),
 ]
 Seed = Annotated[

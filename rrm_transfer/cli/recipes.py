@@ -18,7 +18,12 @@ Name = Annotated[str, typer.Argument(help="A recipe's name or YAML file.")]
 
 @app.command("ls")
 def list_recipes(as_json: options.AsJson = False, quiet: options.Quiet = False) -> None:
-    """List them, each with its description."""
+    """List them, each with its description.
+
+    For example:
+
+        rrm-transfer recipes ls
+    """
     from rrm_transfer.recipe.loading import read_recipe
     from rrm_transfer.recipe.shelf import recipe_names
 
@@ -33,7 +38,12 @@ def list_recipes(as_json: options.AsJson = False, quiet: options.Quiet = False) 
 
 @app.command("show")
 def show(name: Name, as_json: options.AsJson = False, quiet: options.Quiet = False) -> None:
-    """Print one, comments included."""
+    """Print one, comments included.
+
+    For example:
+
+        rrm-transfer recipes show quickstart
+    """
     from rrm_transfer.recipe.loading import read_recipe
     from rrm_transfer.recipe.shelf import find_recipe
 
@@ -50,7 +60,12 @@ def copy(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Copy one, to change it."""
+    """Copy one, to change it.
+
+    For example:
+
+        rrm-transfer recipes cp quickstart my-recipe.yaml
+    """
     from rrm_transfer.recipe.shelf import find_recipe
 
     source = find_recipe(name)
@@ -67,7 +82,12 @@ def validate(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Check one without running it; every problem is named."""
+    """Check one without running it; every problem is named.
+
+    For example:
+
+        rrm-transfer recipes validate my-recipe.yaml --set train.epochs=8
+    """
     from rrm_transfer.engine.recipe_names import check_names, objective_problems
     from rrm_transfer.recipe.loading import read_recipe
 

@@ -35,7 +35,7 @@ def teach(
 
         rrm-transfer teach --recipe fashion-mnist-teacher --dataset /data/fashion-mnist
 
-        rrm-transfer teach --student resnet18 --dataset cifar10 --objective pgd-at
+        rrm-transfer teach --student resnet18 --dataset uoft-cs/cifar10 --objective pgd-at
     """
     wanted = request(
         recipe=recipe,
