@@ -85,7 +85,8 @@ class _Watched:
     def __call__(self, x: Tensor) -> Tensor:
         output = self._logits(x)
         loss = F.cross_entropy(output, self._y, reduction="none")
-        self.loss, self.lost = loss.detach(), output.argmax(1) != self._y
+        self.loss = loss.detach()
+        self.lost = (output.argmax(1) != self._y) | ~output.isfinite().all(1)
         return loss
 
 

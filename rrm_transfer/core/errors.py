@@ -68,5 +68,8 @@ class RecipeError(UserError):
         )
 
 
-class Interrupted(Exception):  # noqa: N818  # it is not an error
-    """A run was asked to stop, and its state is saved."""
+class Interrupted(BaseException):
+    """A run was asked to stop, and its state is saved.
+
+    Like ``KeyboardInterrupt`` no ``Exception``: what handles any error of a library must not swallow it.
+    """

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 
-_LOCAL = re.compile(r"local[-_]dir:|file:|(?:[\w-]+:(?!//))?(?:[/\\~.]|[A-Za-z]:[/\\])")
+_LOCAL = re.compile(r"local[-_]dir:|file:|(?:[\w-]+:(?!//))?(?:[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\])")
 
 
 def nearest(name: str, options: Iterable[str], count: int = 5) -> list[str]:
@@ -24,4 +25,7 @@ def did_you_mean(name: str, options: Iterable[str]) -> str | None:
 
 def public_name(name: str) -> str:
     """Returns the last part of a local path, and any other name as it is: folders may name people."""
-    return re.split(r"[/\\:]", name.rstrip("/\\"))[-1] if _LOCAL.match(name) else name
+    path = name.rstrip("/\\")
+    deep = path.count("/") > 1 and "://" not in path and not re.search(r"\s", path)  # a hub's have one
+    local = _LOCAL.match(name) or deep or os.path.exists(name)  # noqa: PTH110  # Path raises on texts that are long
+    return re.split(r"[/\\:]", path)[-1] if local else name

@@ -25,6 +25,13 @@ GREY_MODES = {"1", "L", "LA", "La"}
 COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 
 
+UNCOMPRESSED = {".bmp", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"}
+"""Suffixes of formats in which images of one size have files of one size."""
+
+_LOOK = 1 << 12
+"""Bytes that are looked at of either end of such a file."""
+
+
 class BrokenImageError(UserError):
     """An image is missing, damaged, or too large to be one."""
 
@@ -61,7 +68,7 @@ class FileImages:
 
     def __init__(self, root: Path, files: Sequence[Path]) -> None:
         self._files = tuple(files)
-        listing = "\n".join(f"{f.relative_to(root).as_posix()} {f.stat().st_size}" for f in self._files)
+        listing = "\n".join(f"{f.relative_to(root).as_posix()} {_mark(f)}" for f in self._files)
         self.identity = hashlib.sha256(listing.encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -72,6 +79,18 @@ class FileImages:
 
     def locate(self, position: int) -> str:
         return f"image {position}, {self._files[position]}"
+
+
+def _mark(file: Path) -> str:
+    """Returns what changes with a file's content: its size, unless its format does not compress."""
+    size = file.stat().st_size
+    if file.suffix.lower() not in UNCOMPRESSED:
+        return str(size)
+    with file.open("rb") as stream:
+        digest = hashlib.sha256(stream.read(_LOOK))
+        stream.seek(max(0, size - _LOOK))
+        digest.update(stream.read())
+    return f"{size} {digest.hexdigest()[:16]}"
 
 
 class ColumnImages:

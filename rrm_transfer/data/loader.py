@@ -164,7 +164,13 @@ class TrainingLoader:
 
 
 def evaluation_batches(
-    images: ImageSet, *, fit: Fit, batch_size: int, device: torch.device | str, workers: int = 0
+    images: ImageSet,
+    *,
+    fit: Fit,
+    batch_size: int,
+    device: torch.device | str,
+    workers: int = 0,
+    substitute: bool = False,
 ) -> Iterator[Batch]:
     """Yields all images in order, unaugmented; the last batch may be smaller.
 
@@ -174,6 +180,7 @@ def evaluation_batches(
         batch_size: Images per batch.
         device: Where batches are made or moved to.
         workers: Processes that decode, for images not in memory.
+        substitute: Whether the next image takes the place of one that cannot be read, as in training.
 
     Raises:
         UserError: An image is broken or does not suit the rule.
@@ -181,6 +188,8 @@ def evaluation_batches(
     device = torch.device(device)
     positions = torch.arange(len(images))
     parts = [positions[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    for positions, pixels in fitted_batches(images, parts, Frame(fit), device=device, workers=workers):
+    for positions, pixels in fitted_batches(
+        images, parts, Frame(fit), device=device, workers=workers, substitute=substitute
+    ):
         x = pixels.float().div_(255)
         yield Batch(images.index[positions].to(device), x, images.labels[positions].to(device))

@@ -240,7 +240,13 @@ def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | No
         args=recipe.student.args,
         seed=recipe.seed,
     )
+    student = recipe.student
     if network is not None:
+        if student.pretrained or student.weights is not None or student.projection != "auto":
+            raise UserError(
+                "A network that timm lacks is trained from scratch and has no projection.",
+                received=f"{student.name} with student.pretrained, student.weights or student.projection",
+            )
         return network
     return build_student(
         recipe.student.name,

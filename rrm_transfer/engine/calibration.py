@@ -157,7 +157,10 @@ def _measure(
 
 def _batch(assembly: Assembly, runtime: Runtime, images: int) -> Batch:
     few = assembly.data.train.select(range(images))
-    return next(evaluation_batches(few, fit=assembly.fit, batch_size=images, device=runtime.device))
+    batches = evaluation_batches(
+        few, fit=assembly.fit, batch_size=images, device=runtime.device, substitute=True
+    )
+    return next(batches)
 
 
 def _stepping(

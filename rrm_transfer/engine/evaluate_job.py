@@ -16,6 +16,7 @@ from rrm_transfer.attacks.autoattack import library_version
 from rrm_transfer.attacks.catalogue import STEPS, build_attack, check_attack_names, pgd_attack
 from rrm_transfer.attacks.corruptions import check_corruptions_usable, corruptions_version
 from rrm_transfer.core.errors import Interrupted, UserError
+from rrm_transfer.core.names import public_name
 from rrm_transfer.core.quantities import Proportion, format_eps
 from rrm_transfer.core.threat import Norm, ThreatModel
 from rrm_transfer.data.fit import Fit, choose_fit
@@ -162,6 +163,8 @@ def evaluate(
         radii = tuple(dict.fromkeys(eps or [known.eps_in(ball)]))
         threats = tuple(ThreatModel.asked(ball, radius) for radius in radii)
         wanted = Wanted(attacks, threats, steps, restarts, seed, curve, level, corruptions)
+        if curve and not wanted.main_threat.eps:
+            raise UserError("A curve needs a radius above 0.", received="--eps 0 --curve")
         if corruptions:
             check_corruptions_usable(data.channels, fit.size)
         rival = undefended = None
@@ -171,11 +174,16 @@ def evaluate(
         if wanted.uses_control:
             undefended = load_control(known, data, fit, narrator)
 
-        if output is None and known.run is not None:
+        itself = (arch, weights, normalisation) == (None, None, None)
+        if output is None and known.run is not None and not itself:
+            narrator.warn("this is not the run's own network: nothing is kept in its folder; name --output")
+        elif output is None and known.run is not None:
             part_name = "" if known.part == "student" else f"{known.part}-"
-            output = known.run.evaluations / (part_name + _file_name(wanted, data.name, split, len(chosen)))
+            output = known.run.evaluations / (
+                part_name + _file_name(wanted, data.name, split, len(chosen), surrogate)
+            )
         networks = {"weights": network, "surrogate": rival, "control": undefended}
-        conditions = _conditions(wanted, networks, chosen, fit, batch_size, split, runtime)
+        conditions = _conditions(wanted, networks, data.name, chosen, fit, batch_size, split, runtime)
         state = _open_state(output, conditions, runtime, resume=resume)
         role = known.part if known.part in ("control", best_of("student")) else "student"
         evaluator = Evaluator(
@@ -257,7 +265,7 @@ def _control_rows(known: ModelFacts) -> list[Row]:
     return [row for row in read_metrics(known.run.metrics).of("control") if row.attack == "pgd"]
 
 
-def _file_name(wanted: Wanted, dataset: str, split: str, count: int) -> str:
+def _file_name(wanted: Wanted, dataset: str, split: str, count: int, surrogate: str | None) -> str:
     words = [
         dataset,
         split,
@@ -267,6 +275,8 @@ def _file_name(wanted: Wanted, dataset: str, split: str, count: int) -> str:
         *([f"{wanted.steps or STEPS}x{wanted.restarts}"] if wanted.steps or wanted.restarts > 1 else []),
         *(["curve"] if wanted.curve else []),
         *(["corruptions"] if wanted.corruptions else []),
+        *([f"from-{public_name(surrogate)}"] if surrogate else []),
+        *([f"seed{wanted.seed}"] if wanted.seed else []),
         str(count),
     ]
     return "-".join(words).replace("/", "-") + ".json"
@@ -275,6 +285,7 @@ def _file_name(wanted: Wanted, dataset: str, split: str, count: int) -> str:
 def _conditions(
     wanted: Wanted,
     networks: dict[str, Teacher | None],
+    dataset: str,
     images: ImageSet,
     fit: Fit,
     batch_size: int,
@@ -288,6 +299,7 @@ def _conditions(
         "pyautoattack": library_version(),
         "device": runtime.device.type,
         **{name: None if model is None else weights_hash(model) for name, model in networks.items()},
+        "dataset": dataset,
         "data": images.fingerprint,
         "split": split,
         "fit": fit.describe(images.size),

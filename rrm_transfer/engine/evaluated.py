@@ -35,7 +35,7 @@ def load_data(model: str, dataset: str | None, known: ModelFacts, narrator: Narr
     return load_dataset_by_name(
         name,
         label_map=known.label_map if own else None,
-        held_out=known.held_out,
+        held_out=known.held_out if own else 0.0,
         seed=known.seed,
         broken=BrokenImages(known.max_broken if own else 0, narrator.warn),
     )
@@ -111,6 +111,6 @@ def part_of(data: DataSet, split: str) -> ImageSet:
         UserError: There is no such part.
     """
     part = {"test": data.test, "train": data.train, "held-out": data.held_out}[split]
-    if part is None:
-        raise UserError("The data have no held-out part.", received=data.name, allowed="test, train")
+    if part is None or not len(part):
+        raise UserError(f"The data have no {split} part.", received=data.name, hint="another --split")
     return part

@@ -266,11 +266,15 @@ class Evaluator:
         if attack.threat is not None:
             _check_inside(attack.threat, victims.x, x_adv)
         with torch.no_grad():
-            kept = self.logits(x_adv).argmax(1) == victims.y
+            output = self.logits(x_adv)
+            kept = (output.argmax(1) == victims.y) & output.isfinite().all(1)
         return Found("".join("01"[flag] for flag in kept.tolist()), time.perf_counter() - started)
 
     def _victims(self, images: ImageSet) -> Victims:
-        batches = evaluation_batches(images, fit=self.fit, batch_size=len(images), device=self.runtime.device)
+        batches = evaluation_batches(
+            images, fit=self.fit, batch_size=len(images), device=self.runtime.device,
+            substitute=self.split != "test",
+        )  # fmt: skip
         return Victims(*next(iter(batches)))
 
     def _first_estimate(self, attack: Attack, stage: Stage, found: Proportion, correct: int) -> None:

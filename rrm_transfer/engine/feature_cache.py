@@ -148,6 +148,11 @@ class FeatureCache:
         }
 
 
+def _part_name(layer: int | str) -> str:
+    """Names what is stored of a layer; a position and a module may read alike."""
+    return f"layer-{layer}" if isinstance(layer, str) else f"layer-at-{layer}"
+
+
 def feature_cache(
     teacher: Teacher, loader: TrainingLoader, objective: Objective, *, dtype: Dtype
 ) -> FeatureCache:
@@ -172,7 +177,7 @@ def feature_cache(
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     widths = {"features": teacher.width, "logits": teacher.num_classes or 0}
     parts = [part for part in widths if part in objective.needs]
-    layers = [f"layer-{pair.teacher}" for pair in objective.layers]
+    layers = [_part_name(pair.teacher) for pair in objective.layers]
     if layers:
         layer_widths = teacher.read_layers([pair.teacher for pair in objective.layers])
         widths |= dict(zip(layers, layer_widths, strict=True))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from rrm_transfer.core.errors import Interrupted, UserError
+from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.workers import explaining_workers
 from rrm_transfer.engine.assembly import Assembly, assemble
 from rrm_transfer.engine.calibration import adopt, calibrate
@@ -101,7 +102,7 @@ def run(
         assembly.recipe.output = None  # where a run was written is not part of what it was
         job = _Job(assembly, runtime, narrator, folder, role, tracker)
         student = assembly.student()
-        job.rehearse(student)
+        job.rehearse(student, overwrite=overwrite)
         if resume or finished:
             adopt(assembly.recipe, runtime.on_main(lambda: read_recipe(str(folder.recipe))))
         calibrate(assembly, student, runtime, narrator)
@@ -148,7 +149,7 @@ class _Job:
         self.indices = balanced_sample(data.test.labels, evaluate.images)
         self.images = data.test if self.indices is None else data.test.select(self.indices)
         self.specs = [
-            PGDSpec(assembly.threat.with_eps(eps), evaluate.steps, evaluate.restarts)
+            PGDSpec(ThreatModel.asked(assembly.threat.norm, eps), evaluate.steps, evaluate.restarts)
             for eps in evaluate.eps or []
         ]
 
@@ -157,7 +158,7 @@ class _Job:
             self.folder.log(event, facts)
             self.tracking.log(event, facts)
 
-    def rehearse(self, student: Learner) -> None:
+    def rehearse(self, student: Learner, *, overwrite: bool) -> None:
         """Builds what training needs, so that nothing is written where that cannot be done.
 
         Raises:
@@ -172,7 +173,10 @@ class _Job:
             self.runtime.check_whole()
         self.assembly.loader(self.runtime)
         find_features(self.assembly, self.runtime)
-        if self.robust_set is not None:
+        replaced = (
+            overwrite and self.robust_set is not None and self.robust_set.folder == self.folder.robust_set
+        )
+        if self.robust_set is not None and not replaced:
             self.robust_set.check()
 
     def execute(

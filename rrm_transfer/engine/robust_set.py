@@ -142,7 +142,7 @@ class RobustSet:
             narrator: Shows progress.
 
         Raises:
-            UserError: See ``check``.
+            UserError: See ``check``; or a process does not see what the others wrote.
         """
         runtime.on_main(self.check)  # another process could see what this one is about to write
         if runtime.is_main:
@@ -158,12 +158,20 @@ class RobustSet:
                 positions = list(range(first, min(first + SHARD, len(self._data.train))))
                 size = self._batch_size
                 parts = [positions[k : k + size] for k in range(0, len(positions), size)]
-                pixels = torch.cat([self._invert(teacher, part, runtime.device) for part in parts])
+                made = [self._invert(teacher, part, runtime.device) for part in parts]
+                pixels, labels = map(torch.cat, zip(*made, strict=True))
                 # Processes work side by side: a file's share of the time that all of them take.
                 seconds = (time.monotonic() - begun) / min(runtime.world, len(missing))
-                self._write(number, pixels, self._data.train.labels[positions], seconds)
+                self._write(number, pixels, labels, seconds)
                 task.update(done)
         runtime.barrier()
+        absent = [self._file(number).name for number in numbers if not self._file(number).is_file()]
+        if absent:
+            raise UserError(
+                "Files of the robust set that other processes wrote are not here.",
+                received=f"{len(absent)} of {self._count}, the first {absent[0]}",
+                hint="objective.folder must be one that all machines see",
+            )
         images = load_parquet(self.folder, BrokenImages()).images["train"]
         stored = [pq.read_metadata(self._file(number)).metadata[_SECONDS] for number in numbers]
         return MadeImages(images, sum(map(float, stored)))
@@ -171,23 +179,25 @@ class RobustSet:
     def _file(self, number: int) -> Path:
         return self.folder / f"train-{number:05d}-of-{self._count:05d}.parquet"
 
-    def _invert(self, teacher: Teacher, positions: Sequence[int], device: torch.device) -> Tensor:
-        """Returns ``x_r`` for training images, uint8 ``(B, C, H, W)``."""
+    def _invert(
+        self, teacher: Teacher, positions: Sequence[int], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Returns ``x_r`` for training images, uint8 ``(B, C, H, W)``, and their labels, ``(B,)``."""
         train = self._data.train
         randomness = Randomness(self._seed, 0, train.index[list(positions)])
         starts = randomness.integers("robust set", len(train))
-        targets, z = (
+        targets, start = (
             next(
-                iter(
-                    evaluation_batches(
-                        train.select(chosen), fit=self._fit, batch_size=len(chosen), device=device
-                    )
+                evaluation_batches(
+                    train.select(chosen), fit=self._fit, batch_size=len(chosen), device=device,
+                    substitute=True,
                 )
-            ).x
+            )
             for chosen in (list(positions), starts)
-        )
+        )  # fmt: skip
+        z = start.x
         with torch.no_grad():
-            kept = teacher.features(targets)
+            kept = teacher.features(targets.x)
 
         def closeness(images: Tensor) -> Tensor:
             distance: Tensor = torch.linalg.vector_norm(teacher.features(images) - kept, dim=1)
@@ -202,7 +212,7 @@ class RobustSet:
             delta=torch.zeros_like(z),
             clip=False,
         )
-        return ((z + delta) * 255).round().clamp(0, 255).to(torch.uint8).cpu()
+        return ((z + delta) * 255).round().clamp(0, 255).to(torch.uint8).cpu(), targets.y.cpu()
 
     def _write(self, number: int, pixels: Tensor, labels: Tensor, seconds: float) -> None:
         import datasets

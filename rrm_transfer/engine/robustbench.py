@@ -94,6 +94,10 @@ def write_adapter(student: LoadedStudent, run: Path, file: Path) -> list[Path]:
     """
     if file.suffix != ".py" or not file.stem.isidentifier():
         raise UserError("The adapter is a Python module.", received=file, allowed="a name such as Me2026.py")
+    if file.resolve().is_relative_to(run.resolve()):
+        raise UserError(
+            "The adapter would stand among the run's own files.", received=file, hint="another --output"
+        )
     if not timm.is_model(student.architecture):  # the module names it, and may name nothing else
         raise UserError("The student's architecture is none of timm's.", received=student.architecture)
     weights, claim = file.with_suffix(".safetensors"), file.with_suffix(".json")
@@ -132,7 +136,8 @@ def _dataset(name: str) -> str:
 
 def _claim(run: Path, config: dict[str, Any], dataset: str) -> dict[str, Any]:
     threat = config["rrm"]["threat"]
-    rows = [row for row in _rows(run) if row.model == config["rrm"]["role"] and row.split == "test"]
+    made = (config["rrm"]["role"], "student")  # `evaluate` calls what it measures the student
+    rows = [row for row in _rows(run, config["rrm"]["dataset"]) if row.model in made and row.split == "test"]
     attacked = [
         row
         for row in rows
@@ -156,12 +161,15 @@ def _claim(run: Path, config: dict[str, Any], dataset: str) -> dict[str, Any]:
     }
 
 
-def _rows(run: Path) -> list[Row]:
+def _rows(run: Path, dataset: str) -> list[Row]:
+    """Returns all figures of a run on the data set that it was made for."""
     folder = RunFolder(run)
     rows: list[Row] = []
     for path in [folder.metrics, *sorted(folder.evaluations.glob("*.json"))]:
         with suppress(UserError):  # states and foreign files
-            rows += read_metrics(path).rows
+            metrics = read_metrics(path)
+            if metrics.conditions.get("dataset", dataset) == dataset:
+                rows += metrics.rows
     return rows
 
 

@@ -125,7 +125,7 @@ class RunFolder:
             started = parse_json(self.environment.read_text(encoding="utf-8"))
             before = {name: started[name] for name in facts}
         except (OSError, ValueError, KeyError, TypeError):
-            before = dict(facts)
+            before = dict.fromkeys(facts, "unknown: environment.json is missing or damaged")
         changes += [Change(name, before[name], now) for name, now in facts.items() if before[name] != now]
         require_same(changes, anyway=anyway, where=self.path)
         return changes

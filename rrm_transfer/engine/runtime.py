@@ -5,13 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, Literal, TypeVar, cast
 
 import psutil  # type: ignore[import-untyped]
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+)
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.modules.batchnorm import _NormBase
@@ -26,6 +33,9 @@ from rrm_transfer.engine.parallel import (
 
 T = TypeVar("T")
 Precision = Literal["float32", "bf16"]
+
+_PATIENCE = timedelta(days=1)
+"""How long processes wait for one that downloads data or works on the last part of an attack."""
 
 _LAUNCHED = re.compile(r"launch\b.*?--num[-_]processes[= ](\d+)")
 
@@ -47,9 +57,16 @@ class Runtime:
         asked = sharding_asked_for()
         # A forward may run several times before one backward (clean and adversarial input), which the
         # broadcast of buffers before each forward does not allow; see `average_statistics`.
-        kwargs = DistributedDataParallelKwargs(broadcast_buffers=False)
+        handlers = [
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=_PATIENCE),
+        ]
+        # Said here because accelerate would else take it from the environment and divide every loss by it.
+        whole = GradientAccumulationPlugin(num_steps=1)
         with unsharded_accelerate():
-            self.accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[kwargs])
+            self.accelerator = Accelerator(
+                mixed_precision="no", kwargs_handlers=handlers, gradient_accumulation_plugin=whole
+            )
         self.sharding = asked and self.world > 1
 
     @property

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from rrm_transfer.core.files import write_text
 from rrm_transfer.core.quantities import format_eps
+from rrm_transfer.data.hub_source import parse_hub_name
 from rrm_transfer.engine.metrics import Metrics, Row
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.report.record import Record, read_record
@@ -130,9 +131,14 @@ def _costs(metrics: Metrics) -> dict[str, str]:
 
 def _front_matter(record: Record, made: str) -> str:
     provenance = record.provenance
-    dataset = str(provenance["dataset"])
-    dataset_id = _ON_HUB.get(dataset, dataset)
-    rows = [row for _, metrics in record.measurements() for row in metrics.of(made) if row.split == "test"]
+    dataset, dataset_id = str(provenance["dataset"]), _dataset_id(record)
+    rows = [
+        row
+        for _, metrics in record.measurements()
+        if metrics.conditions.get("dataset", dataset) == dataset
+        for row in metrics.of(made)
+        if row.split == "test"
+    ]
     results = [
         EvalResult(
             task_type="image-classification",
@@ -157,6 +163,13 @@ def _front_matter(record: Record, made: str) -> str:
         **_licence(record.student["pretrained_cfg"].get("license")),
     )
     return data.to_yaml()
+
+
+def _dataset_id(record: Record) -> str:
+    """Returns the data set's address on the hub, or the name of one that is not there."""
+    asked = str(record.recipe["data"]["name"])
+    repository = parse_hub_name(asked)
+    return _ON_HUB.get(asked) or (asked if repository is None else repository.repo)
 
 
 def _arguments(row: Row) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from rrm_transfer.report.table import attack_title
 _OF_A_RUN = ("name", "description", "seed", "output", "control", "evaluate")
 _OPERATION = (
     "train.checkpoint_every", "train.log_every", "train.channels_last", "data.workers", "teacher.check",
+    "teacher.cache.seed",
 )  # fmt: skip
 """Recipe keys that do not change what is trained."""
 
@@ -170,8 +171,20 @@ def compare(paths: Iterable[Path]) -> Comparison:
     notes: list[str] = []
     entries = _with_ratios([entry for run in runs for entry in _entries(run)], notes)
     lines = _lines(entries, notes)
-    notes += _other_images(runs)
+    notes += _other_images(runs) + _shared_caches(runs)
     return Comparison(_columns(lines), lines, left_out, notes)
+
+
+def _shared_caches(runs: Sequence[Run]) -> list[str]:
+    """Says which costs are without the teacher's answers, because another run had paid for them."""
+    facts = [run.metrics.timing.get(run.made, {}).get("teacher_features", {}) for run in runs]
+    shared = [fact["build_seconds"] for fact in facts if fact.get("cache") == "hit"]
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} runs read teacher features that another had computed, in up to {max(shared):.0f} s; "
+        "their costs are without it"
+    ]
 
 
 def _spread(values: Sequence[float]) -> Spread | None:
@@ -195,6 +208,7 @@ def _entries(run: Run) -> list[Entry]:
     entries.append(Entry(run, "control", False, plain, _figures(run, "control"), run.seconds("control")))
     if made == "student" and run.recipe.teacher is not None:
         teacher = {key: value for key, value in setting.items() if key.startswith("teacher.")}
+        teacher = {key: value for key, value in teacher.items() if not key.startswith("teacher.cache")}
         entries.append(Entry(run, "teacher", False, teacher, _figures(run, "teacher"), teacher_seconds))
     return [entry for entry in entries if entry.figures]
 
@@ -231,7 +245,8 @@ def _column(row: Row, metrics: Metrics) -> Column:
         title = f"{row.norm} {format_eps(row.eps)} {attack_title(row)}"
     if row.attack == WORST:
         tried = [name for name in metrics.conditions.get("attacks", ()) if name != "none"]
-        title += f" of {', '.join(tried)}"
+        effort = [f"{key} {value}" for key in ("steps", "restarts") if (value := metrics.conditions.get(key))]
+        title += f" of {', '.join([*tried, *effort])}"
     return Column(title, row.attack, row.norm, row.eps, row.count, metrics.data)
 
 

@@ -35,6 +35,8 @@ from tests.benchmarks.record import emit
 SMALL, LARGE = os.environ.get("RRM_TRANSFER_CIFAR10"), os.environ.get("RRM_TRANSFER_IMAGENET_SAMPLE")
 BATCH = 128
 ROUNDS = 5
+EPOCH = 20_000
+"""Images of an epoch at 224 px, each several times: processes start once an epoch, as with real sets."""
 
 
 class PerImage(Dataset[torch.Tensor]):
@@ -93,7 +95,8 @@ def _enough(fast: float, slow: float) -> bool:
 
 def _large(name: str, seconds: float, workers: int) -> None:
     data = load_dataset_by_name(name)
-    images = data.train if len(data.train) >= BATCH else data.test
+    stored = data.train if len(data.train) >= BATCH else data.test
+    images = stored.select([position % len(stored) for position in range(EPOCH)])
     assert isinstance(images, LazyImages)
     augmentation = Augmentation(random_resized_crop=(0.08, 1.0), flip=True)
     loader = _loader(images, 224, augmentation, workers=workers)
@@ -106,7 +109,7 @@ def _large(name: str, seconds: float, workers: int) -> None:
     )
     alone, whole = (statistics.median(values) for values in rates.values())
     emit(
-        f"data path, 224 px, random resized crop and flip, {len(images):,} JPEG images",
+        f"data path, 224 px, random resized crop and flip, {len(stored):,} JPEG images",
         _rows(rates),
         {f"loader at {whole / alone:.1%} ≥ 90 % of decoding": whole >= 0.9 * alone},
     )

@@ -14,8 +14,8 @@ import pytest
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
 
-from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.hub import hub_file
+from rrm_transfer.core.errors import Interrupted, UserError
+from rrm_transfer.core.hub import explaining_hub, hub_file
 from rrm_transfer.data.sources import load_dataset_by_name
 
 CONTENT = bytes(range(256)) * 64
@@ -149,3 +149,8 @@ def test_a_hub_that_fails_is_told_of_data_sets_too(mood: str, server: Server) ->
         load_dataset_by_name("user/birds")
     assert "\n" not in caught.value.what
     assert caught.value.received == "user/birds"
+
+
+def test_a_request_to_stop_is_not_an_error_of_the_hub() -> None:
+    with pytest.raises(Interrupted), explaining_hub("user/name"):
+        raise Interrupted("stopped by SIGINT")

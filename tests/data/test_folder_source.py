@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.data.encoded import FileImages
 from rrm_transfer.data.images import LazyImages, MemoryImages
 from rrm_transfer.data.sources import load_dataset_by_name
 from tests.data.fixtures import encode, noise, write_class_folders
@@ -80,3 +82,12 @@ def test_folders_without_images_and_two_test_folders_are_mistakes(tmp_path: Path
         write_class_folders(tmp_path / name)
     with pytest.raises(UserError, match="same part"):
         load_dataset_by_name(str(tmp_path))
+
+
+def test_other_pixels_in_files_of_the_same_size_are_other_images(tmp_path: Path) -> None:
+    file = tmp_path / "a.bmp"
+    identities = set()
+    for colour in (0, 200):
+        Image.new("RGB", (64, 64), (colour, 0, 0)).save(file)
+        identities.add(FileImages(tmp_path, [file]).identity)
+    assert len(identities) == 2

@@ -299,3 +299,17 @@ def test_an_accelerator_gets_the_same_batches(kind: str, workers: int, lazy: Laz
         assert torch.equal(one.index, other.index.cpu())
         assert torch.equal(one.y, other.y.cpu())
         torch.testing.assert_close(one.x, other.x.cpu(), atol=1.5 / 255, rtol=0)
+
+
+def test_images_that_only_calibrate_or_check_may_be_replaced(tmp_path: Path) -> None:
+    folder = write_class_folders(tmp_path, count=6)
+    files = sorted(folder.rglob("*.png"))
+    files[5].write_bytes(b"no picture")
+    images = LazyImages(
+        encoded=FileImages(folder, files), labels=torch.arange(12) // 6, channels=3, size=None,
+        broken=BrokenImages(1, lambda _: None),
+    )  # fmt: skip
+    settings: dict[str, Any] = {"fit": Fit("crop", 16), "batch_size": 12, "device": "cpu"}
+    [batch] = evaluation_batches(images, substitute=True, **settings)
+    assert batch.index.tolist() == [0, 1, 2, 3, 4, 6, 6, 7, 8, 9, 10, 11]
+    assert batch.y.tolist() == [0] * 5 + [1] * 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,3 +170,9 @@ def test_a_preview_tells_shapes_and_costs_and_writes_nothing(
     assert document["student"]["parameters"] > 100_000
     assert document["cost"]["recipe"]["train_hours"] > 0
     assert {entry["name"] for entry in document["cost"]["objectives"]} == {"natural", "rrm", "pgd-at"}
+
+
+@pytest.mark.parametrize("look", [bench, preview])
+def test_a_set_smaller_than_a_batch_is_told(look: Callable[[Recipe], object], tiny_data: Path) -> None:
+    with pytest.raises(UserError, match="fewer training images than one global batch"):
+        look(_recipe(None, tiny_data, "objective.name=natural", "train.global_batch_size=500"))

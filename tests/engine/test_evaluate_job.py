@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.quantities import Proportion
+from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.engine.evaluate_job import evaluate
+from rrm_transfer.engine.evaluated import part_of
 from rrm_transfer.engine.evaluation_state import EvaluationState, Found
 from rrm_transfer.engine.metrics import Metrics, read_metrics, row
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
@@ -142,6 +145,7 @@ def test_transfer_is_weaker_than_white_box_and_strongest_from_itself(folder: Pat
         ({"attacks": ["transfer"]}, "--surrogate"),
         ({"split": "validation"}, "test, train, held-out"),
         ({"split": "held-out"}, "no held-out part"),
+        ({"eps": [0.0], "curve": True}, "radius above 0"),
         ({"checks": "some"}, "none, quick, full"),
         ({"norm": "L1"}, "Linf, L2"),
         ({"resume": True}, "--output FILE.json"),
@@ -288,3 +292,24 @@ def test_where_there_is_a_curve_the_control_is_attacked_at_its_largest_eps(
     # The figure of the run's own rows, at 0.2, would be 0.08.
     assert (control["status"], control["figure"]) == ("pass", 0.0)
     assert metrics.conditions["control"] == metrics.conditions["weights"]
+
+
+def test_figures_of_other_weights_are_not_kept_as_the_runs(folder: Path, tmp_path: Path) -> None:
+    made = finished_run(tmp_path / "run", folder)
+    options: dict[str, Any] = {"images": 30, "batch_size": 30, "attacks": ["none"]}
+    _, written = evaluate(str(made), weights=folder / "model.safetensors", **options)
+    assert written is None
+    assert not (made / "evaluations").exists()
+
+
+def test_another_seed_is_another_file(folder: Path, tmp_path: Path) -> None:
+    made = finished_run(tmp_path / "run", folder)
+    options: dict[str, Any] = {"images": 30, "batch_size": 30, "attacks": ["none"]}
+    files = {evaluate(str(made), seed=seed, **options)[1] for seed in (0, 1)}
+    assert len(files) == 2
+
+
+def test_an_empty_part_is_told() -> None:
+    data = load_dataset_by_name("fashion-mnist-mini")
+    with pytest.raises(UserError, match="no train part"):
+        part_of(replace(data, train=data.train.select([])), "train")

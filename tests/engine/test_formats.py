@@ -172,3 +172,26 @@ def test_the_command_tells_what_it_wrote(run: Path, cli: Cli) -> None:
     assert ended.document["files"] == ["a.pt2"]
     assert ended.document["relative_difference"] <= EXPORT_TOLERANCE
     assert "normalised" in cli("export", str(run), "--format", "torch-export", "--output", "b.pt2").out
+
+
+def test_a_claim_of_a_taught_network_has_its_figures(tmp_path: Path) -> None:
+    run = _run(tmp_path / "run")
+    config = run / "student" / "config.json"
+    config.write_text(config.read_text().replace('"role": "student"', '"role": "teacher"'))
+    attacked = row("student", "test", Proportion(51, 100), attack="autoattack", norm="Linf", eps=EPS)
+    clean = row("student", "test", Proportion(80, 100))
+    folder = RunFolder(run)
+    folder.evaluations.mkdir()
+    Metrics([clean, attacked]).write(folder.evaluations / "a.json")
+    easy = row("student", "test", Proportion(999, 1000), attack="autoattack", norm="Linf", eps=EPS)
+    Metrics([clean, easy], conditions={"dataset": "others"}).write(folder.evaluations / "b.json")
+    export(run, tmp_path / "Me2026.py", form="robustbench")
+    assert json.loads((tmp_path / "Me2026.json").read_text())["autoattack_acc"] == "51.00"
+
+
+def test_an_adapter_does_not_replace_the_runs_own_files(tmp_path: Path) -> None:
+    run = _run(tmp_path / "run")
+    before = (run / "student" / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="among the run's own files"):
+        export(run, run / "student" / "model.py", form="robustbench")
+    assert (run / "student" / "model.safetensors").read_bytes() == before

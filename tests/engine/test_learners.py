@@ -7,13 +7,18 @@ import timm
 import torch
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.engine.assembly import assemble
 from rrm_transfer.engine.learners import (
     build_teacher_network,
     export_learner,
     kind_of_learner,
     resolve_learner_name,
 )
+from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.engine.runtime import Runtime
+from rrm_transfer.recipe.loading import build_recipe
 from rrm_transfer.teachers.loading import load_teacher
+from tests import tiny
 
 
 def test_a_teachers_network_is_trained_exported_and_loaded_as_a_teacher(tmp_path: Path) -> None:
@@ -56,3 +61,12 @@ def test_names_are_resolved_among_timms_and_the_teachers_networks() -> None:
     )
     with pytest.raises(UserError, match="no arguments"):
         build_teacher_network("alexnet", num_classes=2, channels=3, image_size=64, args={"depth": 3}, seed=0)
+
+
+def test_a_network_that_timm_lacks_takes_no_weights(tiny_data: Path) -> None:
+    recipe = build_recipe(
+        {"student": {"name": "cifar_vgg11", "weights": "absent.pt"}, "data": {"name": str(tiny_data)}},
+        ["objective.name=natural", *tiny.settings()],
+    )
+    with pytest.raises(UserError, match="trained from scratch"):
+        assemble(recipe, Runtime(), Narrator())

@@ -330,3 +330,10 @@ def test_one_process_needs_no_communication() -> None:
     assert runtime.from_main({"a": 1}) == {"a": 1}
     assert [runtime.any(flag) for flag in (False, True)] == [False, True]
     assert torch.equal(runtime.mean(torch.ones(2)), torch.ones(2))
+
+
+def test_a_leftover_of_another_job_does_not_scale_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    weight = torch.ones(1, requires_grad=True)
+    Runtime().accelerator.backward(weight.sum())
+    assert weight.grad == 1

@@ -186,3 +186,12 @@ def test_it_is_no_way_to_teach(tiny_data: Path, tmp_path: Path) -> None:
     refused = command("teach", *options, folder=tmp_path)
     assert refused.code == 2
     assert "learns from another" in refused.err
+
+
+def test_files_that_only_other_processes_see_are_missed(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RobustSet, "_write", lambda *_: None)
+    with pytest.raises(UserError, match="not here") as caught:
+        world.make(tmp_path)
+    assert "all machines" in str(caught.value.hint)

@@ -156,3 +156,10 @@ def test_the_environment_names_no_machine() -> None:
     facts = environment({"processes": 2})
     assert facts["processes"] == 2
     assert os.uname().nodename not in json.dumps(facts).split('"')
+
+
+def test_what_a_run_depends_on_is_not_guessed(tmp_path: Path) -> None:
+    folder = _started(tmp_path / "run")
+    folder.environment.unlink()
+    with pytest.raises(UserError, match="processes: was unknown"):
+        folder.check_same(RECIPE, {"processes": 2})

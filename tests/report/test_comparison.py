@@ -9,7 +9,7 @@ import pytest
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.engine.metrics import row
+from rrm_transfer.engine.metrics import read_metrics, row
 from rrm_transfer.report.comparison import Comparison, Line, compare
 from tests.report.runs import EPS, figures, write_evaluation, write_run
 
@@ -182,3 +182,27 @@ def test_a_taught_network_is_what_its_run_made(tmp_path: Path) -> None:
     ratio = lines["pgd-at/test_resnet"].cost("ratio")
     assert ratio is not None
     assert ratio.mean == 1
+
+
+def test_cached_runs_that_differ_in_the_seed_are_one_line(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        cached = {"name": "fashion_mnist_linf", "cache": {"views": 2, "seed": seed}}
+        write_run(tmp_path / str(seed), seed=seed, teacher=480, recipe={"teacher": cached})
+    assert list(named(compare([tmp_path]))) == ["teacher/fashion_mnist_linf", "rrm/test_resnet"]
+
+
+def test_worst_cases_of_different_strength_stand_apart(tmp_path: Path) -> None:
+    worst = [row("student", "test", Proportion(400, 1000), attack="worst-case", norm="Linf", eps=EPS)]
+    for steps in (1, 100):
+        folder = write_run(tmp_path / str(steps), seed=steps)
+        write_evaluation(folder, "x", worst, conditions={"attacks": ["pgd", "noise"], "steps": steps})
+    titles = [column.title for column in compare([tmp_path]).columns]
+    assert sum("worst-case" in title for title in titles) == 2
+
+
+def test_a_cache_that_another_run_paid_for_is_told(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", control=60)
+    metrics = read_metrics(folder.metrics)
+    metrics.timing["student"]["teacher_features"] = {"cache": "hit", "build_seconds": 73.0}
+    metrics.write(folder.metrics)
+    assert ["73 s" in note for note in compare([tmp_path]).notes] == [True]
