@@ -1,13 +1,16 @@
-"""No test reaches a network or takes more than one thread; a tiny data set and its teacher for all."""
+"""No test reaches a network, the user's cache or a second thread; a tiny data set and its teacher for all."""
 
 from __future__ import annotations
 
 import gc
 import os
 import signal
+import tempfile
 from pathlib import Path
 
+cache = tempfile.TemporaryDirectory(prefix="rrm-transfer-tests-")
 os.environ.update({"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"})
+os.environ["RRM_TRANSFER_CACHE"] = cache.name
 
 import pytest
 import torch
@@ -35,3 +38,4 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_unconfigure() -> None:
     gc.unfreeze()
+    cache.cleanup()

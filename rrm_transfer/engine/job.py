@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from rrm_transfer.engine.feature_building import find_features, provide_features
 from rrm_transfer.engine.gallery import make_gallery
 from rrm_transfer.engine.interruption import StopRequest
 from rrm_transfer.engine.learners import Learner
-from rrm_transfer.engine.metrics import Metrics, Role, Row, best_of, read_metrics
+from rrm_transfer.engine.metrics import Metrics, Role, Row, best_of
 from rrm_transfer.engine.optimisation import build_optimizer
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.recipe_names import require_no_teacher
@@ -40,6 +39,7 @@ from rrm_transfer.engine.run_folder import RunFolder, output_folder
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.selection import Selection, held_out_judge
 from rrm_transfer.engine.teacher_check import check_assembled
+from rrm_transfer.engine.teacher_figures import teacher_figures
 from rrm_transfer.engine.tracking import Tracking, check_tracker
 from rrm_transfer.engine.training import Trainer
 from rrm_transfer.objectives import build_objective
@@ -193,7 +193,9 @@ class _Job:
             self.log("teacher", self.assembly.teacher.provenance)
         timing: dict[str, Any] = {}
         if self.assembly.teacher is not None:
-            teacher_rows, timing["teacher"] = self._teacher_rows()
+            teacher_rows, timing["teacher"] = teacher_figures(
+                self.assembly, self.images, self.specs, self._measure_teacher, self.runtime, self.narrator
+            )
             rows += teacher_rows
         robust = None
         if self.robust_set is not None:
@@ -306,12 +308,14 @@ class _Job:
             self.log("broken_images", {"count": len(found), "images": dict(found)})
             self.narrator.warn(f"{len(found):,} images could not be read; log.jsonl names them")
 
-    def _measure(self, model: torch.nn.Module, role: str) -> list[Row]:
+    def _measure(
+        self, model: torch.nn.Module, role: str, specs: Sequence[PGDSpec] | None = None
+    ) -> list[Row]:
         lay_out(model)
         return measure(
             model,
             self.images,
-            self.specs,
+            self.specs if specs is None else specs,
             role=role,
             split="test",
             fit=self.assembly.fit,
@@ -320,6 +324,10 @@ class _Job:
             runtime=self.runtime,
             narrator=self.narrator,
         )
+
+    def _measure_teacher(self, specs: Sequence[PGDSpec]) -> list[Row]:
+        assert self.assembly.teacher is not None
+        return self._measure(self.assembly.teacher, "teacher", specs)
 
     def _checks(self, student: Learner, *, control: list[Row]) -> list[dict[str, Any]]:
         """Looks for signs of gradient masking, the cheap ones where an attack is run at all."""
@@ -343,43 +351,6 @@ class _Job:
             control=control,
         )
         return [check.to_json() for check in checks]
-
-    def _teacher_rows(self) -> tuple[list[Row], dict[str, Any]]:
-        """Returns the teacher's test rows and timing; rows that it comes with, where they are the same."""
-        teacher = self.assembly.teacher
-        assert teacher is not None
-        section = self.recipe.teacher
-        assert section is not None
-        as_published = section.weights is None and section.arch is None and section.normalisation is None
-        source = self.assembly.teacher_facts.metrics if as_published else None
-        known = None if source is None else read_metrics(source)
-        # What a transfer exported is its student, what `teach` exported its teacher.
-        made = "student" if known is not None and known.of("student") else "teacher"
-        timing = {} if known is None else known.timing.get(made, {})
-        # Images of another size reach the teacher through another view, which may cost it accuracy.
-        own_size = teacher.image_size == self.assembly.fit.size
-        if known is not None and own_size and known.data == self.images.fingerprint:
-            rows = [
-                replace(row, model="teacher")
-                for row in known.of(made)
-                if row.measurement in self._measurements()
-            ]
-            if len(rows) == 1 + len(self.specs):
-                self.narrator.note(
-                    f"teacher: test figures taken from the metrics that {teacher.name} comes with"
-                )
-                return rows, timing
-        if teacher.num_classes != self.assembly.data.num_classes:
-            return [], timing
-        return self._measure(teacher, "teacher"), timing
-
-    def _measurements(self) -> set[tuple[object, ...]]:
-        count = len(self.images)
-        attacks = [(s.threat.norm, s.threat.eps, s.steps, s.restarts) for s in self.specs]
-        return {
-            ("test", "none", None, None, None, None, count),
-            *(("test", "pgd", *attack, count) for attack in attacks),
-        }
 
     def _exhibit(self, student: Learner) -> None:
         gallery = make_gallery(

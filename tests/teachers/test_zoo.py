@@ -60,6 +60,7 @@ def test_first_download_is_recorded_and_enforced(tmp_path: Path, monkeypatch: py
     file = tmp_path / "weights.pt"
     torch.save(tiny().state_dict(), file)
     entry = replace(zoo()[1], name="tiny", architecture="test_resnet")
+    monkeypatch.delenv("RRM_TRANSFER_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("rrm_transfer.teachers.zoo.hub_file", lambda *_args, **_kwargs: file)
     monkeypatch.setattr("rrm_transfer.teachers.zoo._table", lambda: {"tiny": entry})
