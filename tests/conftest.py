@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
 
-cache = tempfile.TemporaryDirectory(prefix="rrm-transfer-tests-")
 os.environ.update({"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"})
-os.environ["RRM_TRANSFER_CACHE"] = cache.name
+os.environ.update({"RRM_TRANSFER_CACHE": tempfile.mkdtemp(prefix="rrm-transfer-tests-")})
 
 import pytest
 import torch
@@ -38,4 +38,4 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_unconfigure() -> None:
     gc.unfreeze()
-    cache.cleanup()
+    shutil.rmtree(os.environ["RRM_TRANSFER_CACHE"], ignore_errors=True)
