@@ -62,6 +62,10 @@ def inventory(path: Path, *, archive: bool) -> Inventory:
     )
 
 
+_BROKEN = (ValueError, MemoryError, OverflowError)
+"""What reading ends in where there are no instructions; a made-up length asks for more memory than there is."""
+
+
 def leading_value(path: Path) -> object:
     """Returns the argument of a pickle's first instruction, framing aside."""
     with open(path, "rb") as stream:
@@ -71,7 +75,7 @@ def leading_value(path: Path) -> object:
                 for opcode, argument, _ in pickletools.genops(stream)
                 if opcode.name not in ("PROTO", "FRAME")
             )
-        except (ValueError, StopIteration):
+        except (*_BROKEN, StopIteration):
             return None
 
 
@@ -93,6 +97,6 @@ def _globals(stream: IO[bytes]) -> tuple[set[tuple[str, str]], bool]:
                 strings.append(memo.get(int(argument or 0), "?"))
             elif isinstance(argument, str):
                 strings.append(argument)
-    except (ValueError, IndexError, UnicodeDecodeError):
+    except (*_BROKEN, IndexError):
         return found, False
     return found, True
