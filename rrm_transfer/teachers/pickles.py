@@ -63,7 +63,7 @@ def inventory(path: Path, *, archive: bool) -> Inventory:
 
 
 _BROKEN = (ValueError, MemoryError, OverflowError)
-"""What reading ends in where there are no instructions; a made-up length asks for more memory than there is."""
+"""What reading ends in where there are no instructions; a made-up length asks for too much memory."""
 
 
 def leading_value(path: Path) -> object:
