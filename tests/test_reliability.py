@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-import re
-from pathlib import Path
+from tests.documentation.pages import ROOT, missing_tests, named_tests
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "reliability.md"
 
 
 def test_the_tests_that_hold_the_promises_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", DOCUMENT.read_text(encoding="utf-8"))
+    named = named_tests(DOCUMENT)
     assert len(named) > 30
-    missing = []
-    for file, function in named:
-        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-        known = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-        if function and function not in known:
-            missing.append(f"{file}::{function}")
-    assert not missing
+    assert not missing_tests(named)
 
 
 def test_no_promise_goes_without_a_test() -> None:

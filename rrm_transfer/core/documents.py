@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 DEEPEST = 64
 """Levels of lists and mappings; what walks through a document may recurse."""
+
+
+def key_of(facts: Mapping[str, Any]) -> str:
+    """Returns the key under which what depends on these facts is kept, as 32 hex digits."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -232,15 +232,15 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
 
 def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | None) -> Learner:
     """Builds what the recipe trains on ``data``."""
+    student = recipe.student
     network = build_teacher_network(
-        recipe.student.name,
+        student.name,
         num_classes=data.num_classes,
         channels=data.channels,
         image_size=image_size,
-        args=recipe.student.args,
+        args=student.args,
         seed=recipe.seed,
     )
-    student = recipe.student
     if network is not None:
         if student.pretrained or student.weights is not None or student.projection != "auto":
             raise UserError(
@@ -249,15 +249,15 @@ def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | No
             )
         return network
     return build_student(
-        recipe.student.name,
+        student.name,
         num_classes=data.num_classes,
         channels=data.channels,
         image_size=image_size,
         feature_width=width,
-        pretrained=bool(recipe.student.pretrained),
-        weights=recipe.student.weights,
-        args=recipe.student.args,
-        projection=recipe.student.projection,
+        pretrained=bool(student.pretrained),
+        weights=student.weights,
+        args=student.args,
+        projection=student.projection,
         seed=recipe.seed,
     )
 

@@ -67,7 +67,6 @@ def bench(
         # Assembled for an objective that does without it, the recipe would lose its teacher.
         lead = next((name for name in names if _needs(_with(recipe, name))), lead)
     assembly = assemble(_with(recipe, lead), runtime, narrator, allow_code=allow_code)
-    assembly.loader(runtime)  # a set smaller than a batch is told as such
     calibrate(assembly, assembly.student(), runtime, narrator)
     costs = measure(assembly, names, steps=steps, runtime=runtime, narrator=narrator, strict=bool(objectives))
     return replace(costs, recipe=_with(costs.recipe, recipe.objective.name))

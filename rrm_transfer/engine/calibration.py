@@ -127,6 +127,7 @@ def _candidates(
 def _measure(
     assembly: Assembly, student: nn.Module, runtime: Runtime, candidates: list[Numerics]
 ) -> tuple[dict[Numerics, float], int]:
+    assembly.loader(runtime)  # a set smaller than a batch is told as such
     batch_size, accumulation = assembly.recipe.train.global_batch_size, assembly.recipe.train.accumulation
     assert batch_size is not None
     whole = -(-batch_size // runtime.world // accumulation)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rrm_transfer.core.documents import key_of
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import cache_folder
 from rrm_transfer.core.names import public_name
@@ -174,7 +173,7 @@ def feature_cache(
         "seed": loader.view_seed,
         "dtype": dtype,
     }
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    key = key_of(identity)
     widths = {"features": teacher.width, "logits": teacher.num_classes or 0}
     parts = [part for part in widths if part in objective.needs]
     layers = [_part_name(pair.teacher) for pair in objective.layers]

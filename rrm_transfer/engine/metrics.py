@@ -140,6 +140,10 @@ class Metrics:
     def write(self, path: Path) -> None:
         write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
 
+    def measured_on(self, dataset: str) -> bool:
+        """Tells whether the figures are of the data set; those that name none are of the run's own."""
+        return bool(self.conditions.get("dataset", dataset) == dataset)
+
     def of(self, model: str) -> list[Row]:
         return [row for row in self.rows if row.model == model]
 

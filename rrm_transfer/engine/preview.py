@@ -62,7 +62,6 @@ def preview(
     narrator = narrator if narrator is not None and runtime.is_main else Narrator()
     assembly = assemble(recipe, runtime, narrator, allow_code=allow_code)
     student = assembly.student()
-    assembly.loader(runtime)  # a set smaller than a batch is told as such
     calibrate(assembly, student, runtime, narrator)
     names = [YARDSTICK, assembly.recipe.objective.name, SAT]
     costs = measure(assembly, names, steps=steps, runtime=runtime, narrator=narrator, strict=True)

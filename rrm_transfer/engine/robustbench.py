@@ -18,7 +18,8 @@ from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file, write_text
 from rrm_transfer.core.quantities import format_eps, parse_fraction
-from rrm_transfer.engine.metrics import Row, read_metrics
+from rrm_transfer.engine.evaluations import read_evaluations
+from rrm_transfer.engine.metrics import Metrics, Row, read_metrics
 from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.students.loading import LoadedStudent
 
@@ -136,8 +137,13 @@ def _dataset(name: str) -> str:
 
 def _claim(run: Path, config: dict[str, Any], dataset: str) -> dict[str, Any]:
     threat = config["rrm"]["threat"]
-    made = (config["rrm"]["role"], "student")  # `evaluate` calls what it measures the student
-    rows = [row for row in _rows(run, config["rrm"]["dataset"]) if row.model in made and row.split == "test"]
+    rows = [
+        row
+        for metrics in _measurements(RunFolder(run), config["rrm"]["role"])
+        if metrics.measured_on(config["rrm"]["dataset"])
+        for row in metrics.of(config["rrm"]["role"])
+        if row.split == "test"
+    ]
     attacked = [
         row
         for row in rows
@@ -161,16 +167,11 @@ def _claim(run: Path, config: dict[str, Any], dataset: str) -> dict[str, Any]:
     }
 
 
-def _rows(run: Path, dataset: str) -> list[Row]:
-    """Returns all figures of a run on the data set that it was made for."""
-    folder = RunFolder(run)
-    rows: list[Row] = []
-    for path in [folder.metrics, *sorted(folder.evaluations.glob("*.json"))]:
-        with suppress(UserError):  # states and foreign files
-            metrics = read_metrics(path)
-            if metrics.conditions.get("dataset", dataset) == dataset:
-                rows += metrics.rows
-    return rows
+def _measurements(folder: RunFolder, made: str) -> list[Metrics]:
+    evaluations, _ = read_evaluations(folder, made)
+    with suppress(UserError):  # a folder without metrics
+        return [read_metrics(folder.metrics), *evaluations.values()]
+    return list(evaluations.values())
 
 
 def _percent(row: Row) -> str:

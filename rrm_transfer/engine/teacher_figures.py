@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 
 from rrm_transfer import __version__
+from rrm_transfer.core.documents import key_of
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import cache_folder
 from rrm_transfer.data.images import ImageSet
@@ -106,8 +105,7 @@ def _kept_or_measured(
 
     Their key does not know the code that computes, so that much is measured in any case.
     """
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    file = cache_folder() / "figures" / f"{key}.json"
+    file = cache_folder() / "figures" / f"{key_of(facts)}.json"
     kept = runtime.from_main(_read(file) if runtime.is_main else [])
     if kept and measure([]) == kept[:1]:
         narrator.note("teacher: test figures are those of an earlier run")

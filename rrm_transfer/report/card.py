@@ -135,7 +135,7 @@ def _front_matter(record: Record, made: str) -> str:
     rows = [
         row
         for _, metrics in record.measurements()
-        if metrics.conditions.get("dataset", dataset) == dataset
+        if metrics.measured_on(dataset)
         for row in metrics.of(made)
         if row.split == "test"
     ]

@@ -207,8 +207,11 @@ def _entries(run: Run) -> list[Entry]:
     plain |= dict.fromkeys(("train.ema", "train.average_epochs", "train.select_every"))
     entries.append(Entry(run, "control", False, plain, _figures(run, "control"), run.seconds("control")))
     if made == "student" and run.recipe.teacher is not None:
-        teacher = {key: value for key, value in setting.items() if key.startswith("teacher.")}
-        teacher = {key: value for key, value in teacher.items() if not key.startswith("teacher.cache")}
+        teacher = {
+            key: value
+            for key, value in setting.items()
+            if key.startswith("teacher.") and not key.startswith("teacher.cache")
+        }
         entries.append(Entry(run, "teacher", False, teacher, _figures(run, "teacher"), teacher_seconds))
     return [entry for entry in entries if entry.figures]
 

@@ -140,8 +140,7 @@ def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
     for point in points:
         row = point.row
         axes.errorbar(
-            point.cost, row.accuracy,
-            [[max(0.0, row.accuracy - row.low)], [max(0.0, row.high - row.accuracy)]],
+            point.cost, row.accuracy, [[row.accuracy - row.low], [row.high - row.accuracy]],
             color="0.65", linewidth=0.8, capsize=0, zorder=2,
         )  # fmt: skip
         axes.plot(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,10 @@ from rrm_transfer.core.documents import parse_json, parse_yaml
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import public_name
 from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.engine.evaluations import read_evaluations
 from rrm_transfer.engine.gallery import Gallery, read_gallery
 from rrm_transfer.engine.metrics import Metrics, read_metrics
 from rrm_transfer.engine.run_folder import RunFolder
-
-_STATE = ".state.json"
-"""Ends the names of unfinished evaluations."""
 
 _PROVENANCE = frozenset(
     {"versions", "role", "recipe", "objective", "threat", "dataset", "fit", "teacher", "weights"}
@@ -148,46 +146,9 @@ def read_record(folder: RunFolder, metrics: Metrics) -> Record:
     )
 
 
-def read_evaluations(folder: RunFolder, made: str) -> tuple[dict[str, Metrics], list[str]]:
-    """Reads what was measured of a run after its end.
-
-    Args:
-        folder: Of the run.
-        made: ``student`` or ``teacher``: what the run made.
-
-    Returns:
-        Metrics by file name, and the names of files that hold something else.
-    """
-    evaluations: dict[str, Metrics] = {}
-    unreadable = []
-    for path in sorted(folder.evaluations.glob("*.json")):
-        if path.name.endswith(_STATE):
-            continue
-        try:
-            found = read_metrics(path)
-        except UserError:
-            unreadable.append(path.name)
-        else:
-            evaluations[path.stem] = _with_roles(found, made)
-    return evaluations, unreadable
-
-
 def _config(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = _public(parse_json((folder / "config.json").read_text(encoding="utf-8")))
     return content
-
-
-def _with_roles(metrics: Metrics, made: str) -> Metrics:
-    """Names the network that the run made: an evaluation calls it the student."""
-
-    def role(model: str) -> str:
-        return model.replace("student", made, 1)
-
-    return replace(
-        metrics,
-        rows=[replace(row, model=role(row.model)) for row in metrics.rows],
-        corruptions=[replace(row, model=role(row.model)) for row in metrics.corruptions],
-    )
 
 
 def _without_output(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -22,17 +22,16 @@ from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.engine.assembly import automatic_size
+from rrm_transfer.engine.evaluated import load_network
 from rrm_transfer.engine.evaluation import (
     Evaluator,
     balanced_sample,
-    lay_out,
     strict_float32,
     without_weight_gradients,
 )
 from rrm_transfer.engine.model_facts import facts_about
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
-from rrm_transfer.teachers.loading import load_teacher
 
 
 def main() -> int:
@@ -52,8 +51,7 @@ def main() -> int:
         parser.error("the data set is not known: --dataset D")
     data = load_dataset_by_name(dataset)
     fit = choose_fit(data.test.size, known.image_size or automatic_size(data))
-    model = load_teacher(given.model, channels=data.channels, image_size=fit.size)
-    lay_out(model)
+    model = load_network(given.model, data, fit, Narrator())
     threat = ThreatModel(given.norm, known.eps_in(given.norm) if given.eps is None else given.eps)
     sample = balanced_sample(data.test.labels, given.images)
     images = data.test if sample is None else data.test.select(sample)

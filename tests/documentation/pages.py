@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -51,3 +52,24 @@ def unnamed(page: Path) -> list[str]:
 
 def title(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
+
+
+def named_tests(page: Path) -> list[tuple[str, str]]:
+    """Returns the files and functions of the tests that a page names; a lone function is of the last file."""
+    named, file = [], ""
+    for path, function in re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`", page.read_text(encoding="utf-8")):
+        file = path or file
+        if path or function:
+            named.append((file, function))
+    return named
+
+
+def missing_tests(named: list[tuple[str, str]]) -> list[str]:
+    """Returns those of the named tests that do not exist."""
+    missing = []
+    for file, function in named:
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        known = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        if function and function not in known:
+            missing.append(f"{file}::{function}")
+    return missing
