@@ -118,11 +118,12 @@ def _plan(
     some_students = _items(students, own.student.name, problems)
     some_objectives = _items(objectives, own.objective.name, problems)
     # One plain run a student and seed, unless the runs' own controls were spoken of.
-    control = None
+    control, added = None, None
     if not any(override.partition("=")[0].strip() == "control.enabled" for override in overrides):
         control = False
         if all(item.name != PLAIN for item in some_objectives):
-            some_objectives.insert(0, Item(PLAIN, ()))
+            added = Item(PLAIN, ())
+            some_objectives.insert(0, added)
     for student in some_students:
         try:
             resolve_learner_name(student.name)
@@ -133,11 +134,13 @@ def _plan(
         _seeds(seeds, own.seed, problems), some_students, some_objectives
     ):
         name = f"{student.slug}-{objective.slug}-s{seed}"
+        # Arguments of the objectives that were asked for are none of plain training's.
+        general = [word for word in overrides if objective is not added or not word.startswith("objective.")]
         try:
             wanted = request(
                 recipe=recipe or BASE,
                 base=BASE,
-                overrides=[*overrides, *student.overrides("student.args"), *objective.overrides("objective")],
+                overrides=[*general, *student.overrides("student.args"), *objective.overrides("objective")],
                 sections={
                     "student": {"name": student.name},
                     "objective": {"name": objective.name},

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel
 
 STATISTICS_BATCHES = 50
-"""Training batches that averaged weights are shown; batch statistics usually forget a tenth with each."""
+"""Training batches that averaged weights are shown."""
 
 
 class WeightAverage(ABC):
@@ -92,7 +92,7 @@ class LastEpochs(WeightAverage):
     Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (UAI 2018, arXiv
     1803.05407), algorithm 1. Averaged weights need batch statistics of their own. There these are estimated
     on training images, here on what the objective makes of them, as in training: a network trained on
-    attacked images loses much of its robustness with the statistics of clean ones.
+    attacked images loses much of its robustness with the statistics of clean ones. Each batch counts alike.
 
     Args:
         student: Copied.
@@ -105,8 +105,8 @@ class LastEpochs(WeightAverage):
         super().__init__(self._mean)
         self._first_step = first_step
         self._every = every
-        self._has_statistics = any(isinstance(module, _NormBase) for module in student.modules())
-        self._lag = self._has_statistics
+        self._norms = [module for module in self.network.modules() if isinstance(module, _NormBase)]
+        self._lag = bool(self._norms)
 
     @property
     def begun(self) -> bool:
@@ -115,7 +115,7 @@ class LastEpochs(WeightAverage):
     def update(self, student: nn.Module, step: int) -> None:
         if step > self._first_step and step % self._every == 0:
             self._mean.update_parameters(student)  # which copies the statistics
-            self._lag = self._has_statistics
+            self._lag = bool(self._norms)
 
     @property
     def statistics_lag(self) -> bool:
@@ -123,8 +123,16 @@ class LastEpochs(WeightAverage):
 
     @contextmanager
     def catching_up(self) -> Iterator[nn.Module]:
-        with super().catching_up() as network:
-            yield network
+        momenta = [norm.momentum for norm in self._norms]
+        for norm in self._norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean, whatever the student's own
+        try:
+            with super().catching_up() as network:
+                yield network
+        finally:
+            for norm, momentum in zip(self._norms, momenta, strict=True):
+                norm.momentum = momentum
         self._lag = False
 
 

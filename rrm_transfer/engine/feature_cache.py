@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rrm_transfer.core.documents import key_of
-from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import cache_folder
 from rrm_transfer.core.names import public_name
 from rrm_transfer.core.outputs import Outputs
@@ -28,22 +27,18 @@ _FORMAT = 1
 
 
 def settle_cache(recipe: Recipe, narrator: Narrator) -> None:
-    """Fills in what the recipe's cache leaves open, and says what it will not do.
-
-    Raises:
-        UserError: The objective has no use for it.
-    """
-    cache = None if recipe.teacher is None else recipe.teacher.cache
-    if cache is None:
+    """Fills in what the recipe's cache leaves open, or does without it, and says what it will not do."""
+    if recipe.teacher is None or recipe.teacher.cache is None:
         return
+    cache = recipe.teacher.cache
     objective = build_objective(recipe.objective.name, **recipe.objective.arguments)
     if "clean" not in objective.teacher_sees:
-        raise UserError(
-            "The objective never asks for the teacher's outputs on clean images, which are all that a cache "
-            "holds.",
-            received=f"teacher.cache with {recipe.objective.name}: {recipe.objective.arguments}",
-            hint="--set teacher.cache=null",
+        narrator.note(
+            f"teacher features: not cached, {recipe.objective.name} with these arguments never asks about "
+            "clean images, which are all that a cache holds"
         )
+        recipe.teacher.cache = None
+        return
     if "other" in objective.teacher_sees:
         narrator.note("teacher features: the objective also asks about other inputs, which is done live")
     if cache.seed is None:

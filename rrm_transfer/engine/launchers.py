@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -135,7 +136,7 @@ def slurm_launcher(
                     narrator.note(f"job {job.job_id} has ended: {task.name}")
                     problem = job.exception()
                     if problem is not None:
-                        yield Ended(task, f"job {job.job_id}: {str(problem).strip().splitlines()[0]}")
+                        yield Ended(task, f"job {job.job_id}: {_reason(problem)}")
                     else:
                         code = job.result()
                         yield Ended(task, None if code == 0 else _error(task, code))
@@ -162,6 +163,13 @@ class _ClusterTask:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _reason(problem: Exception) -> str:
+    """Finds what a job raised: the last line of the trace that submitit puts between dashed lines."""
+    text = str(problem)
+    lines = [line.strip() for line in re.split(r"^-{5,}$", text, flags=re.MULTILINE)[:2][-1].splitlines()]
+    return next((line for line in reversed(lines) if line), type(problem).__name__)
 
 
 def _error(task: Task, code: int) -> str:

@@ -38,7 +38,8 @@ SHARD = 256
 """Images of one file: what an interruption can lose."""
 
 EQUATION = (
-    "x_r = argmin_z ||g_T(z) - g_T(x)||_2, from another training image, normalised gradient steps in [0, 1]"
+    "x_r = argmin_z ||g_T(z) - g_T(x)||_2 over the images that normalised steps in [0, 1] pass through, "
+    "from another training image"
 )
 SOURCE = "Ilyas et al., Adversarial Examples Are Not Bugs, They Are Features, NeurIPS 2019, section 3.1"
 _SECONDS = b"rrm_transfer.seconds"
@@ -199,8 +200,13 @@ class RobustSet:
         with torch.no_grad():
             kept = teacher.features(targets.x)
 
+        nearest, found = torch.full((len(z),), math.inf, device=device), z.clone()
+
         def closeness(images: Tensor) -> Tensor:
             distance: Tensor = torch.linalg.vector_norm(teacher.features(images) - kept, dim=1)
+            # Steps of one length end around the minimum, not in it.
+            nearer = distance.detach() < nearest
+            nearest[nearer], found[nearer] = distance.detach()[nearer], images.detach()[nearer]
             return -distance
 
         delta = ascend(
@@ -212,7 +218,9 @@ class RobustSet:
             delta=torch.zeros_like(z),
             clip=False,
         )
-        return ((z + delta) * 255).round().clamp(0, 255).to(torch.uint8).cpu(), targets.y.cpu()
+        with torch.no_grad():
+            closeness(z + delta)
+        return (found * 255).round().clamp(0, 255).to(torch.uint8).cpu(), targets.y.cpu()
 
     def _write(self, number: int, pixels: Tensor, labels: Tensor, seconds: float) -> None:
         import datasets

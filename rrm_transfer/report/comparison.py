@@ -4,51 +4,19 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import public_name
-from rrm_transfer.core.quantities import format_eps
-from rrm_transfer.engine.evaluate_job import WORST
-from rrm_transfer.engine.metrics import Metrics, Row, best_of
+from rrm_transfer.engine.metrics import Row
 from rrm_transfer.objectives import objective_arguments
-from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.report.entries import Column, Entry, entries_of, with_ratios
 from rrm_transfer.report.runs import LeftOut, Run, read_runs
-from rrm_transfer.report.table import attack_title
 
-_OF_A_RUN = ("name", "description", "seed", "output", "control", "evaluate")
-_OPERATION = (
-    "train.checkpoint_every", "train.log_every", "train.channels_last", "data.workers", "teacher.check",
-    "teacher.cache.seed",
-)  # fmt: skip
-"""Recipe keys that do not change what is trained."""
-
-Setting = dict[str, object]
-"""A recipe's dotted keys that define what is trained, apart from the seed."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One measurement: two figures of the same column are comparable.
-
-    Attributes:
-        title: Ball and attack: ``clean``, ``Linf 8/255 pgd-20``.
-        attack: ``none``, ``pgd``, …
-        norm: None for attack ``none``.
-        eps: In pixel units; None for attack ``none``.
-        count: Images.
-        data: Their fingerprint.
-    """
-
-    title: str
-    attack: str
-    norm: str | None
-    eps: float | None
-    count: int
-    data: str | None
+_PRECISION = "train.precision"
 
 
 @dataclass(frozen=True)
@@ -57,39 +25,6 @@ class Spread:
 
     mean: float
     deviation: float | None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One trained network.
-
-    Attributes:
-        run: That trained it, or that used it as its teacher.
-        role: ``made`` by the run, its ``control``, or its ``teacher``.
-        best: Whether a held-out split selected its weights.
-        setting: What it is.
-        figures: What was measured.
-        seconds: Of its training.
-        teacher_seconds: Of its teacher's training.
-        ratio: Of its training to plain training.
-    """
-
-    run: Run
-    role: Literal["made", "control", "teacher"]
-    best: bool
-    setting: Setting
-    figures: Mapping[Column, Row]
-    seconds: float | None
-    teacher_seconds: float | None = None
-    ratio: float | None = None
-
-    @property
-    def seed(self) -> int:
-        return self.run.recipe.seed
-
-    @property
-    def is_plain(self) -> bool:
-        return self.role != "teacher" and self.setting["objective.name"] == "natural"
 
 
 @dataclass(frozen=True)
@@ -169,22 +104,10 @@ def compare(paths: Iterable[Path]) -> Comparison:
             "No run can be compared.\n" + "\n".join(f"  {folder}: {why}" for folder, why in left_out)
         )
     notes: list[str] = []
-    entries = _with_ratios([entry for run in runs for entry in _entries(run)], notes)
+    entries = with_ratios([entry for run in runs for entry in entries_of(run)], notes)
     lines = _lines(entries, notes)
-    notes += _other_images(runs) + _shared_caches(runs)
-    return Comparison(_columns(lines), lines, left_out, notes)
-
-
-def _shared_caches(runs: Sequence[Run]) -> list[str]:
-    """Says which costs are without the teacher's answers, because another run had paid for them."""
-    facts = [run.metrics.timing.get(run.made, {}).get("teacher_features", {}) for run in runs]
-    shared = [fact["build_seconds"] for fact in facts if fact.get("cache") == "hit"]
-    if not shared:
-        return []
-    return [
-        f"{len(shared)} runs read teacher features that another had computed, in up to {max(shared):.0f} s; "
-        "their costs are without it"
-    ]
+    notes += [note for line in lines for note in _mixed_precision(line)] + _other_images(runs)
+    return Comparison(_columns(lines), lines, left_out, list(dict.fromkeys(notes)))
 
 
 def _spread(values: Sequence[float]) -> Spread | None:
@@ -193,106 +116,12 @@ def _spread(values: Sequence[float]) -> Spread | None:
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
-def _entries(run: Run) -> list[Entry]:
-    """Returns a run's own network with its last and its best weights, its control and its teacher."""
-    made, setting = run.made, _setting(run.recipe)
-    teacher_seconds = run.seconds("teacher") if made == "student" else None
-    entries = [
-        Entry(run, "made", False, setting, _figures(run, made), run.seconds(made), teacher_seconds),
-        Entry(run, "made", True, setting, _figures(run, best_of(made)), run.seconds(made), teacher_seconds),
-    ]
-    plain = {key: value for key, value in setting.items() if not key.startswith(("objective.", "teacher."))}
-    plain |= {f"objective.{argument.name}": argument.default for argument in objective_arguments("natural")}
-    plain |= {"teacher": None, "objective.name": "natural", "train.epochs": run.recipe.control.epochs}
-    plain |= dict.fromkeys(("train.ema", "train.average_epochs", "train.select_every"))
-    entries.append(Entry(run, "control", False, plain, _figures(run, "control"), run.seconds("control")))
-    if made == "student" and run.recipe.teacher is not None:
-        teacher = {
-            key: value
-            for key, value in setting.items()
-            if key.startswith("teacher.") and not key.startswith("teacher.cache")
-        }
-        entries.append(Entry(run, "teacher", False, teacher, _figures(run, "teacher"), teacher_seconds))
-    return [entry for entry in entries if entry.figures]
-
-
-def _setting(recipe: Recipe) -> Setting:
-    content = recipe.model_dump(mode="json")
-    for key in _OF_A_RUN:
-        del content[key]
-    flat = _flat(content)
-    for key in _OPERATION:
-        flat.pop(key, None)
-    return flat
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Setting:
-    flat: Setting = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _figures(run: Run, model: str) -> dict[Column, Row]:
-    figures: dict[Column, Row] = {}
-    for metrics in (run.metrics, *run.evaluations):
-        for row in metrics.rows:
-            if row.model == model and row.split == "test":
-                figures.setdefault(_column(row, metrics), row)
-    return figures
-
-
-def _column(row: Row, metrics: Metrics) -> Column:
-    title = "clean"
-    if row.eps is not None:
-        title = f"{row.norm} {format_eps(row.eps)} {attack_title(row)}"
-    if row.attack == WORST:
-        tried = [name for name in metrics.conditions.get("attacks", ()) if name != "none"]
-        effort = [f"{key} {value}" for key in ("steps", "restarts") if (value := metrics.conditions.get(key))]
-        title += f" of {', '.join([*tried, *effort])}"
-    return Column(title, row.attack, row.norm, row.eps, row.count, metrics.data)
-
-
-def _with_ratios(entries: list[Entry], notes: list[str]) -> list[Entry]:
-    plain_runs = [entry for entry in entries if entry.is_plain and entry.role == "made" and not entry.best]
-    return [replace(entry, ratio=_ratio(entry, plain_runs, notes)) for entry in entries]
-
-
-def _ratio(entry: Entry, plain_runs: Sequence[Entry], notes: list[str]) -> float | None:
-    """Divides by the control's time in the same run, else by that of plain training of the same student."""
-    if entry.role == "teacher" or entry.seconds is None:
-        return None
-    if entry.is_plain:
-        return 1.0
-    plain = entry.run.seconds("control")
-    if plain is None:
-        same = [other for other in plain_runs if _student(other) == _student(entry)]
-        beside = [other for other in same if other.run.machine == entry.run.machine]
-        if same and not beside:
-            notes.append(
-                f"{entry.run.folder}: no ratio to plain training, which ran on {same[0].run.machine}, "
-                f"and this on {entry.run.machine}"
-            )
-
-        def distance(other: Entry) -> tuple[bool, bool]:
-            epochs = "train.epochs"
-            return other.setting[epochs] != entry.setting[epochs], other.seed != entry.seed
-
-        plain = min(beside, key=distance).seconds if beside else None
-    return entry.seconds / plain if plain else None
-
-
-def _student(entry: Entry) -> object:
-    recipe = entry.run.recipe
-    return recipe.student.name, recipe.student.args, recipe.data.name, recipe.data.image_size
-
-
 def _lines(entries: Sequence[Entry], notes: list[str]) -> list[Line]:
     groups: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
+    same = _keys(entries)
     # A run of plain training comes before the controls that repeat it.
     for entry in sorted(entries, key=lambda entry: entry.role == "control"):
-        key = ("teacher" if entry.role == "teacher" else "", entry.best, *_hashable(entry.setting))
-        group = groups[key]
+        group = groups[same[id(entry)]]
         twin = next((other for other in group if other.seed == entry.seed), None)
         if entry.role == "teacher" and group:
             # A teacher is one network, however many runs measure it.
@@ -314,8 +143,36 @@ def _lines(entries: Sequence[Entry], notes: list[str]) -> list[Line]:
     return sorted(lines, key=place)
 
 
-def _hashable(setting: Setting) -> tuple[str, ...]:
-    return tuple(f"{key}={value!r}" for key, value in sorted(setting.items()))
+def _keys(entries: Sequence[Entry]) -> dict[int, tuple[object, ...]]:
+    """Returns what entries of one line have in common, by the entry's id.
+
+    Each run may have chosen its precision by a measurement; that alone does not part its seeds, only runs of
+    one seed.
+    """
+    keys = {id(entry): _key(entry, precision=False) for entry in entries}
+    chosen: dict[tuple[object, ...], set[object]] = defaultdict(set)
+    for entry in entries:
+        chosen[*keys[id(entry)], entry.seed].add(entry.setting.get(_PRECISION))
+    parted = {key[:-1] for key, precisions in chosen.items() if len(precisions) > 1}
+    return {
+        id(entry): _key(entry, precision=True) if keys[id(entry)] in parted else keys[id(entry)]
+        for entry in entries
+    }
+
+
+def _key(entry: Entry, *, precision: bool) -> tuple[object, ...]:
+    setting = sorted(
+        f"{key}={value!r}" for key, value in entry.setting.items() if precision or key != _PRECISION
+    )
+    return "teacher" if entry.role == "teacher" else "", entry.best, *setting
+
+
+def _mixed_precision(line: Line) -> list[str]:
+    precisions = {entry.seed: str(entry.setting.get(_PRECISION)) for entry in line.entries}
+    if len(set(precisions.values())) == 1:
+        return []
+    listing = ", ".join(f"{precision} for seed {seed}" for seed, precision in sorted(precisions.items()))
+    return [f"{line.method} of {line.student}: trained in {listing}"]
 
 
 def _names(groups: Sequence[Sequence[Entry]]) -> list[tuple[str, str]]:

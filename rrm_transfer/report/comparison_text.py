@@ -47,14 +47,15 @@ def as_csv(comparison: Comparison) -> str:
     costs = ("train_seconds", "teacher_train_seconds", "ratio_to_plain")
     writer.writerow(
         ["method", "student", "role", "weights", "epochs", "runs"]
-        + [f"{head}{suffix}" for head in heads for suffix in ("", " sd", " low", " high")]
+        + [f"{head}{suffix}" for head in heads for suffix in ("", " runs", " sd", " low", " high")]
         + [f"{cost}{suffix}" for cost in costs for suffix in ("", "_sd")]
     )
     for line in comparison.lines:
         facts = [line.method, line.student, line.role, _weights(line), line.epochs, len(line.entries)]
         for column in comparison.columns:
             figure = _figure(line, column) or {}
-            facts += [figure.get(key) for key in ("accuracy", "sd", "low", "high")]
+            runs = len(figure.get("counts", ())) or None
+            facts += [figure.get("accuracy"), runs, *(figure.get(key) for key in ("sd", "low", "high"))]
         for spread in _costs(line):
             facts += [None, None] if spread is None else [spread.mean, spread.deviation]
         writer.writerow(facts)
@@ -127,9 +128,9 @@ def _accuracy(line: Line, column: Column, gap: str) -> str:
     spread, rows = line.accuracy(column), line.rows(column)
     if spread is None:
         return _NOTHING
-    if spread.deviation is None:
-        return f"{spread.mean:.1%}{gap}[{rows[0].low:.1%}, {rows[0].high:.1%}]"
     fewer = f" ({len(rows)} of {len(line.entries)})" if len(rows) < len(line.entries) else ""
+    if spread.deviation is None:
+        return f"{spread.mean:.1%}{gap}[{rows[0].low:.1%}, {rows[0].high:.1%}]{fewer}"
     return f"{spread.mean:.1%}{gap}± {100 * spread.deviation:.1f}{fewer}"
 
 

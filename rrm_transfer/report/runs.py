@@ -47,9 +47,15 @@ class Run:
         return "student" if self.metrics.of("student") else "teacher"
 
     def seconds(self, model: str) -> float | None:
-        """Returns how long ``model`` was trained."""
-        value = self.metrics.timing.get(model, {}).get("train_seconds")
-        return None if value is None else float(value)
+        """Returns how long ``model`` was trained.
+
+        Whatever run computed the teacher's outputs that it read from a cache, all of that is its cost.
+        """
+        timing = self.metrics.timing.get(model, {})
+        if timing.get("train_seconds") is None:
+            return None
+        cache: Mapping[str, float] = timing.get("teacher_features", {})
+        return float(timing["train_seconds"]) - cache.get("seconds", 0) + cache.get("build_seconds", 0)
 
 
 def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[LeftOut]]:

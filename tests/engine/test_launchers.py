@@ -77,6 +77,14 @@ def test_submitit_carries_out_the_same_tasks(tmp_path: Path) -> None:
     assert launched(launcher, tasks) == {"well": None, "mistake": "It is wrong.\n  received: this"}
 
 
+def test_what_a_job_raised_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    launcher = slurm_launcher(tmp_path / "submitit", {"timeout_min": 1}, cluster="local", poll_seconds=0.05)
+    (tmp_path / "file").touch()
+    nowhere = Task("nowhere", (sys.executable, "-c", ""), tmp_path / "file" / "nowhere.log")
+    assert "FileExistsError" in str(launched(launcher, [nowhere])["nowhere"])
+
+
 def test_what_a_cluster_needs_is_told_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

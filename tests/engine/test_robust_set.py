@@ -88,15 +88,21 @@ def test_images_descend_to_the_representation_by_the_published_steps(world: Worl
     x, z = world.pixels(torch.arange(len(train))), world.pixels(starts)
     target = world.teacher.features(x)
     begun = (world.teacher.features(z) - target).norm(dim=1)
-    for _ in range(INVERSION.steps):
+    nearest, best = begun.detach(), z
+    for step in range(INVERSION.steps + 1):
         z.requires_grad_()
         distance = (world.teacher.features(z) - target).square().sum(1).sqrt()
+        nearer = distance < nearest
+        nearest = torch.where(nearer, distance, nearest).detach()
+        best = torch.where(nearer.view(-1, 1, 1, 1), z, best).detach()
+        if step == INVERSION.steps:
+            break
         # An image that is its own start is there already.
         (gradient,) = torch.autograd.grad(distance[starts != train.index].sum(), z)
         length = gradient.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
         z = (z.detach() - 0.5 * gradient / length).clamp(0, 1)
     moved = starts != train.index
-    gap = (images.pixels / 255 - z.detach()).abs()[moved]
+    gap = (images.pixels / 255 - best).abs()[moved]
     assert float(gap.max()) < 2 / 255  # where another rounding takes another side of a rectifier
     assert float((gap > 0.51 / 255).float().mean()) < 1e-3
     ended = (world.teacher.features(images.pixels / 255) - target).norm(dim=1)

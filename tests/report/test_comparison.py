@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -200,9 +201,90 @@ def test_worst_cases_of_different_strength_stand_apart(tmp_path: Path) -> None:
     assert sum("worst-case" in title for title in titles) == 2
 
 
-def test_a_cache_that_another_run_paid_for_is_told(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "a", control=60)
-    metrics = read_metrics(folder.metrics)
-    metrics.timing["student"]["teacher_features"] = {"cache": "hit", "build_seconds": 73.0}
-    metrics.write(folder.metrics)
-    assert ["73 s" in note for note in compare([tmp_path]).notes] == [True]
+def _ratio(comparison: Comparison, name: str) -> tuple[float, float | None]:
+    spread = named(comparison)[name].cost("ratio")
+    assert spread is not None
+    return spread.mean, spread.deviation
+
+
+def test_a_cache_costs_every_run_what_it_cost_the_one_that_filled_it(tmp_path: Path) -> None:
+    for seed, (seconds, waited) in enumerate(((143.0, 73.0), (70.0, 0.0), (110.0, 40.0))):
+        folder = write_run(tmp_path / str(seed), seconds=seconds, seed=seed, control=60)
+        metrics = read_metrics(folder.metrics)
+        metrics.timing["student"]["teacher_features"] = {"seconds": waited, "build_seconds": 73.0}
+        metrics.write(folder.metrics)
+    assert _ratio(compare([tmp_path]), "rrm/test_resnet") == pytest.approx((143 / 60, 0))
+
+
+def test_costs_are_divided_by_those_of_the_most_similar_plain_run(tmp_path: Path) -> None:
+    write_run(
+        tmp_path / "a", "natural", seconds=120, recipe={"train": {"epochs": 6, "global_batch_size": 16}}
+    )
+    write_run(
+        tmp_path / "b", "natural", seconds=60, recipe={"train": {"epochs": 6, "global_batch_size": 128}}
+    )
+    same = {"train": {"epochs": 6, "global_batch_size": 128, "lr": 0.3, "ema": 0.99}}
+    write_run(tmp_path / "rrm", seconds=90, recipe=same)
+    comparison = compare([tmp_path])
+    (method,) = (line.method for line in comparison.lines if line.method.startswith("rrm"))
+    assert _ratio(comparison, f"{method}/test_resnet")[0] == 1.5
+    assert comparison.notes == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"train": {"epochs": 3}}, "train.epochs (6, not 3)"),
+        (
+            {"data": {"name": "fashion-mnist-mini", "image_size": 32, "held_out": 0.5}},
+            "held_out (0.0, not 0.5)",
+        ),
+    ],
+)
+def test_plain_training_that_was_another_is_told(changes: dict[str, Any], key: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "plain", "natural")
+    write_run(tmp_path / "rrm", recipe=changes)
+    assert [key in note for note in compare([tmp_path]).notes] == [True]
+
+
+def test_a_control_of_fewer_epochs_is_told(tmp_path: Path) -> None:
+    write_run(tmp_path / "rrm", control=10, recipe={"control": {"enabled": True, "epochs": 1}})
+    (note,) = compare([tmp_path]).notes
+    assert "its control" in note
+    assert "train.epochs (1, not 6)" in note
+
+
+def test_a_teacher_is_another_where_images_reach_it_in_another_size(tmp_path: Path) -> None:
+    for size in (28, 32):
+        data = {"name": "fashion-mnist-mini", "image_size": size}
+        write_run(tmp_path / str(size), teacher=480, recipe={"data": data})
+    methods = [line.method for line in compare([tmp_path]).lines if line.role == "teacher"]
+    assert methods == ["teacher data.image_size=28", "teacher data.image_size=32"]
+
+
+def test_controls_of_cached_and_of_live_runs_are_not_seeds_of_one_setting(tmp_path: Path) -> None:
+    cached = {"name": "fashion_mnist_linf", "cache": {"views": 1, "seed": 0}}
+    write_run(tmp_path / "cached", seed=0, control=60, recipe={"teacher": cached})
+    write_run(tmp_path / "live", seed=1, control=60)
+    controls = [line for line in compare([tmp_path]).lines if line.role == "control"]
+    assert [line.seeds for line in controls] == [[0], [1]]
+
+
+def test_plain_training_at_two_eps_is_one_setting(tmp_path: Path) -> None:
+    for seed, eps in enumerate((0.1, 0.03)):
+        write_run(tmp_path / str(seed), "natural", seed=seed, recipe={"threat": {"norm": "Linf", "eps": eps}})
+    assert [line.seeds for line in compare([tmp_path]).lines] == [[0, 1]]
+
+
+def test_a_precision_that_each_run_chose_parts_no_seeds_and_is_told(tmp_path: Path) -> None:
+    for seed, precision in enumerate(("bf16", "float32", "bf16")):
+        train = {"epochs": 6, "precision": precision}
+        write_run(tmp_path / f"rrm{seed}", seed=seed, recipe={"train": train})
+        write_run(tmp_path / f"kd{seed}", "kd", seed=0, recipe={"train": train})
+    comparison = compare([tmp_path])
+    assert {line.method: line.seeds for line in comparison.lines} == {
+        "rrm": [0, 1, 2],
+        "kd train.precision=bf16": [0],
+        "kd train.precision=float32": [0],
+    }
+    assert ["float32 for seed 1" in note for note in comparison.notes if "trained in" in note] == [True]

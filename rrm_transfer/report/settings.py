@@ -1,0 +1,80 @@
+"""Which keys of a recipe define a network that its run trained or used, apart from the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rrm_transfer.objectives import objective_arguments
+from rrm_transfer.recipe.schema import Recipe
+
+PLAIN = "natural"
+_OF_A_RUN = ("name", "description", "seed", "output", "control", "evaluate")
+_OPERATION = (
+    "train.checkpoint_every", "train.log_every", "train.channels_last", "data.workers", "teacher.check",
+    "teacher.cache.seed",
+)  # fmt: skip
+"""Recipe keys that do not change what is trained."""
+_COSTLY = (
+    "student.args.", "data.held_out", "data.augmentation.", "train.epochs", "train.global_batch_size",
+    "train.accumulation", "train.precision", "train.compile", "train.gradient_checkpointing",
+)  # fmt: skip
+"""Recipe keys that change what plain training costs, apart from the student, the data and the image size."""
+
+Setting = dict[str, object]
+"""A recipe's dotted keys that define a network, apart from the seed."""
+
+
+def setting_of(recipe: Recipe) -> Setting:
+    """Returns what defines the network that a recipe trains."""
+    content = recipe.model_dump(mode="json")
+    for key in _OF_A_RUN:
+        del content[key]
+    flat = _flat(content)
+    for key in _OPERATION:
+        flat.pop(key, None)
+    return _plain(flat) if recipe.objective.name == PLAIN else flat
+
+
+def control_setting(recipe: Recipe) -> Setting:
+    """Returns what defines the control of a recipe's run: plain training, on the same augmented images."""
+    plain = _plain(setting_of(recipe))
+    plain = {key: value for key, value in plain.items() if not key.startswith("objective.")}
+    plain |= {f"objective.{argument.name}": argument.default for argument in objective_arguments(PLAIN)}
+    plain |= {"objective.name": PLAIN, "train.epochs": recipe.control.epochs}
+    plain |= dict.fromkeys(("train.ema", "train.average_epochs", "train.select_every"))
+    cache = None if recipe.teacher is None else recipe.teacher.cache
+    if cache is not None:
+        plain["teacher.cache.views"] = cache.views
+        if cache.seed not in (None, recipe.seed):
+            plain["teacher.cache.seed"] = cache.seed
+    return plain
+
+
+def teacher_setting(recipe: Recipe) -> Setting:
+    """Returns what defines a recipe's teacher and the size of the images that it is given."""
+    setting = setting_of(recipe)
+    own = {
+        key: value
+        for key, value in setting.items()
+        if key.startswith("teacher.") and not key.startswith("teacher.cache")
+    }
+    return {**own, "data.image_size": recipe.data.image_size}
+
+
+def costly_differences(one: Setting, other: Setting) -> list[str]:
+    """Names the keys in which two settings differ and that change what plain training costs."""
+    keys = sorted(key for key in {**one, **other} if key.startswith(_COSTLY))
+    return [key for key in keys if one.get(key) != other.get(key)]
+
+
+def _plain(setting: Setting) -> Setting:
+    """Leaves out what plain training does not use."""
+    return {key: value for key, value in setting.items() if not key.startswith(("teacher", "threat."))}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Setting:
+    flat: Setting = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
