@@ -12,7 +12,8 @@ from typing import Any
 
 from rich.table import Table
 
-from rrm_transfer.report.comparison import Column, Comparison, Line, Spread
+from rrm_transfer.report.comparison import Comparison, Line, Spread
+from rrm_transfer.report.entries import Column
 from rrm_transfer.report.screen import new_table
 from rrm_transfer.report.table import duration
 

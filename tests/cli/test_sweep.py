@@ -187,3 +187,16 @@ def test_without_a_finished_run_there_is_no_table(cli: Cli, monkeypatch: pytest.
     assert ended.code == 1
     assert json.loads(ended.out)["comparison"] is None
     assert ended.err.count("It is wrong.") == 4
+
+
+def test_arguments_for_all_objectives_are_not_asked_of_plain_training(
+    cli: Cli, pretended: list[str], tmp_path: Path
+) -> None:
+    ended = cli("sweep", "--objectives", "rrm", "--set", "objective.noise=1", "--output", "noise")
+    assert ended.code == 0, ended.err
+    assert pretended == ["test_resnet-natural-s0", "test_resnet-rrm-s0"]
+    recipe = read_recipe(str(tmp_path / "noise" / "recipes" / "test_resnet-rrm-s0.yaml"))
+    assert recipe.objective.arguments["noise"] == 1
+    named = cli("sweep", "--objectives", "natural,rrm", "--set", "objective.noise=1")
+    assert named.code == 2
+    assert "Natural has no argument 'noise'" in named.err
