@@ -236,6 +236,9 @@ class AdversarialMatching(Matching):
         start_scale: Standard deviation of ``gaussian`` in pixel units; null: 0.001, as in TRADES. Radius of
             ``noise`` in units of eps; null: 2, as in N-FGSM.
         clip: Whether each step ends in the ball.
+        begin: Part of training before which there is no attack: all terms are of the clean image, with
+            ``noise``. Attacks on the last part alone cost little (adversarial fine-tuning: Jeddi, Shafiee,
+            Wong, 2020, arXiv 2012.13628).
         igdm_weight: α of IGDM's addition on the logits, which grows linearly over training.
     """
 
@@ -249,6 +252,7 @@ class AdversarialMatching(Matching):
     start: Start = "uniform"
     start_scale: Amount | None = None
     clip: bool = True
+    begin: Share = 0.0
     igdm_weight: Amount = 0.0
 
     def __post_init__(self) -> None:
@@ -279,6 +283,10 @@ class AdversarialMatching(Matching):
     def __call__(self, step: Step) -> list[Term]:
         adversarial, clean = self.balances()
         teacher = self.clean_teacher(step)
+        if step.progress < self.begin:
+            student = step.student(add_noise(step, step.x, self.noise))
+            both = Balance(*map(sum, zip(adversarial, clean, strict=True)))
+            return self.terms(student, teacher, step.y, both, "clean_")
         x_adv = step.attack(lambda x: self._ascended(step, teacher, step.student_eval(x)), self.inner)
         student = step.student(x_adv)
         terms = self.terms(student, teacher, step.y, adversarial, "adversarial_")

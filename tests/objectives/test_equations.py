@@ -282,6 +282,22 @@ CASES = [
         {"igdm_weight": 2, "ascend": "ce", "start": "none"},
         ascent=Ascent(climb_ce, lambda w: torch.zeros_like(w.x), 1, ONE_STEP),
     ),
+    Case(
+        "kd-adv",
+        lambda w: (
+            1.5 * kl(w.T(w.x), w.S(w.x + w.noise("input noise", 0.5)), 4.0)
+            + 0.25 * ce(w.S(w.x + w.noise("input noise", 0.5)), w.y)
+        ).mean(),
+        {"begin": 0.75, "noise": 0.5, "clean_kd_weight": 0.5, "clean_ce_weight": 0.25, "igdm_weight": 1},
+        progress=0.74,
+    ),
+    Case(
+        "kd-adv",
+        lambda w: kl(w.T(w.x), w.S(w.adv), 4.0).mean(),
+        {"begin": 0.75},
+        ascent=Ascent(lambda w, x: kl(w.T(w.x), w.S(x), 4.0), uniform, 1, ONE_STEP),
+        progress=0.75,
+    ),
     Case("ard", lambda w: kl(w.T(w.x), w.S(w.adv), 30.0).mean(), ascent=PGD),
     Case(
         "ard",
