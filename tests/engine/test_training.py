@@ -41,6 +41,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "arguments": {"replays": 2},
         "plan": replace(PLAN, accumulation=2, precision="bf16"),
     },
+    "free-at, selection of a mean": {
+        "objective": "free-at",
+        "arguments": {"replays": 2},
+        "plan": replace(PLAN, epochs=4, average_epochs=3),
+        "select_every": 1,
+    },
+    "attacks on the last part": {"objective": "kd-adv", "arguments": {"begin": 0.7}},
 }
 
 
