@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.quantities import Proportion
+from rrm_transfer.engine.metrics import row
 from rrm_transfer.report.comparison import compare
 from rrm_transfer.report.comparison_plot import Point, draw, front
 from rrm_transfer.report.comparison_text import as_csv, as_markdown, comparison_document
-from tests.report.runs import figures, write_grid, write_run
+from tests.report.runs import EPS, figures, write_evaluation, write_grid, write_run
 
 
 @pytest.fixture
@@ -29,12 +31,12 @@ def test_csv_and_json_hold_the_same_figures(grid: Path) -> None:
     document = json.loads(json.dumps(comparison_document(comparison)))
     rows = list(csv.DictReader(io.StringIO(as_csv(comparison))))
     assert len(rows) == len(document["lines"]) == 7
-    for row, line in zip(rows, document["lines"], strict=True):
-        assert (row["method"], row["student"]) == (line["method"], line["student"])
-        assert float(row["Linf 8/255 pgd-20"]) == line["figures"][1]["accuracy"]
+    for written, line in zip(rows, document["lines"], strict=True):
+        assert (written["method"], written["student"]) == (line["method"], line["student"])
+        assert float(written["Linf 8/255 pgd-20"]) == line["figures"][1]["accuracy"]
         sd = line["figures"][1]["sd"]
-        assert row["Linf 8/255 pgd-20 sd"] == ("" if sd is None else str(sd))
-        assert (row["clean low"] == "") == (len(line["runs"]) > 1)
+        assert written["Linf 8/255 pgd-20 sd"] == ("" if sd is None else str(sd))
+        assert (written["clean low"] == "") == (len(line["runs"]) > 1)
     (resnet,) = [
         line for line in document["lines"] if (line["method"], line["student"]) == ("rrm", "test_vit")
     ]
@@ -87,3 +89,14 @@ def test_nothing_to_plot_is_told(tmp_path: Path) -> None:
     folder.metrics.write_text(folder.metrics.read_text().replace('"train_seconds"', '"other"'))
     with pytest.raises(UserError, match="Nothing to plot"):
         draw(compare([folder.path]), tmp_path / "plot.png")
+
+
+def test_a_figure_of_some_seeds_says_so(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        folder = write_run(tmp_path / str(seed), seed=seed)
+    attack = {"attack": "autoattack", "norm": "Linf", "eps": EPS}
+    write_evaluation(folder, "aa", [row("student", "test", Proportion(400, 1000), **attack)])  # type: ignore[arg-type]
+    comparison = compare([tmp_path])
+    assert "40.0% [37.0%, 43.1%] (1 of 3)" in as_markdown(comparison)
+    (line,) = csv.DictReader(io.StringIO(as_csv(comparison)))
+    assert (line["Linf 8/255 autoattack runs"], line["Linf 8/255 pgd-20 runs"]) == ("1", "3")
