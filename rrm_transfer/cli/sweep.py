@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rrm_transfer.report.comparison import Comparison
 
 EXIT_FAILED = 1
-PLAIN = "natural"
 BASE = "quickstart"
 
 
@@ -111,6 +110,7 @@ def _plan(
     """Makes the recipes of the product; seeds change last, so that a sweep's first part holds all methods."""
     from rrm_transfer.engine.learners import resolve_learner_name
     from rrm_transfer.engine.sweep import PlannedRun
+    from rrm_transfer.objectives import PLAIN
     from rrm_transfer.recipe.items import Item
     from rrm_transfer.recipe.loading import read_recipe
 

@@ -18,6 +18,14 @@ def key_of(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def dotted(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested mappings under keys like ``train.epochs``."""
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        values |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return values
+
+
 def parse_json(text: str | bytes) -> Any:
     """Reads JSON.
 

@@ -17,7 +17,7 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.data.loader import Batch, TrainingLoader
 from rrm_transfer.engine.assembly import Assembly, assemble, check_fits
 from rrm_transfer.engine.calibration import calibrate
-from rrm_transfer.engine.costs import SAT, YARDSTICK, Cost, CostReport
+from rrm_transfer.engine.costs import SAT, Cost, CostReport
 from rrm_transfer.engine.feature_sample import FeatureSample, is_cacheable, sample_features
 from rrm_transfer.engine.feature_shards import Dtype
 from rrm_transfer.engine.memory import peak_bytes, resident_bytes
@@ -27,11 +27,11 @@ from rrm_transfer.engine.run_folder import devices
 from rrm_transfer.engine.runtime import Runtime
 from rrm_transfer.engine.timing import Stopwatch, untimed
 from rrm_transfer.engine.updating import Updater
-from rrm_transfer.objectives import build_objective
+from rrm_transfer.objectives import PLAIN, build_objective
 from rrm_transfer.objectives.base import Need
 from rrm_transfer.recipe.schema import ObjectiveSection, Recipe
 
-STANDARD = (YARDSTICK, "rrm", "rrm-adv", "kd", "rslad", "free-at", SAT)
+STANDARD = (PLAIN, "rrm", "rrm-adv", "kd", "rslad", "free-at", SAT)
 WARMING, DISSECTED = 2, 3
 """Steps of each objective before those that count, and after them with each part timed by itself."""
 BATCHES = 8
@@ -95,7 +95,7 @@ def measure(
     batches, data_seconds = _draw(loader, min(BATCHES, steps), runtime)
     with ExitStack() as stack:
         contenders = []
-        for name in dict.fromkeys([YARDSTICK, *names]):
+        for name in dict.fromkeys([PLAIN, *names]):
             try:
                 part = _part(assembly, name)
             except UserError as error:

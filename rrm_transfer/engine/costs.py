@@ -10,7 +10,6 @@ from typing import Any
 from rrm_transfer.objectives import build_objective
 from rrm_transfer.recipe.schema import Recipe
 
-YARDSTICK = "natural"
 SAT = "pgd-at"
 SAT_EPOCHS = 150 / 48
 """Epochs of adversarial training for one of matching: the CIFAR-10 schedules of Vaishnavi et al., 2022."""

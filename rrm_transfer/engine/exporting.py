@@ -18,6 +18,7 @@ from rrm_transfer.engine.learners import Learner, TeacherNetwork, export_learner
 from rrm_transfer.engine.metrics import Role
 from rrm_transfer.engine.run_folder import RunFolder, library_versions
 from rrm_transfer.engine.selection import STEPS, Score
+from rrm_transfer.objectives import PLAIN
 from rrm_transfer.recipe.schema import ObjectiveSection, TrainSection
 
 _SAMPLE = 8
@@ -56,7 +57,7 @@ def provenance(assembly: Assembly, role: Role, product: Product) -> dict[str, An
         product: The network.
     """
     recipe, teacher = assembly.recipe, assembly.teacher if role != "control" else None
-    objective = _published(recipe.objective) if role != "control" else {"name": "natural"}
+    objective = _published(recipe.objective) if role != "control" else {"name": PLAIN}
     return {
         "versions": library_versions(),
         "role": role,

@@ -42,7 +42,7 @@ from rrm_transfer.engine.teacher_check import check_assembled
 from rrm_transfer.engine.teacher_figures import teacher_figures
 from rrm_transfer.engine.tracking import Tracking, check_tracker
 from rrm_transfer.engine.training import Trainer
-from rrm_transfer.objectives import build_objective
+from rrm_transfer.objectives import PLAIN, build_objective
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from rrm_transfer.recipe.schema import Recipe
@@ -203,7 +203,7 @@ class _Job:
             self.log("robust_set", {"images": len(robust.images), "seconds": round(robust.seconds, 3)})
         if recipe.control.enabled:
             control = self.assembly.control()
-            plain = build_objective("natural")
+            plain = build_objective(PLAIN)
             timing["control"] = self._train(
                 "control", control, plain, recipe.control.epochs, stop, resume=resume
             )

@@ -11,10 +11,11 @@ from torch import nn
 from rrm_transfer.engine.assembly import Assembly, assemble
 from rrm_transfer.engine.bench import measure
 from rrm_transfer.engine.calibration import calibrate
-from rrm_transfer.engine.costs import SAT, YARDSTICK, CostReport
+from rrm_transfer.engine.costs import SAT, CostReport
 from rrm_transfer.engine.learners import Learner
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
+from rrm_transfer.objectives import PLAIN
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.students.student import Student
 
@@ -63,7 +64,7 @@ def preview(
     assembly = assemble(recipe, runtime, narrator, allow_code=allow_code)
     student = assembly.student()
     calibrate(assembly, student, runtime, narrator)
-    names = [YARDSTICK, assembly.recipe.objective.name, SAT]
+    names = [PLAIN, assembly.recipe.objective.name, SAT]
     costs = measure(assembly, names, steps=steps, runtime=runtime, narrator=narrator, strict=True)
     return Preview(assembly.recipe, _facts(assembly, student), costs)
 

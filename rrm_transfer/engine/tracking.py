@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from rrm_transfer.core.documents import dotted
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.core.quantities import format_eps
@@ -64,9 +65,7 @@ class Tracking:
             "trackio": {"name": self._folder.name},
         }
         try:
-            accelerator.init_trackers(
-                _PROJECT, config=_flat(self._recipe.model_dump(mode="json")), init_kwargs=arguments
-            )
+            accelerator.init_trackers(_PROJECT, config=_configuration(self._recipe), init_kwargs=arguments)
         except Exception as error:
             if type(error).__module__.partition(".")[0] != self.name:
                 raise
@@ -105,12 +104,9 @@ def _title(row: Row) -> str:
     return f"accuracy/{row.model}/{ball.replace('/', ' of ')}"
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, bool | float | str]:
-    """Writes nested settings under dotted keys, in the types that every tracker takes."""
-    flat: dict[str, bool | float | str] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, bool | int | float) else str(value)
-    return flat
+def _configuration(recipe: Recipe) -> dict[str, bool | float | str]:
+    """Writes a recipe in the types that every tracker takes."""
+    settings = dotted(recipe.model_dump(mode="json"))
+    return {
+        key: value if isinstance(value, bool | int | float) else str(value) for key, value in settings.items()
+    }

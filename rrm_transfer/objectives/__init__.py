@@ -30,6 +30,9 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
     },
 )
 
+PLAIN = "natural"
+"""Plain training: what every cost is measured in, and what a control is trained with."""
+
 
 def objective_arguments(name: str) -> list[Argument]:
     """Returns the arguments of the objective called ``name``, with defaults and help.

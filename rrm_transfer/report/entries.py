@@ -9,9 +9,9 @@ from typing import Literal
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.engine.evaluate_job import WORST
 from rrm_transfer.engine.metrics import Metrics, Row, best_of
+from rrm_transfer.objectives import PLAIN
 from rrm_transfer.report.runs import Run
 from rrm_transfer.report.settings import (
-    PLAIN,
     Setting,
     control_setting,
     costly_differences,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from rrm_transfer.objectives import objective_arguments
+from rrm_transfer.core.documents import dotted
+from rrm_transfer.objectives import PLAIN, objective_arguments
 from rrm_transfer.recipe.schema import Recipe
 
-PLAIN = "natural"
 _OF_A_RUN = ("name", "description", "seed", "output", "control", "evaluate")
 _OPERATION = (
     "train.checkpoint_every", "train.log_every", "train.channels_last", "data.workers", "teacher.check",
@@ -30,7 +27,7 @@ def setting_of(recipe: Recipe) -> Setting:
     content = recipe.model_dump(mode="json")
     for key in _OF_A_RUN:
         del content[key]
-    flat = _flat(content)
+    flat = dotted(content)
     for key in _OPERATION:
         flat.pop(key, None)
     return _plain(flat) if recipe.objective.name == PLAIN else flat
@@ -71,10 +68,3 @@ def costly_differences(one: Setting, other: Setting) -> list[str]:
 def _plain(setting: Setting) -> Setting:
     """Leaves out what plain training does not use."""
     return {key: value for key, value in setting.items() if not key.startswith(("teacher", "threat."))}
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Setting:
-    flat: Setting = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -13,6 +13,8 @@ TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 """What torch.save wrote first before it wrote zip archives."""
 
 _LEGACY_PICKLES = 5  # magic number, protocol, system, content, storage keys
+_BROKEN = (ValueError, MemoryError, OverflowError)
+"""What reading ends in where there are no instructions; a made-up length asks for too much memory."""
 
 REBUILDERS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
 HARMLESS = {("collections", "OrderedDict"), *(("torch._utils", name) for name in REBUILDERS)}
@@ -60,10 +62,6 @@ def inventory(path: Path, *, archive: bool) -> Inventory:
         tuple(sorted(f"{module}.{name}" for module, name in found if not is_harmless(module, name))),
         all(whole for _, whole in named),
     )
-
-
-_BROKEN = (ValueError, MemoryError, OverflowError)
-"""What reading ends in where there are no instructions; a made-up length asks for too much memory."""
 
 
 def leading_value(path: Path) -> object:

@@ -13,8 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from rrm_transfer.engine.bench import bench
-from rrm_transfer.engine.costs import SAT, SAT_EPOCHS, YARDSTICK, CostReport
+from rrm_transfer.engine.costs import SAT, SAT_EPOCHS, CostReport
 from rrm_transfer.engine.progress import Narrator
+from rrm_transfer.objectives import PLAIN
 from tests.benchmarks.models import STUDENTS, recipe, write_teacher
 from tests.benchmarks.record import emit
 
@@ -37,7 +38,7 @@ def main() -> None:
             wanted = recipe(student, teacher, batch=options.batch, overrides=options.overrides)
             report = bench(
                 wanted,
-                objectives=[YARDSTICK, "rrm", SAT],
+                objectives=[PLAIN, "rrm", SAT],
                 steps=options.steps,
                 narrator=Narrator(Console(stderr=True)),
             )
@@ -68,7 +69,7 @@ def _rows(student: str, report: CostReport) -> list[dict[str, Any]]:
 
 
 def _verdicts(student: str, report: CostReport) -> dict[str, bool | None]:
-    plain, sat = report.cost(YARDSTICK), report.cost(SAT)
+    plain, sat = report.cost(PLAIN), report.cost(SAT)
     live, cached = report.cost("rrm"), report.cost("rrm", cached=True)
     assert plain is not None
     assert sat is not None
