@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable, Mapping
 
 import torch
@@ -27,36 +29,39 @@ class LossWindow:
     def __init__(self, runtime: Runtime, place: Callable[[int], str]) -> None:
         self._runtime = runtime
         self._place = place
-        self._names: list[str] = []
-        self._values: list[Tensor] = []
+        self._terms: list[dict[str, Tensor]] = []
         self._steps: list[int] = []
 
     def add(self, step: int, terms: Mapping[str, Tensor]) -> None:
         """Adds the terms of optimiser step ``step``, counted from 1."""
-        self._names = list(terms)
-        self._values.append(torch.stack(list(terms.values())))
+        self._terms.append(dict(terms))
         self._steps.append(step)
 
-    def check(self) -> Tensor:
-        """Returns the terms, ``(steps, terms)``, all finite, the same on every process.
+    def check(self) -> dict[str, list[float]]:
+        """Returns each term's values in the steps that had it, all finite, the same on every process.
 
         Raises:
             UserError: One is not.
         """
-        table = self._runtime.mean(torch.stack(self._values)) if self._values else torch.zeros(0, 0)
-        wrong = (~table.isfinite()).nonzero()
-        if len(wrong):
-            row, column = wrong[0].tolist()
-            step = self._steps[row]
-            raise UserError(
-                f"The loss term {self._names[column]!r} is not finite at step {step}, {self._place(step)}.",
-                received=float(table[row, column]),
-                hint=REMEDY,
-            )
-        return table
+        if not self._terms:
+            return {}
+        flat = torch.cat([torch.stack(list(terms.values())) for terms in self._terms])
+        values = iter(self._runtime.mean(flat).tolist())
+        by_name: dict[str, list[float]] = {}
+        for step, terms in zip(self._steps, self._terms, strict=True):
+            for name in terms:
+                value = next(values)
+                if not math.isfinite(value):
+                    raise UserError(
+                        f"The loss term {name!r} is not finite at step {step}, {self._place(step)}.",
+                        received=value,
+                        hint=REMEDY,
+                    )
+                by_name.setdefault(name, []).append(value)
+        return by_name
 
     def read(self) -> dict[str, float]:
         """Returns the mean of each term since the last call; see ``check``."""
-        table = self.check()
-        self._values, self._steps = [], []
-        return dict(zip(self._names, table.mean(0).tolist(), strict=True)) if len(table) else {}
+        means = {name: statistics.fmean(values) for name, values in self.check().items()}
+        self._terms, self._steps = [], []
+        return means

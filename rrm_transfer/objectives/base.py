@@ -150,7 +150,7 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, step: Step) -> list[Term]:
-        """Computes the loss terms of one batch, the same ones in every step: a term that waits is 0."""
+        """Computes the loss terms of one batch; which ones there are may change over training."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns what a checkpoint must hold for training to go on exactly; empty for most objectives.

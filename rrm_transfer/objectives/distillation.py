@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -99,7 +98,6 @@ class IAD(Objective):
         guided = kl_divergence(step.clean_teacher().logits, logits, self.temperature)
         terms = [Term("adversarial_kd", 1.0, guided.mean())]
         if step.progress < self.begin:
-            terms.append(Term("introspection", 1.0, torch.zeros_like(guided.mean())))
             return terms + igdm_terms(step, x_adv, logits, self.igdm_weight)
         teacher_logits = step.teacher(x_adv).logits
         doubt = 1 - self._trust(teacher_logits, step.y)
