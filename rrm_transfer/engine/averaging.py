@@ -125,8 +125,10 @@ class LastEpochs(WeightAverage):
     def catching_up(self) -> Iterator[nn.Module]:
         momenta = [norm.momentum for norm in self._norms]
         for norm in self._norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean, whatever the student's own
+            # A plain mean, whose first batch replaces the copied statistics, which its attack needs.
+            norm.momentum = None
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.zero_()
         try:
             with super().catching_up() as network:
                 yield network

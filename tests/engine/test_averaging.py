@@ -64,6 +64,17 @@ def test_statistics_of_the_mean_are_estimated_anew(tmp_path: Path) -> None:
         torch.testing.assert_close(run.weights[name], expected)
 
 
+def test_the_first_attack_of_the_estimation_meets_the_copied_statistics(tmp_path: Path) -> None:
+    run = Run(tmp_path, objective="pgd-at", plan=replace(PLAN, average_epochs=2))
+    assert run.trainer._average is not None
+    means: list[Tensor] = []
+    run.trainer._average.network.register_forward_pre_hook(
+        lambda network, inputs: None if network.training else means.append(network.norm.running_mean.clone())
+    )
+    states = _history(run)
+    torch.testing.assert_close(means[0].double(), states[-1]["norm.running_mean"])
+
+
 def test_their_estimation_is_time_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, plan=replace(PLAN, average_epochs=2))
     catching_up = LastEpochs.catching_up
