@@ -10,6 +10,9 @@ from rrm_transfer.core.errors import UserError
 if TYPE_CHECKING:
     from rrm_transfer.recipe.schema import Recipe
 
+_KEPT = ("pretrained",)
+"""What a recipe says of a network whichever it is."""
+
 
 def request(
     *,
@@ -49,11 +52,11 @@ def request(
         }
         objective = {"name": content["objective"]["name"]}
         content = {"name": "transfer" if "teacher" in content else "teacher", "objective": objective, **kept}
-    # Arguments, weights and normalisation belong to what they were written for.
     if given.get("objective", {}).get("name", "") not in ("", content.get("objective", {}).get("name")):
         named.add("objective")
+    # Arguments, weights and normalisation belong to what they were written for.
     for part in named:
-        content[part] = {}
+        content[part] = {key: value for key, value in content.get(part, {}).items() if key in _KEPT}
     for section, options in given.items():
         if options:
             content.setdefault(section, {}).update(options)

@@ -45,6 +45,7 @@ def sweep(
         list[str] | None,
         typer.Option("--launcher-arg", help="key=value for submitit, such as timeout_min=240; repeatable."),
     ] = None,
+    allow_code: options.AllowCode = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -69,7 +70,7 @@ def sweep(
     runs = _plan(recipe, students, objectives, seeds, overrides or [], problems)
     check_runs(runs, problems)
     folder = output or Path("sweeps") / Path(recipe or BASE).stem
-    planned = Sweep(folder, runs)
+    planned = Sweep(folder, runs, allow_code=allow_code)
     planned.check(problems)
     problems.tell()
     outcomes = planned.carry_out(_launcher(launcher, folder, launcher_arg or []), voice, quiet=quiet)
@@ -135,12 +136,14 @@ def _plan(
     ):
         name = f"{student.slug}-{objective.slug}-s{seed}"
         # Arguments of the objectives that were asked for are none of plain training's.
-        general = [word for word in overrides if objective is not added or not word.startswith("objective.")]
+        general = [*overrides, *student.overrides("student.args")]
+        if objective is added:
+            general = [word for word in general if not word.startswith("objective.")]
         try:
             wanted = request(
                 recipe=recipe or BASE,
                 base=BASE,
-                overrides=[*general, *student.overrides("student.args"), *objective.overrides("objective")],
+                overrides=[*general, *objective.overrides("objective")],
                 sections={
                     "student": {"name": student.name},
                     "objective": {"name": objective.name},

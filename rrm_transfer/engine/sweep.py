@@ -98,11 +98,13 @@ class Sweep:
     Args:
         folder: Need not exist.
         runs: Names are unique.
+        allow_code: Whether code that a recipe names may be run.
     """
 
-    def __init__(self, folder: Path, runs: Sequence[PlannedRun]) -> None:
+    def __init__(self, folder: Path, runs: Sequence[PlannedRun], *, allow_code: bool = False) -> None:
         self.folder = folder
         self.runs = runs
+        self._allow_code = allow_code
 
     def check(self, problems: Problems) -> None:
         """Checks that the runs that the folder holds already are the planned ones."""
@@ -172,6 +174,7 @@ class Sweep:
     def _task(self, run: PlannedRun, *, quiet: bool) -> Task:
         command = (
             sys.executable, "-m", "rrm_transfer", "run", "--recipe", str(self._recipe(run)),
-            "--output", str(self.folder / run.name), "--resume", *(["--quiet"] if quiet else []),
+            "--output", str(self.folder / run.name), "--resume",
+            *(["--quiet"] if quiet else []), *(["--allow-code"] if self._allow_code else []),
         )  # fmt: skip
         return Task(run.name, command, self.folder / "logs" / f"{run.name}.log")

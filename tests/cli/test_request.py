@@ -29,6 +29,13 @@ def test_a_named_student_starts_from_an_empty_recipe() -> None:
     assert (recipe.train.epochs, recipe.objective.name, recipe.objective.arguments) == (None, "rrm", {})
 
 
+def test_a_student_in_a_recipes_place_starts_as_the_recipe_says() -> None:
+    named = "fashion-mnist/balanced"
+    recipe = asked(QUICKSTART, named, student={"name": "test_vit"})
+    assert (recipe.student.name, recipe.student.args, recipe.student.pretrained) == ("test_vit", {}, False)
+    assert recipe.train.epochs == read_recipe(named).train.epochs
+
+
 def test_a_network_is_taught_by_the_base_objective_with_its_own_defaults() -> None:
     recipe = asked(TEACHER, student={"name": "test_vit"})
     assert (recipe.objective.name, recipe.objective.arguments) == ("pgd-at", {})

@@ -176,6 +176,19 @@ def test_an_interruption_is_exit_code_130(cli: Cli, monkeypatch: pytest.MonkeyPa
     assert "the same command continues the sweep" in ended.err
 
 
+def test_allowed_code_is_allowed_in_every_run(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[tuple[str, ...]] = []
+
+    def carry_out(task: Task, echo: Callable[[str], None] | None = None) -> int:
+        commands.append(task.command)
+        return 1
+
+    monkeypatch.setattr(launchers, "carry_out", carry_out)
+    cli("sweep", "--objectives", "rrm", "--output", "without")
+    cli("sweep", "--objectives", "rrm", "--output", "with", "--allow-code")
+    assert ["--allow-code" in command for command in commands] == [False, False, True, True]
+
+
 def test_without_a_finished_run_there_is_no_table(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(task: Task, echo: object = None) -> int:
         task.log.parent.mkdir(exist_ok=True)
@@ -197,6 +210,10 @@ def test_arguments_for_all_objectives_are_not_asked_of_plain_training(
     assert pretended == ["test_resnet-natural-s0", "test_resnet-rrm-s0"]
     recipe = read_recipe(str(tmp_path / "noise" / "recipes" / "test_resnet-rrm-s0.yaml"))
     assert recipe.objective.arguments["noise"] == 1
+    of_a_student = cli(
+        "sweep", "--students", "test_resnet:objective.noise=1", "--objectives", "rrm", "--output", "other"
+    )
+    assert of_a_student.code == 0, of_a_student.err
     named = cli("sweep", "--objectives", "natural,rrm", "--set", "objective.noise=1")
     assert named.code == 2
     assert "Natural has no argument 'noise'" in named.err
