@@ -156,7 +156,6 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     if recipe.student.name != asked:
         narrator.note(f"student {asked}: {recipe.student.name}")
     needs = build_objective(recipe.objective.name, **recipe.objective.arguments).needs
-    known = ModelFacts()
     if needs and recipe.teacher is None:
         raise UserError(
             f"The objective {recipe.objective.name!r} needs a teacher.", hint="name it: --teacher T"
@@ -164,7 +163,8 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     if needs and recipe.teacher is not None:
         # Before anything is loaded: an unknown name or an unreachable hub should cost seconds.
         find_origin(recipe.teacher.name, arch=recipe.teacher.arch, weights=recipe.teacher.weights)
-        known = facts_about(recipe.teacher.name)
+    # Also where no teacher is needed, so that all objectives of a recipe meet the same data and threat model.
+    known = ModelFacts() if recipe.teacher is None else facts_about(recipe.teacher.name)
 
     if recipe.data.name is None:
         if known.dataset is None:

@@ -79,3 +79,4 @@ def _check_objective(recipe: Recipe) -> None:
     for argument in objective_arguments(name):
         if argument.name not in arguments:
             setattr(recipe.objective, argument.name, argument.default)
+    build_objective(name, **recipe.objective.arguments)  # arguments that do not go together

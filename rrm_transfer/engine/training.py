@@ -305,8 +305,9 @@ class Trainer:
                 )
 
     def _objective_state(self) -> dict[str, Tensor]:
-        parts = self.runtime.gather([self.objective.state_dict()])
-        return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+        own = {name: value.cpu() for name, value in self.objective.state_dict().items()}
+        parts = self.runtime.gather([own])
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _restore(self) -> bool:
         """Goes back to the newest checkpoint, if there is one; tells whether training was done by then."""

@@ -163,6 +163,8 @@ def fill_in(recipe: Recipe, row: TrainingDefaults) -> Recipe:
     if train.select_every is None and filled.data.held_out:
         train.select_every = 1
     check_together(filled)
+    if train.schedule == "multistep" and not train.milestones:
+        raise RecipeError([("train.milestones", "is required with multistep, as epochs: [30, 45]")])
     return filled
 
 

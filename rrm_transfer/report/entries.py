@@ -107,6 +107,8 @@ def _column(row: Row, metrics: Metrics) -> Column:
         tried = [name for name in metrics.conditions.get("attacks", ()) if name != "none"]
         effort = [f"{key} {value}" for key in ("steps", "restarts") if (value := metrics.conditions.get(key))]
         title += f" of {', '.join([*tried, *effort])}"
+    if "transfer" in title and (surrogate := metrics.conditions.get("surrogate")):
+        title += f" from {surrogate[:7]}"
     return Column(title, row.attack, row.norm, row.eps, row.count, metrics.data)
 
 

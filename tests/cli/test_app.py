@@ -187,6 +187,9 @@ def test_recipes_ls_show_cp_validate(cli: Cli, tmp_path: Path) -> None:
     assert cli("recipes", "cp", "quickstart", "mine.yaml").code == 2
     assert cli("recipes", "cp", "quickstart", "new/mine.yaml").code == 0
     assert cli("recipes", "validate", "mine.yaml").out == "mine.yaml: valid\n"
+    nothing = "objective={name: rrm, feature_weight: 0, ce_weight: 0}"
+    refused = cli("recipes", "validate", "mine.yaml", "--set", nothing)
+    assert (refused.code, "Nothing is left to minimise" in refused.err) == (2, True)
     wrong = cli("recipes", "validate", "mine.yaml", "--set", "train.lr=-1", "--set", "trian.lr=1")
     assert wrong.code == 2
     assert "2 problems" in wrong.err

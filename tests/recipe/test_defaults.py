@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rrm_transfer.core.errors import RecipeError
-from rrm_transfer.recipe.defaults import DEFAULTS, Kind, check_together, fill_in, training_defaults
+from rrm_transfer.recipe.defaults import (
+    DEFAULTS,
+    Kind,
+    TrainingDefaults,
+    check_together,
+    fill_in,
+    training_defaults,
+)
 from rrm_transfer.recipe.loading import build_recipe
 
 
@@ -23,6 +32,39 @@ def test_rows_by_kind_and_size(kind: Kind, size: int, optimizer: str, lr: float)
     row = training_defaults(kind, size)
     assert (row.optimizer, row.lr) == (optimizer, lr)
     assert row is DEFAULTS[kind, "small" if size <= 64 else "large"]
+
+
+def _documented(kind: str, size: str, row: TrainingDefaults) -> str:
+    change = row.augmentation
+    steps = f"steps at {', '.join(map(str, row.milestones))}"
+    schedule = [row.schedule if row.schedule == "cosine" else steps]
+    schedule += [f"warm-up {row.warmup_epochs:g}"] if row.warmup_epochs else []
+    augmentation = [f"crop {change.crop_padding}"] if change.crop_padding else []
+    augmentation += ["random resized crop"] if change.random_resized_crop else []
+    augmentation += ["flip"] if change.flip else []
+    for name in ("jitter", "lighting"):
+        augmentation += [f"{name} {value:g}"] if (value := getattr(change, name)) else []
+    cells = [
+        kind, size, "pretrained" if row.pretrained else "from scratch", row.epochs, row.global_batch_size,
+        row.optimizer, f"{row.lr:g}", f"{row.weight_decay:g}", ", ".join(schedule), ", ".join(augmentation),
+        row.source,
+    ]  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def test_the_table_in_the_docs_is_this_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    rows = [_documented(kind, size, row) for (kind, size), row in DEFAULTS.items()]
+    assert "\n".join(rows) in page
+
+
+def test_a_schedule_in_steps_needs_to_know_where() -> None:
+    row = training_defaults("convolutional", 32)
+    recipe = build_recipe({"student": {"name": "test_resnet"}}, ["train.schedule=multistep"])
+    with pytest.raises(RecipeError, match=r"train\.milestones: is required with multistep"):
+        fill_in(recipe, row)
+    recipe.train.milestones = [10]
+    assert fill_in(recipe, row).train.milestones == [10]
 
 
 def test_transformers_warm_up() -> None:

@@ -201,6 +201,15 @@ def test_worst_cases_of_different_strength_stand_apart(tmp_path: Path) -> None:
     assert sum("worst-case" in title for title in titles) == 2
 
 
+def test_transfers_from_different_surrogates_stand_apart(tmp_path: Path) -> None:
+    figures = [row("student", "test", Proportion(400, 1000), attack="transfer", norm="Linf", eps=EPS)]
+    for seed, surrogate in enumerate(("a" * 64, "b" * 64)):
+        folder = write_run(tmp_path / str(seed), seed=seed)
+        write_evaluation(folder, "x", figures, conditions={"attacks": ["transfer"], "surrogate": surrogate})
+    titles = [column.title for column in compare([tmp_path]).columns]
+    assert [title[-7:] for title in titles if "transfer" in title] == ["aaaaaaa", "bbbbbbb"]
+
+
 def _ratio(comparison: Comparison, name: str) -> tuple[float, float | None]:
     spread = named(comparison)[name].cost("ratio")
     assert spread is not None
