@@ -187,7 +187,7 @@ class TrainSection(Section):
         precision: ``bf16`` is autocast; weights and losses stay float32. None: measured on a few steps.
         channels_last: Memory format of the student's images and weights. None: measured on a few steps.
         sync_batchnorm: Whether batch norms normalise by the images of all processes (GPUs).
-        compile: Runs the student through ``torch.compile``: the first step takes minutes, the others less.
+        compile: Runs the student through ``torch.compile``: the first step takes long, the others less.
         gradient_checkpointing: Computes activations again in the backward pass: less memory, about a third
             more time.
         checkpoint_every: Optimiser steps between checkpoints.
