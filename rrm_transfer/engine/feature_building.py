@@ -222,7 +222,7 @@ class FeatureBuilder:
                 positions = torch.split(torch.arange(rows.start, rows.stop), self._batch_size)
                 outputs = self._outputs(view, positions, task, done)
                 wanted = [shard for shard in lacking if (shard.view, shard.number) == (view, number)]
-                seconds = (time.monotonic() - begun) / len(wanted)
+                seconds = time.monotonic() - begun
                 for shard in wanted:
                     self._shards.write(shard, self._rounded(shard.part, outputs[shard.part]), seconds=seconds)
                 done += len(rows)

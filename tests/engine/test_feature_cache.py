@@ -218,6 +218,13 @@ def test_a_second_run_finds_everything_and_asks_about_a_few_images_only() -> Non
     assert len(shown(second.teacher)) == feature_building._PROBES
 
 
+def test_one_pass_makes_all_parts_and_each_costs_all_of_it() -> None:
+    both = Setup(arguments={"kd_weight": 0.5}).fill()
+    logits = Setup(objective="kd").fill()
+    assert (both["shards"], logits["cache"], logits["shards"]) == (12, "hit", 6)
+    assert logits["build_seconds"] == both["build_seconds"] > 0
+
+
 def test_an_interrupted_building_goes_on_at_the_next_shard() -> None:
     whole = Setup()
     whole.fill()
