@@ -66,6 +66,8 @@ def estimate_lines(report: CostReport) -> list[str]:
                 f", {report.ratio_to_sat:.3f} of PGD adversarial training, which takes "
                 f"{SAT_EPOCHS:.3g} times the epochs (150 against 48 in the paper)"
             )
+        if begin := recipe.objective.arguments.get("begin"):
+            lines[-1] += f"; steps after objective.begin={begin:g} of training cost more than was measured"
     if report.data_is_bottleneck:
         lines.append(
             f"data is the bottleneck: a batch takes {1e3 * report.data_seconds:.3g} ms, "

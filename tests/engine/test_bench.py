@@ -126,6 +126,15 @@ def test_images_that_are_made_first_are_not_left_out_of_an_estimate() -> None:
     assert "not estimated" in line
 
 
+def test_an_estimate_says_that_a_later_attack_is_not_in_it() -> None:
+    content = {"student": {"name": "a"}, "teacher": {"name": "t"}, "train": {"epochs": 1}}
+    costs = [_cost("natural", [10]), _cost("kd-adv", [10])]
+    for objective, later in (({"name": "kd-adv", "begin": 0.9}, True), ({"name": "kd-adv"}, False)):
+        recipe = build_recipe({**content, "objective": objective})
+        (line,) = estimate_lines(CostReport(recipe, "cpu", 1, 500, 0.001, False, costs))
+        assert ("objective.begin=0.9" in line) == later
+
+
 def test_peak_memory_is_what_is_held_at_once() -> None:
     kept: list[torch.Tensor] = []
 
