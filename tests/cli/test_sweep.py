@@ -181,6 +181,8 @@ def test_allowed_code_is_allowed_in_every_run(cli: Cli, monkeypatch: pytest.Monk
 
     def carry_out(task: Task, echo: Callable[[str], None] | None = None) -> int:
         commands.append(task.command)
+        task.log.parent.mkdir(exist_ok=True)
+        task.log.write_text("It is wrong.", encoding="utf-8")
         return 1
 
     monkeypatch.setattr(launchers, "carry_out", carry_out)
