@@ -163,8 +163,6 @@ def fill_in(recipe: Recipe, row: TrainingDefaults) -> Recipe:
     if train.select_every is None and filled.data.held_out:
         train.select_every = 1
     check_together(filled)
-    if train.schedule == "multistep" and not train.milestones:
-        raise RecipeError([("train.milestones", "is required with multistep, as epochs: [30, 45]")])
     return filled
 
 
@@ -183,6 +181,8 @@ def check_together(recipe: Recipe) -> None:
         )
     if train.select_every is not None and not recipe.data.held_out:
         problems.append(("train.select_every", "needs images that are held out, such as data.held_out=0.05"))
+    if train.schedule == "multistep" and train.milestones == []:
+        problems.append(("train.milestones", "is required with multistep, as epochs: [30, 45]"))
     if problems:
         raise RecipeError(problems)
 
