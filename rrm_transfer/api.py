@@ -11,23 +11,23 @@ from typing import ParamSpec
 from rrm_transfer import __version__
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub_repository import HubRepository
-from rrm_transfer.engine.bench import bench
-from rrm_transfer.engine.costs import CostReport
-from rrm_transfer.engine.evaluate_job import evaluate as _evaluate
-from rrm_transfer.engine.formats import Exported, export
-from rrm_transfer.engine.job import run as _run
-from rrm_transfer.engine.metrics import Metrics, read_metrics
-from rrm_transfer.engine.preview import Preview, preview
-from rrm_transfer.engine.progress import Narrator
-from rrm_transfer.engine.result import RunResult
-from rrm_transfer.engine.run_folder import RunFolder
-from rrm_transfer.engine.task import RRMTask
+from rrm_transfer.costs.bench import bench
+from rrm_transfer.costs.estimate import CostReport
+from rrm_transfer.costs.preview import Preview, preview
+from rrm_transfer.evaluation.metrics import Metrics, read_metrics
+from rrm_transfer.exports.formats import Exported, export
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.report.card import write_card
 from rrm_transfer.report.page import write_report
 from rrm_transfer.report.publication import publication
+from rrm_transfer.runs.evaluate import evaluate as _evaluate
+from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.result import RunResult
+from rrm_transfer.runs.run import run as _run
+from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.students.loading import load_student
+from rrm_transfer.training.timm_task import RRMTask
 
 __all__ = [
     "CostReport",

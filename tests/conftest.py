@@ -15,7 +15,7 @@ os.environ.update({"RRM_TRANSFER_CACHE": tempfile.mkdtemp(prefix="rrm-transfer-t
 import pytest
 import torch
 
-from tests import tiny
+from tests.support import tiny
 
 # Under nohup, or in the background of a script, they are ignored, also by every process that the tests start.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from rrm_transfer import load_student
 from rrm_transfer.core.files import sha256_of
-from rrm_transfer.engine.metrics import read_metrics
+from rrm_transfer.evaluation.metrics import read_metrics
 from rrm_transfer.recipe.loading import read_recipe
-from tests import tiny
-from tests.command import Ended, command
+from tests.support import tiny
+from tests.support.command import Ended, command
 
 ROW = ["model", "split", "attack", "norm", "eps", "steps", "restarts"]
 ROW += ["correct", "count", "accuracy", "low", "high"]

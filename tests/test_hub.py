@@ -21,11 +21,11 @@ from safetensors.torch import load
 from rrm_transfer import api, load_student
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.recipe.loading import read_recipe
-from tests import hub_server, tiny
 from tests.cli.conftest import Cli, cli
-from tests.command import command
-from tests.hub_server import TOKEN, Fault, Hub
 from tests.report.fixtures import metadata
+from tests.support import hub_server, tiny
+from tests.support.command import command
+from tests.support.hub_server import TOKEN, Fault, Hub
 
 __all__ = ["cli"]
 

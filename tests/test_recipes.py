@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from rrm_transfer import Recipe, teach, transfer
-from rrm_transfer.engine.result import RunResult
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import ObjectiveSection
 from rrm_transfer.recipe.shelf import find_recipe, recipe_names
+from rrm_transfer.runs.result import RunResult
 from rrm_transfer.teachers.zoo import zoo_entry
-from tests import tiny
+from tests.support import tiny
 
 BATCH, STEPS, TEST = 2, 2, 2
 LARGE = {"resnet50", "vgg16", "convnext_tiny", "vit_small_patch16_224", "alexnet_2048"}

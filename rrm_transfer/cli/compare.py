@@ -11,8 +11,8 @@ from rrm_transfer.cli import options
 from rrm_transfer.cli.output import narrator
 
 if TYPE_CHECKING:
-    from rrm_transfer.engine.progress import Narrator
     from rrm_transfer.report.comparison import Comparison
+    from rrm_transfer.runtime.progress import Narrator
 
 
 def compare(

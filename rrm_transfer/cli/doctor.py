@@ -15,7 +15,7 @@ def doctor(as_json: options.AsJson = False, quiet: options.Quiet = False) -> Non
 
         rrm-transfer doctor --json
     """
-    from rrm_transfer.engine.diagnosis import diagnose
+    from rrm_transfer.runtime.machine import diagnose
 
     found = diagnose()
     if as_json:

@@ -123,7 +123,7 @@ def _teacher(
         name, arch=arch, weights=weights, normalisation=normalisation, allow_code=allow_code
     )
     if dataset is not None:
-        from rrm_transfer.engine.teacher_check import quick_accuracy
+        from rrm_transfer.runs.teacher import quick_accuracy
 
         facts |= quick_accuracy(
             name,

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from rrm_transfer.engine.progress import Narrator
-    from rrm_transfer.engine.result import RunResult
+    from rrm_transfer.runs.result import RunResult
+    from rrm_transfer.runtime.progress import Narrator
 
 
 def narrator(quiet: bool) -> Narrator:
     """Returns the voice of a command."""
-    from rrm_transfer.engine.progress import Narrator
+    from rrm_transfer.runtime.progress import Narrator
 
     return Narrator(None if quiet else Console(stderr=True))
 

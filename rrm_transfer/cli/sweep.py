@@ -16,10 +16,10 @@ from rrm_transfer.cli.request import key_values, request
 from rrm_transfer.core.errors import UserError
 
 if TYPE_CHECKING:
-    from rrm_transfer.engine.launchers import Launcher
-    from rrm_transfer.engine.sweep import PlannedRun, Problems
-    from rrm_transfer.recipe.items import Item
     from rrm_transfer.report.comparison import Comparison
+    from rrm_transfer.sweeps.items import Item
+    from rrm_transfer.sweeps.launchers import Launcher
+    from rrm_transfer.sweeps.sweep import PlannedRun, Problems
 
 EXIT_FAILED = 1
 BASE = "quickstart"
@@ -62,8 +62,8 @@ def sweep(
 
         rrm-transfer sweep --recipe quickstart --seeds 0,1,2 --launcher slurm --launcher-arg timeout_min=60
     """
-    from rrm_transfer.engine.sweep import Problems, Sweep, check_runs
     from rrm_transfer.report.comparison_text import comparison_document
+    from rrm_transfer.sweeps.sweep import Problems, Sweep, check_runs
 
     voice = narrator(quiet)
     problems = Problems()
@@ -109,11 +109,11 @@ def _plan(
     problems: Problems,
 ) -> list[PlannedRun]:
     """Makes the recipes of the product; seeds change last, so that a sweep's first part holds all methods."""
-    from rrm_transfer.engine.learners import resolve_learner_name
-    from rrm_transfer.engine.sweep import PlannedRun
     from rrm_transfer.objectives import PLAIN
-    from rrm_transfer.recipe.items import Item
     from rrm_transfer.recipe.loading import read_recipe
+    from rrm_transfer.runs.learners import resolve_learner_name
+    from rrm_transfer.sweeps.items import Item
+    from rrm_transfer.sweeps.sweep import PlannedRun
 
     own = read_recipe(recipe or BASE)
     some_students = _items(students, own.student.name, problems)
@@ -161,7 +161,7 @@ def _plan(
 
 
 def _items(text: str | None, default: str, problems: Problems) -> list[Item]:
-    from rrm_transfer.recipe.items import read_items
+    from rrm_transfer.sweeps.items import read_items
 
     try:
         return read_items(default if text is None else text)
@@ -184,7 +184,7 @@ def _seeds(text: str | None, default: int, problems: Problems) -> list[int]:
 
 
 def _launcher(name: str, folder: Path, arguments: list[str]) -> Launcher:
-    from rrm_transfer.engine.launchers import launch_here, slurm_launcher
+    from rrm_transfer.sweeps.launchers import launch_here, slurm_launcher
 
     if name == "slurm":
         return slurm_launcher(folder / "submitit", key_values(arguments) or {})

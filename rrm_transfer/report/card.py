@@ -14,11 +14,11 @@ from markupsafe import Markup
 from rrm_transfer.core.files import write_text
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.data.hub_source import parse_hub_name
-from rrm_transfer.engine.metrics import Metrics, Row
-from rrm_transfer.engine.run_folder import RunFolder
-from rrm_transfer.report.record import Record, read_record
+from rrm_transfer.evaluation.metrics import Metrics, Row
 from rrm_transfer.report.table import ROLES, duration, measurement_title
 from rrm_transfer.report.verdict import headline, verdict
+from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.record import Record, read_record
 from rrm_transfer.teachers.networks.building import is_timm
 from rrm_transfer.teachers.zoo import zoo_entry
 

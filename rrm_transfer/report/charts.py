@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from rrm_transfer.engine.metrics import best_of
+from rrm_transfer.evaluation.metrics import best_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

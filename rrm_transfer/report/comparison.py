@@ -11,10 +11,10 @@ from typing import Literal
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import public_name
-from rrm_transfer.engine.metrics import Row
+from rrm_transfer.evaluation.metrics import Row
 from rrm_transfer.objectives import objective_arguments
 from rrm_transfer.report.entries import Column, Entry, entries_of, with_ratios
-from rrm_transfer.report.runs import LeftOut, Run, read_runs
+from rrm_transfer.runs.runs import LeftOut, Run, read_runs
 
 _PRECISION = "train.precision"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file
-from rrm_transfer.engine.metrics import Row
+from rrm_transfer.evaluation.metrics import Row
 from rrm_transfer.report.comparison import Comparison, Line
 from rrm_transfer.report.comparison_text import title_of
 from rrm_transfer.report.entries import Column

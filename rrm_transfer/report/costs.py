@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from rrm_transfer.engine.costs import SAT_EPOCHS, CostReport
+from rrm_transfer.costs.estimate import SAT_EPOCHS, CostReport
 from rrm_transfer.report.screen import new_table, show
 from rrm_transfer.report.table import duration
 

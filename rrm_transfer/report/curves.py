@@ -10,11 +10,11 @@ from typing import Any
 from markupsafe import Markup
 
 from rrm_transfer.core.quantities import format_eps, wilson_interval
-from rrm_transfer.engine.metrics import MEAN, CorruptionRow, Row
+from rrm_transfer.evaluation.metrics import MEAN, CorruptionRow, Row
 from rrm_transfer.report.charts import LINES, MARKERS, STYLES, Curve, Scale, Style, line_chart
-from rrm_transfer.report.record import Record
 from rrm_transfer.report.table import ROLES, attack_title
 from rrm_transfer.report.wording import percent
+from rrm_transfer.runs.record import Record
 
 _WIDE = 12
 """Ratio of the largest to the smallest value above which an axis is logarithmic."""

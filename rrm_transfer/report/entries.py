@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rrm_transfer.core.quantities import format_eps
-from rrm_transfer.engine.evaluate_job import WORST
-from rrm_transfer.engine.metrics import Metrics, Row, best_of
+from rrm_transfer.evaluation.metrics import Metrics, Row, best_of
 from rrm_transfer.objectives import PLAIN
-from rrm_transfer.report.runs import Run
 from rrm_transfer.report.settings import (
     Setting,
     control_setting,
@@ -19,6 +17,8 @@ from rrm_transfer.report.settings import (
     teacher_setting,
 )
 from rrm_transfer.report.table import attack_title
+from rrm_transfer.runs.evaluate import WORST
+from rrm_transfer.runs.runs import Run
 
 
 @dataclass(frozen=True)

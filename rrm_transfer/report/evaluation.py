@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rrm_transfer.core.quantities import format_eps
-from rrm_transfer.engine.checks import KINDS
-from rrm_transfer.engine.metrics import MEAN, CorruptionRow, Metrics, Row
+from rrm_transfer.evaluation.checks import KINDS
+from rrm_transfer.evaluation.metrics import MEAN, CorruptionRow, Metrics, Row
 from rrm_transfer.report.screen import new_table, show
 
 _STYLES = {"pass": "green", "suspicious": "bold red"}

@@ -10,16 +10,16 @@ import jinja2
 import yaml
 
 from rrm_transfer.core.files import write_text
-from rrm_transfer.engine.checks import KINDS
-from rrm_transfer.engine.metrics import Metrics, Row
-from rrm_transfer.engine.run_folder import RunFolder
+from rrm_transfer.evaluation.checks import KINDS
+from rrm_transfer.evaluation.metrics import Metrics, Row
 from rrm_transfer.report.curves import corruption_charts, robustness_charts, training_charts
 from rrm_transfer.report.evaluation import corruption_lines
 from rrm_transfer.report.pictures import exhibition
-from rrm_transfer.report.record import Record, read_record, severity
 from rrm_transfer.report.table import ROLES, attack_title, duration
 from rrm_transfer.report.verdict import difference, headline, verdict
 from rrm_transfer.report.wording import at, ball, figure, percent, points
+from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.record import Record, read_record, severity
 from rrm_transfer.teachers.networks.building import is_factory
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from PIL import Image
 from torch import Tensor
 
-from rrm_transfer.engine.gallery import Gallery
+from rrm_transfer.evaluation.gallery import Gallery
 
 LARGEST_MAGNIFIED = 96
 """Side in pixels up to which images are shown with their pixels as squares."""

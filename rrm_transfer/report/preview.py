@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rrm_transfer.engine.preview import Preview
+from rrm_transfer.costs.preview import Preview
 from rrm_transfer.recipe.loading import dump_recipe
 from rrm_transfer.report.costs import print_costs
 from rrm_transfer.report.screen import show

@@ -11,10 +11,10 @@ from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub_repository import HubRepository
 from rrm_transfer.core.stems import weights_name
-from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.report.card import render_card
 from rrm_transfer.report.page import render
-from rrm_transfer.report.record import read_finished
+from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.record import read_finished
 
 
 def publication(path: Path, repository: HubRepository) -> dict[str, bytes | Path]:

@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from rrm_transfer.core.quantities import format_eps
-from rrm_transfer.engine.metrics import Metrics, Row, best_of
-from rrm_transfer.engine.result import RunResult
+from rrm_transfer.evaluation.metrics import Metrics, Row, best_of
 from rrm_transfer.objectives import objective_arguments, objective_explanation
 from rrm_transfer.report.evaluation import checks_line
 from rrm_transfer.report.screen import new_table, show
+from rrm_transfer.runs.result import RunResult
 
 ROLES = ("teacher", best_of("teacher"), "control", "student", best_of("student"))
 

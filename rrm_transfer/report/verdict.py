@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.engine.metrics import Row
+from rrm_transfer.evaluation.metrics import Row
 from rrm_transfer.report.wording import at, percent, points
 
 Tone = Literal["good", "doubtful", "neutral"]

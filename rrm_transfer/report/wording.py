@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rrm_transfer.core.quantities import format_eps
-from rrm_transfer.engine.metrics import Row
+from rrm_transfer.evaluation.metrics import Row
 from rrm_transfer.report.table import attack_title
 
 MINUS = "\N{MINUS SIGN}"

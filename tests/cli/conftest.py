@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rrm_transfer.cli.app import main
-from tests.command import Ended
+from tests.support.command import Ended
 
 Cli = Callable[..., Ended]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from rrm_transfer.core.files import sha256_of
-from tests import tiny
 from tests.cli.conftest import Cli
-from tests.command import command
 from tests.data.fixtures import write_class_folders
+from tests.support import tiny
+from tests.support.command import command
 from tests.teachers.fixtures import tiny_folder
 
 CASES: dict[str, tuple[list[str], list[str]]] = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
 from tests.cli.conftest import Cli
+from tests.support import tiny
 
 
 def test_bench_prints_tables_or_one_document(

@@ -9,7 +9,7 @@ import pytest
 
 from rrm_transfer.report.comparison_text import FORMATS
 from tests.cli.conftest import Cli
-from tests.report.runs import figures, write_grid, write_run
+from tests.runs.folders import figures, write_grid, write_run
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from rrm_transfer.cli.app import app
-from tests.engine.evaluation_fixtures import stock_folder
+from tests.evaluation.fixtures import stock_folder
 
 COMMON = ["--dataset", "fashion-mnist-mini", "--images", "40", "--batch-size", "8", "--eps", "0.03"]
 

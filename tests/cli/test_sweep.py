@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from rrm_transfer.engine import launchers
-from rrm_transfer.engine.launchers import Task
 from rrm_transfer.recipe.loading import read_recipe
-from tests import tiny
+from rrm_transfer.sweeps import launchers
+from rrm_transfer.sweeps.launchers import Task
 from tests.cli.conftest import Cli
-from tests.command import command
-from tests.report.runs import write_run
+from tests.runs.folders import write_run
+from tests.support import tiny
+from tests.support.command import command
 
 
 @pytest.fixture

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from rrm_transfer.cli.app import main
-from rrm_transfer.engine import evaluate_job, job
-from rrm_transfer.engine.evaluation import balanced_sample
-from tests import tiny
+from rrm_transfer.evaluation.evaluator import balanced_sample
+from rrm_transfer.runs import evaluate as evaluate_job
+from rrm_transfer.runs import run as job
 from tests.data.fixtures import encode
 from tests.documentation.pages import PAGES, blocks, title, unnamed
+from tests.support import tiny
 
 CLASSES = ("daisy", "rose", "sunflower", "tulip")
 LITTLE = {

@@ -6,11 +6,11 @@ import pytest
 
 from rrm_transfer.objectives import OBJECTIVES, objective_arguments, objective_explanation
 from rrm_transfer.report.table import print_objective
-from tests.objectives.page import PAGE, page
+from tools.objectives_page import PAGE, page
 
 
 def test_the_page_is_current() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "python -m tests.objectives.page"
+    assert PAGE.read_text(encoding="utf-8") == page(), "python -m tools.objectives_page"
 
 
 @pytest.mark.parametrize("name", OBJECTIVES.names)

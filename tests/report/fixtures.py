@@ -11,10 +11,10 @@ from huggingface_hub import ModelCard
 
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.engine.gallery import Gallery
-from rrm_transfer.engine.metrics import CorruptionRow, Metrics, Row, row
-from rrm_transfer.engine.run_folder import RunFolder
+from rrm_transfer.evaluation.gallery import Gallery
+from rrm_transfer.evaluation.metrics import CorruptionRow, Metrics, Row, row
 from rrm_transfer.recipe.loading import build_recipe, dump_recipe
+from rrm_transfer.runs.folder import RunFolder
 
 EPS = 8 / 255
 CLASS_NAMES = ("<script>alert(1)</script>", "ankle boot", 'a "quoted" & <b>bold</b> class')

@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.engine.metrics import Metrics, row
+from rrm_transfer.evaluation.metrics import Metrics, row
 from rrm_transfer.report.card import markdown, render_card, write_card
-from rrm_transfer.report.record import read_record
+from rrm_transfer.runs.record import read_record
 from tests.report import fixtures
 
 Change = Callable[[dict[str, Any]], object]

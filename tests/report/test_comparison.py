@@ -10,9 +10,9 @@ import pytest
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.engine.metrics import read_metrics, row
+from rrm_transfer.evaluation.metrics import read_metrics, row
 from rrm_transfer.report.comparison import Comparison, Line, compare
-from tests.report.runs import EPS, figures, write_evaluation, write_run
+from tests.runs.folders import EPS, figures, write_evaluation, write_run
 
 
 def named(comparison: Comparison) -> dict[str, Line]:

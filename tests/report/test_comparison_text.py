@@ -14,11 +14,11 @@ from PIL import Image
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.engine.metrics import row
+from rrm_transfer.evaluation.metrics import row
 from rrm_transfer.report.comparison import compare
 from rrm_transfer.report.comparison_plot import Point, draw, front
 from rrm_transfer.report.comparison_text import as_csv, as_markdown, comparison_document
-from tests.report.runs import EPS, figures, write_evaluation, write_grid, write_run
+from tests.runs.folders import EPS, figures, write_evaluation, write_grid, write_run
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.engine.checks import KINDS, Check
-from rrm_transfer.engine.metrics import Metrics, row
+from rrm_transfer.evaluation.checks import KINDS, Check
+from rrm_transfer.evaluation.metrics import Metrics, row
 from rrm_transfer.report.evaluation import checks_line, print_evaluation
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from rrm_transfer import report
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.engine.metrics import Metrics, row
-from rrm_transfer.engine.run_folder import RunFolder
+from rrm_transfer.evaluation.metrics import Metrics, row
 from rrm_transfer.report.page import write_report
+from rrm_transfer.runs.folder import RunFolder
 from tests.report import fixtures
 
 SECTIONS = {

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from rrm_transfer import api
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.engine.metrics import Metrics
-from rrm_transfer.engine.progress import Narrator
-from rrm_transfer.report.record import read_finished
+from rrm_transfer.evaluation.metrics import Metrics
+from rrm_transfer.runs.record import read_finished
+from rrm_transfer.runtime.progress import Narrator
 from tests.report import fixtures
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.engine.metrics import Row, row
+from rrm_transfer.evaluation.metrics import Row, row
 from rrm_transfer.report.verdict import difference, headline, verdict
 
 EPS = 8 / 255

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 import rrm_transfer
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.stems import require_shape_only
-from rrm_transfer.engine.robustbench import write_adapter
+from rrm_transfer.exports.robustbench import write_adapter
 from rrm_transfer.recipe.loading import build_recipe
 from rrm_transfer.students.loading import load_student
-from tests import tiny
 from tests.cli.conftest import Cli, cli
+from tests.support import tiny
 from tests.teachers.forms import cifar_state
 
 __all__ = ["cli"]

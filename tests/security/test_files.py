@@ -24,9 +24,9 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import hub_file
 from rrm_transfer.core.stems import weights_name
 from rrm_transfer.data.sources import load_dataset_by_name
-from rrm_transfer.engine.run_folder import free_path
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.shelf import find_recipe
+from rrm_transfer.runs.folder import free_path
 from rrm_transfer.teachers.checkpoints import open_checkpoint
 from rrm_transfer.teachers.loading import load_teacher
 from tests.cli.conftest import Cli, cli

@@ -9,8 +9,8 @@ import pytest
 
 from rrm_transfer import api
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.recipe.loading import read_recipe
+from rrm_transfer.runs.folder import RunFolder
 from tests.report import fixtures
 
 PLACES = (

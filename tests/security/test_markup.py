@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from rrm_transfer.report.card import render_card
 from rrm_transfer.report.page import render
-from rrm_transfer.report.record import read_record
+from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.record import read_record
 from tests.report import fixtures
 
 HOSTILE = (

@@ -13,9 +13,9 @@ from huggingface_hub import constants
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import hub_file
 from rrm_transfer.core.printing import presentable, without_secrets
-from tests import tiny
 from tests.cli.conftest import Cli, cli
-from tests.hub_server import TOKEN, Fault, Hub
+from tests.support import tiny
+from tests.support.hub_server import TOKEN, Fault, Hub
 from tests.test_hub import hub
 
 __all__ = ["cli", "hub"]

@@ -1,1 +1,0 @@
-"""The one training loop and everything around it; the only layer that knows accelerate."""

@@ -1,0 +1,372 @@
+"""Clean and robust accuracy: float32, evaluation mode, every image counted once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rrm_transfer.attacks.attack import CLEAN, GRADIENT_COST, Attack, Stage, Victims
+from rrm_transfer.attacks.autoattack import library_warnings
+from rrm_transfer.attacks.catalogue import pgd_attack
+from rrm_transfer.core.quantities import Proportion
+from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.data.fit import Fit
+from rrm_transfer.data.images import ImageSet
+from rrm_transfer.data.loader import evaluation_batches
+from rrm_transfer.evaluation.metrics import Row, row
+from rrm_transfer.evaluation.state import EvaluationState, Found
+from rrm_transfer.runtime.processes import Runtime
+from rrm_transfer.runtime.progress import Narrator
+
+
+@dataclass(frozen=True)
+class PGDSpec:
+    """One PGD measurement."""
+
+    threat: ThreatModel
+    steps: int
+    restarts: int
+
+
+def balanced_sample(labels: Tensor, count: int | None) -> list[int] | None:
+    """Returns the positions of ``count`` images, the first ones of each class, in their own order.
+
+    Args:
+        labels: Class indices, ``(N,)``.
+        count: None or at least N: all images, returned as None.
+    """
+    if count is None or count >= len(labels):
+        return None
+    # The n-th image of every class comes before the (n+1)-th of any.
+    occurrence = torch.zeros_like(labels)
+    for value in set(labels.tolist()):
+        members = (labels == value).nonzero().flatten()
+        occurrence[members] = torch.arange(len(members))
+    order = torch.argsort(occurrence, stable=True)
+    return sorted(int(position) for position in order[:count])
+
+
+@contextmanager
+def strict_float32(device: torch.device) -> Iterator[None]:
+    """Neither autocast nor TF32, and the same kernels every time."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark)
+    cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark = False, False, True, False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
+
+
+@contextmanager
+def without_weight_gradients(model: nn.Module) -> Iterator[None]:
+    """Attacks differentiate by the input; gradients of weights would only cost and stay behind."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_()
+
+
+class Evaluator:
+    """Attacks one model on one set of images and remembers which of them survived what.
+
+    Each stage of an attack runs on the survivors of the one before, the first on the images that are
+    classified correctly (on all where nobody attacks), in batches of ``batch_size`` survivors. The batches
+    depend on nothing but that number; processes take turns with them. So any number of processes finds the
+    same, and so does an evaluation that was interrupted between two batches.
+
+    Args:
+        model: Maps pixels in [0, 1] to ``Outputs``.
+        images: What to measure on.
+        role: Of the model, for rows and messages.
+        split: Name of the split, for the rows.
+        fit: How images are brought to the input size.
+        batch_size: Images per forward pass and process.
+        runtime: Processes and devices.
+        narrator: Shows progress.
+        state: Remembers results.
+        label: Tells the results of one set of images from another's in the same state, and in messages; the
+            role if empty.
+
+    Attributes:
+        survivors_by_stage: How many images were left after each stage, by the title of an attack of several.
+        seconds: Of computation by the attack's title, over all processes and sittings.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: ImageSet,
+        *,
+        role: str,
+        split: str,
+        fit: Fit,
+        batch_size: int,
+        runtime: Runtime,
+        narrator: Narrator,
+        state: EvaluationState | None = None,
+        label: str = "",
+    ) -> None:
+        self.model = model.to(runtime.device).eval()
+        self.images = images
+        self.role = role
+        self.split = split
+        self.fit = fit
+        self.batch_size = batch_size
+        self.runtime = runtime
+        self.narrator = narrator
+        self.state = state or EvaluationState()
+        self.label = label or role
+        self._survivors: dict[str, list[int]] = {}
+        self._pace = _Pace(runtime.world)
+        self._cost_of_other_attacks = 0.0
+        self.survivors_by_stage: dict[str, dict[str, int]] = {}
+        self.seconds: dict[str, float] = {}
+
+    def on(self, positions: list[int], *, label: str, model: nn.Module | None = None) -> Evaluator:
+        """Returns an evaluator of the same model, or of another, on some of the images."""
+        return Evaluator(
+            model or self.model,
+            self.images.select(positions),
+            role=self.role,
+            split=self.split,
+            fit=self.fit,
+            batch_size=self.batch_size,
+            runtime=self.runtime,
+            narrator=self.narrator,
+            state=self.state,
+            label=label,
+        )
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Returns the model's logits, ``(B, classes)``."""
+        result: Tensor = self.model(x).logits
+        return result
+
+    def batch(self) -> Victims:
+        """Returns the first images."""
+        first = self.images.select(list(range(min(self.batch_size, len(self.images)))))
+        return self._victims(first)
+
+    def run(self, attacks: Sequence[Attack]) -> None:
+        """Runs attacks, with the time left for all of them."""
+        for number, attack in enumerate(attacks):
+            self._cost_of_other_attacks = sum(_cost(other.stages) for other in attacks[number + 1 :])
+            self.survivors(attack)
+
+    def survivors(self, attack: Attack) -> list[int]:
+        """Returns the positions of the images that are classified correctly under the attack, ascending."""
+        if attack.key not in self._survivors:
+            alive = list(range(len(self.images))) if attack.threat is None else self.survivors(CLEAN)
+            after = {CLEAN.name: len(alive)}
+            with (
+                strict_float32(self.runtime.device),
+                without_weight_gradients(self.model),
+                library_warnings(self.narrator.warn),
+            ):
+                for number in range(len(attack.stages)):
+                    alive = self._run(attack, number, alive)
+                    after[attack.stages[number].name] = len(alive)
+            self._survivors[attack.key] = alive
+            if len(attack.stages) > 1:
+                self.survivors_by_stage[attack.title] = after
+        return self._survivors[attack.key]
+
+    def row(self, attack: Attack) -> Row:
+        """Returns the accuracy under the attack."""
+        threat = attack.threat
+        return row(
+            self.role,
+            self.split,
+            Proportion(len(self.survivors(attack)), len(self.images)),
+            attack=attack.name,
+            norm=None if threat is None else threat.norm,
+            eps=None if threat is None else threat.eps,
+            steps=attack.steps,
+            restarts=attack.restarts,
+        )
+
+    def accuracy(self, attack: Attack) -> float:
+        """Returns the accuracy under the attack."""
+        return len(self.survivors(attack)) / len(self.images)
+
+    def _run(self, attack: Attack, number: int, alive: list[int]) -> list[int]:
+        """Runs one stage on the images at the positions ``alive`` and returns those that survive it."""
+        size, runtime, stage = self.batch_size, self.runtime, attack.stages[number]
+        batches = [alive[start : start + size] for start in range(0, len(alive), size)]
+        name = f"{self.label}/{attack.key}/{number}-{stage.name}"
+        keys = [f"{name}/{batch}" for batch in range(len(batches))]
+        pending = [batch for batch, key in enumerate(keys) if key not in self.state.found]
+        tried = len(alive) - sum(len(batches[batch]) for batch in pending)
+        lost = sum(self.state.found[key].lost for key in keys if key in self.state.found)
+        later = _cost(attack.stages[number + 1 :]) + self._cost_of_other_attacks
+        title = f"{self.label}: {attack.title}" + f", {stage.name}" * (len(attack.stages) > 1)
+        facts: dict[str, str] = {}
+        with self.narrator.task(title, len(alive), done=tried) as task:
+            for start in range(0, len(pending), runtime.world):
+                turn = pending[start : start + runtime.world]
+                mine = turn[runtime.rank : runtime.rank + 1]
+
+                def advance(images: float, tried: int = tried, facts: dict[str, str] = facts) -> None:
+                    task.update(tried + int(images), facts)
+
+                found: list[tuple[int, Found]] = runtime.gather(
+                    [(batch, self._attack(attack, stage, batches[batch], advance)) for batch in mine]
+                )
+                self.state.add({keys[batch]: result for batch, result in found})
+                for _, result in found:
+                    tried += len(result.kept)
+                    lost += result.lost
+                    self._pace.add(stage.cost * len(result.kept), result.seconds)
+                kept = len(alive) - lost
+                facts = {"at most": f"{kept / len(self.images):.1%}"}
+                if later:
+                    seconds = self._pace.seconds(stage.cost * (len(alive) - tried) + later * kept)
+                    facts["all attacks"] = f"{seconds:.0f} s left"
+                task.update(tried, facts)
+                if start == 0 and tried < len(alive) and number == 0 and _deserves_estimate(attack):
+                    self._first_estimate(attack, stage, Proportion(tried - lost, tried), len(alive))
+        kept_by_batch = [self.state.found[key] for key in keys]
+        survivors = [
+            position
+            for batch, result in zip(batches, kept_by_batch, strict=True)
+            for position, flag in zip(batch, result.kept, strict=True)
+            if flag == "1"
+        ]
+        self.seconds[attack.title] = self.seconds.get(attack.title, 0.0) + sum(
+            result.seconds for result in kept_by_batch
+        )
+        if len(attack.stages) > 1:
+            self.narrator.note(f"{title}: {len(survivors):,} of {len(self.images):,} images left")
+        return survivors
+
+    def _attack(
+        self, attack: Attack, stage: Stage, positions: list[int], advance: Callable[[float], None]
+    ) -> Found:
+        started, spent = time.perf_counter(), 0.0
+        victims = self._victims(self.images.select(positions))
+
+        def logits(x: Tensor) -> Tensor:
+            nonlocal spent
+            spent += len(x) * (GRADIENT_COST if x.requires_grad else 1.0)
+            advance(min(spent / stage.cost, len(positions)))
+            return self.logits(x)
+
+        x_adv = stage.perturb(logits, victims)
+        if attack.threat is not None:
+            _check_inside(attack.threat, victims.x, x_adv)
+        with torch.no_grad():
+            output = self.logits(x_adv)
+            kept = (output.argmax(1) == victims.y) & output.isfinite().all(1)
+        return Found("".join("01"[flag] for flag in kept.tolist()), time.perf_counter() - started)
+
+    def _victims(self, images: ImageSet) -> Victims:
+        batches = evaluation_batches(
+            images, fit=self.fit, batch_size=len(images), device=self.runtime.device,
+            substitute=self.split != "test",
+        )  # fmt: skip
+        return Victims(*next(iter(batches)))
+
+    def _first_estimate(self, attack: Attack, stage: Stage, found: Proportion, correct: int) -> None:
+        share = correct / len(self.images)
+        low, high = found.interval()
+        bound = "" if attack is CLEAN else "at most "
+        self.narrator.note(
+            f"{self.label}: {attack.title}: {bound}about {share * found.value:.1%}, "
+            f"{share * low:.1%} to {share * high:.1%} "
+            f"(first estimate, {stage.name} on {found.count:,} images)"
+        )
+
+
+class _Pace:
+    """How fast the processes work, in units of ``Stage.cost``."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._work = self._time = 0.0
+
+    def add(self, work: float, seconds: float) -> None:
+        self._work += work
+        self._time += seconds
+
+    def seconds(self, work: float) -> float:
+        """Returns how long ``work`` will take at the pace so far."""
+        return work * self._time / self._work / self._processes
+
+
+def _deserves_estimate(attack: Attack) -> bool:
+    """Corruptions are many and quick."""
+    return attack is CLEAN or attack.threat is not None
+
+
+def _cost(stages: Sequence[Stage]) -> float:
+    return sum(stage.cost for stage in stages)
+
+
+def _check_inside(threat: ThreatModel, x: Tensor, x_adv: Tensor) -> None:
+    """Believes no attack, not even a library's, that it stayed in the ball."""
+    farthest = float(threat.size(x_adv - x).amax())
+    if farthest > threat.eps * (1 + 1e-4) + 1e-6 or not 0 <= x_adv.amin() <= x_adv.amax() <= 1:
+        raise RuntimeError(f"an attack left {threat} or the image range: {farthest:g}")
+
+
+def lay_out(model: nn.Module) -> None:
+    """Puts the weights of convolutions into the memory format in which a CPU is fastest in float32.
+
+    Values stay as they are. Not measured, as in training, because a continued evaluation must compute as
+    it did before; and not for networks in training, where the format is part of what is resumed.
+    """
+    if all(value.device.type == "cpu" for value in model.parameters()):
+        model.to(memory_format=torch.channels_last)
+
+
+def measure(
+    model: nn.Module,
+    images: ImageSet,
+    specs: Sequence[PGDSpec],
+    *,
+    role: str,
+    split: str,
+    fit: Fit,
+    batch_size: int,
+    seed: int,
+    runtime: Runtime,
+    narrator: Narrator,
+) -> list[Row]:
+    """Measures clean accuracy and every attack of ``specs``; the processes share the images.
+
+    Args:
+        model: Maps pixels in [0, 1] to ``Outputs``.
+        images: What to measure on.
+        specs: Attacks.
+        role: Of the model, for the rows.
+        split: Name of the split, for the rows.
+        fit: How images are brought to the input size.
+        batch_size: Images per forward pass and process.
+        seed: Of random starts.
+        runtime: Processes and devices.
+        narrator: Shows progress.
+
+    Returns:
+        One row for clean accuracy, then one for each of ``specs``.
+    """
+    evaluator = Evaluator(
+        model, images, role=role, split=split, fit=fit, batch_size=batch_size, runtime=runtime,
+        narrator=narrator,
+    )  # fmt: skip
+    attacks = [
+        CLEAN,
+        *(pgd_attack(s.threat, steps=s.steps, restarts=s.restarts, seed=seed) for s in specs),
+    ]
+    evaluator.run(attacks)
+    return [evaluator.row(attack) for attack in attacks]

@@ -1,0 +1,57 @@
+"""Accuracy against eps, from 0 to where the model only guesses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from rrm_transfer.attacks.attack import CLEAN, Attack
+from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.evaluation.evaluator import Evaluator
+from rrm_transfer.evaluation.metrics import Row
+
+_FRACTIONS = (0.25, 0.5, 1.0)
+"""Radii below and at the threat model's, in units of it; above, each is twice the one before."""
+
+
+def eps_curve(
+    evaluator: Evaluator, threat: ThreatModel, attack: Callable[[ThreatModel], Attack], *, classes: int
+) -> list[Row]:
+    """Measures accuracy at growing radii until it is at most ``1 / classes``.
+
+    The last radius is in any case one at which every image can be turned into every other.
+
+    Args:
+        evaluator: The model and the images.
+        threat: Its eps sets the scale.
+        attack: The attack within a ball.
+        classes: Of the data.
+
+    Returns:
+        One row for each radius, ascending from 0.
+    """
+    nothing = attack(threat.with_eps(0.0))
+    rows = [replace(evaluator.row(CLEAN), attack=nothing.name, norm=threat.norm, eps=0.0,
+                    steps=nothing.steps, restarts=nothing.restarts)]  # fmt: skip
+    for eps in _radii(threat, _diameter(evaluator, threat)):
+        rows.append(evaluator.row(attack(threat.with_eps(eps))))
+        if rows[-1].accuracy <= 1 / classes:
+            break
+    return rows
+
+
+def _radii(threat: ThreatModel, diameter: float) -> Iterator[float]:
+    radii = [fraction * threat.eps for fraction in _FRACTIONS]
+    while radii[-1] < diameter:
+        radii.append(2 * radii[-1])
+    for eps in radii:
+        if eps >= diameter:
+            yield diameter
+            return
+        yield eps
+
+
+def _diameter(evaluator: Evaluator, threat: ThreatModel) -> float:
+    """Returns the largest distance of two images."""
+    return 1.0 if threat.norm == "Linf" else math.sqrt(evaluator.batch().x[0].numel())

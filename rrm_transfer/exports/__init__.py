@@ -1,0 +1,1 @@
+"""A trained student in other forms than timm's: ONNX, torch.export, RobustBench."""

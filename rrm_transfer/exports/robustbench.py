@@ -1,0 +1,178 @@
+"""A student as RobustBench takes it: a module of its own, its weights, and the claim.
+
+RobustBench (Croce et al., NeurIPS 2021 Datasets and Benchmarks, arXiv 2010.09670) wants a model that maps
+pixels in [0, 1] to logits, and a JSON file for its leaderboard.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors.torch import save_file
+
+from rrm_transfer.core.documents import parse_json
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.files import replacing_file, write_text
+from rrm_transfer.core.quantities import format_eps, parse_fraction
+from rrm_transfer.evaluation.metrics import Metrics, Row, read_metrics
+from rrm_transfer.runs.evaluations import read_evaluations
+from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.students.loading import LoadedStudent
+
+_DATASETS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet": "imagenet", "imagenet-1k": "imagenet"}
+
+_MODULE = '''"""{architecture} for RobustBench: pixels in [0, 1], (batch, {shape}), to logits.
+
+Needs torch, timm and safetensors, and {weights} beside this file.
+
+To submit it (https://github.com/RobustBench/robustbench, "Adding a new model"):
+1. `python {file}` runs AutoAttack on all test images as RobustBench does (pip install robustbench).
+2. Complete {claim}: what is null there; the figures are those of step 1.
+3. Put the weights where they can be downloaded, and open a pull request with the claim under model_info,
+   and this model in RobustBench's model zoo.
+"""
+
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+MEAN = {mean}
+STD = {std}
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = timm.create_model({architecture!r}, pretrained=False, **{args})
+{stem}        self.register_buffer("mean", torch.tensor(MEAN).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x):
+        return self.network((x - self.mean) / self.std)
+
+
+def load_model(weights=Path(__file__).with_name({weights!r})):
+    model = Model()
+    model.load_state_dict(load_file(weights))
+    return model.eval()
+
+
+if __name__ == "__main__":
+    from robustbench.eval import benchmark
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model().to(device)
+    benchmark(model, model_name={name!r}, dataset={dataset!r}, threat_model={norm!r}, eps={eps},
+              device=device, to_disk=True)
+'''
+
+_STEM = """        width = self.network.bn1.num_features
+        self.network.conv1 = nn.Conv2d({channels}, width, 3, padding=1, bias=False)
+        self.network.maxpool = nn.Identity()
+"""
+
+
+def write_adapter(student: LoadedStudent, run: Path, file: Path) -> list[Path]:
+    """Writes ``NAME.py``, ``NAME.safetensors`` and ``NAME.json``.
+
+    Args:
+        student: Of the run.
+        run: Its folder.
+        file: ``NAME.py``.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: The file's name is not one of a Python module, or the architecture none of timm's.
+    """
+    if file.suffix != ".py" or not file.stem.isidentifier():
+        raise UserError("The adapter is a Python module.", received=file, allowed="a name such as Me2026.py")
+    if file.resolve().is_relative_to(run.resolve()):
+        raise UserError(
+            "The adapter would stand among the run's own files.", received=file, hint="another --output"
+        )
+    if not timm.is_model(student.architecture):  # the module names it, and may name nothing else
+        raise UserError("The student's architecture is none of timm's.", received=student.architecture)
+    weights, claim = file.with_suffix(".safetensors"), file.with_suffix(".json")
+    config = parse_json((RunFolder(run).student / "config.json").read_text(encoding="utf-8"))
+    channels, *_ = shape = [int(side) for side in config["pretrained_cfg"]["input_size"]]
+    args = {"num_classes": config.get("num_classes"), "in_chans": channels, **config.get("model_args", {})}
+    threat, dataset = config["rrm"]["threat"], _dataset(config["rrm"]["dataset"])
+    text = _MODULE.format(
+        architecture=student.architecture,
+        shape=", ".join(map(str, shape)),
+        file=file.name,
+        weights=weights.name,
+        claim=claim.name,
+        mean=list(student.normalisation.mean),
+        std=list(student.normalisation.std),
+        args=args,
+        stem=_STEM.format(channels=channels) if config["rrm"].get("stem") else "",
+        name=file.stem,
+        dataset=dataset,
+        norm=threat["norm"],
+        eps=parse_fraction(threat["eps"]),
+    )
+    state = {f"network.{key}": value.clone() for key, value in student.model.state_dict().items()}
+    with replacing_file(weights) as temporary:
+        save_file(state, temporary)
+    write_text(claim, json.dumps(_claim(run, config, dataset), indent=2) + "\n")
+    write_text(file, text)
+    return [file, weights, claim]
+
+
+def _dataset(name: str) -> str:
+    """Returns RobustBench's name of a data set; one that it does not have keeps its own."""
+    plain = name.partition("@")[0].rpartition("/")[2]
+    return _DATASETS.get(plain, plain)
+
+
+def _claim(run: Path, config: dict[str, Any], dataset: str) -> dict[str, Any]:
+    threat = config["rrm"]["threat"]
+    rows = [
+        row
+        for metrics in _measurements(RunFolder(run), config["rrm"]["role"])
+        if metrics.measured_on(config["rrm"]["dataset"])
+        for row in metrics.of(config["rrm"]["role"])
+        if row.split == "test"
+    ]
+    attacked = [
+        row
+        for row in rows
+        if row.attack == "autoattack" and (row.norm, row.eps) == (threat["norm"], threat["eps"])
+    ]
+    strongest = max(attacked, key=lambda row: row.count, default=None)
+    clean = [row for row in rows if row.attack == "none" and strongest and row.count == strongest.count]
+    return {
+        "link": None,
+        "name": None,
+        "authors": None,
+        "additional_data": None,
+        "number_forward_passes": 1,
+        "dataset": dataset,
+        "venue": None,
+        "architecture": config["rrm"].get("architecture", config["architecture"]),
+        "eps": format_eps(threat["eps"]),
+        "clean_acc": _percent(clean[0]) if clean else None,
+        "reported": _percent(strongest) if strongest else None,
+        "autoattack_acc": _percent(strongest) if strongest else None,
+    }
+
+
+def _measurements(folder: RunFolder, made: str) -> list[Metrics]:
+    evaluations, _ = read_evaluations(folder, made)
+    with suppress(UserError):  # a folder without metrics
+        return [read_metrics(folder.metrics), *evaluations.values()]
+    return list(evaluations.values())
+
+
+def _percent(row: Row) -> str:
+    return f"{100 * row.accuracy:.2f}"

@@ -1,0 +1,227 @@
+"""The run folder: one job's recipe, student, figures, log and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rrm_transfer import __version__
+from rrm_transfer.core.documents import parse_json
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.files import write_text
+from rrm_transfer.core.locks import FileLock
+from rrm_transfer.runtime.machine import environment
+from rrm_transfer.runs.continuation import Change, find_changes, require_same
+from rrm_transfer.runtime.processes import Runtime
+from rrm_transfer.recipe.schema import Recipe
+
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Args:
+        path: The folder; need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.metrics = path / "metrics.json"
+        self.student = path / "student"
+        self.best = path / "student-best"
+        self.control = path / "control"
+        self.card = path / "README.md"
+        self.report = path / "report.html"
+        self.gallery = path / "gallery.safetensors"
+        self.evaluations = path / "evaluations"
+        self.environment = path / "environment.json"
+        self.log_file = path / "log.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.robust_set = path / "robust-set"
+        self._lock = path / ".lock"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.metrics.is_file()
+
+    @property
+    def is_started(self) -> bool:
+        return self.recipe.is_file()
+
+    def check(self, *, overwrite: bool, resume: bool) -> None:
+        """Checks that a run may write here.
+
+        Raises:
+            UserError: The folder is taken.
+        """
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError("The output is a file, not a folder.", received=self.path)
+        self.refuse_links()
+        if self.is_started:
+            if not (overwrite or resume):
+                finished = self.is_finished
+                raise UserError(
+                    f"The output folder holds {'a finished' if finished else 'an unfinished'} run.",
+                    received=self.path,
+                    hint=f"{'another --output' if finished else '--resume to continue it'}, or --overwrite "
+                    "to replace it",
+                )
+        elif any(p != self.environment and not _is_temporary(p) for p in self.path.iterdir()):
+            raise UserError(
+                "The output folder is not empty and holds no run.",
+                received=self.path,
+                hint="another --output",
+            )
+
+    def refuse_links(self) -> None:
+        """Checks that no link leads out of the folder: who packed it would choose what is read or written.
+
+        Raises:
+            UserError: One does.
+        """
+        root = self.path.resolve()
+        for entry in self.path.rglob("*"):
+            # Not `resolve`, which fails on links that lead to themselves.
+            if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(root):
+                raise UserError(
+                    "A link in the run folder leads out of it.",
+                    received=f"{entry} -> {entry.readlink()}",
+                    hint="remove it, or put what it leads to in its place",
+                )
+
+    def check_same(
+        self, recipe_yaml: str, facts: Mapping[str, object], *, anyway: bool = False
+    ) -> list[Change]:
+        """Checks that a run that is to be resumed is the one that was started.
+
+        Args:
+            recipe_yaml: Resolved.
+            facts: What else it depends on; see ``environment``.
+            anyway: Whether it may go on with what can change in its course.
+
+        Returns:
+            What changed.
+
+        Raises:
+            UserError: Recipe or facts differ; the difference is shown.
+        """
+        changes = find_changes(self.recipe.read_text(encoding="utf-8"), recipe_yaml)
+        try:
+            started = parse_json(self.environment.read_text(encoding="utf-8"))
+            before = {name: started[name] for name in facts}
+        except (OSError, ValueError, KeyError, TypeError):
+            before = dict.fromkeys(facts, "unknown: environment.json is missing or damaged")
+        changes += [Change(name, before[name], now) for name, now in facts.items() if before[name] != now]
+        require_same(changes, anyway=anyway, where=self.path)
+        return changes
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps the folder, which is created where it is missing, to this process for the block.
+
+        Raises:
+            UserError: Another run has it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._lock)
+        if not lock.take():
+            raise UserError(
+                "Another run is working in the output folder.",
+                received=f"{self.path}, held by {lock.holder}",
+                hint="another --output, or wait for it",
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def open(
+        self,
+        recipe_yaml: str,
+        facts: Mapping[str, object],
+        *,
+        resume: bool,
+        changes: Sequence[Change] = (),
+    ) -> None:
+        """Makes the folder ready for a run that holds its lock: a new one, or the one that stands there.
+
+        Args:
+            recipe_yaml: Resolved.
+            facts: What else it depends on; see ``environment``.
+            resume: Whether it is the one that stands there.
+            changes: What changed since it was started.
+        """
+        for folder in (self.path, self.checkpoints):
+            for entry in folder.glob("*"):
+                if entry != self._lock and (not resume or _is_temporary(entry)):
+                    _remove(entry)
+        if resume:
+            self._mend_log()
+        if changes:
+            self.log("changed", {"changes": {change.path: [change.before, change.now] for change in changes}})
+        if changes or not resume:
+            write_text(self.environment, json.dumps(environment(facts), indent=1) + "\n")
+            write_text(self.recipe, recipe_yaml)
+
+    def _mend_log(self) -> None:
+        """Removes the line that a killed run was writing."""
+        if self.log_file.is_file():
+            with self.log_file.open("rb+") as stream:
+                stream.truncate(stream.read().rfind(b"\n") + 1)
+
+    def log(self, event: str, facts: dict[str, Any]) -> None:
+        """Appends one event to log.jsonl."""
+        with self.log_file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"event": event, "time": round(time.time(), 3), **facts}) + "\n")
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Returns the facts of all events of a name in log.jsonl."""
+        lines = self.log_file.read_text(encoding="utf-8").splitlines()
+        return [event for event in map(parse_json, lines) if event["event"] == name]
+
+
+def output_folder(recipe: Recipe, runtime: Runtime) -> Path:
+    """Returns where a run is written: as the recipe says, else a new folder under ``runs``."""
+    return recipe.output or runtime.from_main(free_path(f"{recipe.name}-{recipe.student.name}"))
+
+
+def free_path(name: str) -> Path:
+    """Returns a path for a run that begins now, ``runs/<name>-<UTC time>``."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    first = Path("runs") / f"{name}-{stamp}".replace("/", "-")
+    # Two runs may begin in one second, and a clock may go back.
+    others = (first.with_name(f"{first.name}-{number}") for number in count(2))
+    return next(path for path in chain([first], others) if not path.exists())
+
+
+
+
+
+
+
+
+def _is_temporary(path: Path) -> bool:
+    """Tells whether an entry is the lock, or what `replacing_file` left when its process was killed."""
+    return path.name.startswith(".")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

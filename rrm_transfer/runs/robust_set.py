@@ -1,0 +1,268 @@
+"""The data step of `rdt`: training images made anew from a teacher's representation, kept as parquet."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rrm_transfer.attacks.ascent import ascend
+from rrm_transfer.core.documents import parse_json
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.files import replacing_file, write_text
+from rrm_transfer.core.randomness import Randomness
+from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.data.broken import BrokenImages
+from rrm_transfer.data.fit import Fit
+from rrm_transfer.data.images import DataSet, ImageSet
+from rrm_transfer.data.loader import evaluation_batches
+from rrm_transfer.data.parquet_source import load_parquet
+from rrm_transfer.runs.setup import Assembly
+from rrm_transfer.runtime.progress import Narrator
+from rrm_transfer.runtime.processes import Runtime
+from rrm_transfer.objectives.base import Inversion
+from rrm_transfer.teachers.teacher import Teacher
+
+SHARD = 256
+"""Images of one file: what an interruption can lose."""
+
+EQUATION = (
+    "x_r = argmin_z ||g_T(z) - g_T(x)||_2 over the images that normalised steps in [0, 1] pass through, "
+    "from another training image"
+)
+SOURCE = "Ilyas et al., Adversarial Examples Are Not Bugs, They Are Features, NeurIPS 2019, section 3.1"
+_SECONDS = b"rrm_transfer.seconds"
+_NO_BALL = ThreatModel("L2", math.inf)
+
+
+class MadeImages(NamedTuple):
+    """Images to train on, and the seconds that they cost, those of earlier sessions included."""
+
+    images: ImageSet
+    seconds: float
+
+
+class RobustSet:
+    """Images on which a teacher's representation is that of the training images, from other starts.
+
+    A folder with one parquet file for every ``SHARD`` images, in the order of the training images, and
+    ``robust-set.json``, which says how they were made. Each image depends on the seed and its own index only.
+
+    Args:
+        folder: Where it is or will be.
+        inversion: How the images are made.
+        teacher: Whose representation they keep.
+        data: Its training part gives targets, starts and labels.
+        fit: Brings the images to the size at which they are made and written.
+        seed: Of the starts.
+        batch_size: Images that are made at a time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        inversion: Inversion,
+        *,
+        teacher: Teacher,
+        data: DataSet,
+        fit: Fit,
+        seed: int,
+        batch_size: int = SHARD,
+    ) -> None:
+        self.folder = folder
+        self._inversion = inversion
+        self._teacher = teacher
+        self._data = data
+        self._fit = fit
+        self._seed = seed
+        self._batch_size = batch_size
+        self._count = math.ceil(len(data.train) / SHARD)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the images depend on, as robust-set.json holds it."""
+        provenance = self._teacher.provenance
+        return {
+            "equation": EQUATION,
+            "source": SOURCE,
+            "steps": self._inversion.steps,
+            "step_size": self._inversion.step_size,
+            "teacher": {key: provenance[key] for key in ("sha256", "normalisation", "view")},
+            "data": self._data.train.fingerprint,
+            "images": len(self._data.train),
+            "fit": str(self._fit),
+            "size": self._fit.size,
+            "shard": SHARD,
+            "seed": self._seed,
+        }
+
+    def check(self) -> None:
+        """Checks that what stands in the folder, if anything, is this set.
+
+        Raises:
+            UserError: It is another one, or something else.
+        """
+        if not self.folder.exists():
+            return
+        try:
+            found = dict(parse_json((self.folder / "robust-set.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            if not self.folder.is_dir() or any(self.folder.iterdir()):
+                raise UserError(
+                    "The folder holds no robust set, and something else.",
+                    received=self.folder,
+                    hint="another objective.folder",
+                ) from None
+            return
+        facts = self.facts
+        differing = [key for key in facts if found.get(key) != facts[key]]
+        if differing:
+            raise UserError(
+                "The robust set in the folder was made otherwise.",
+                received=", ".join(f"{key} {found.get(key)!r}" for key in differing),
+                allowed=", ".join(f"{key} {facts[key]!r}" for key in differing),
+                hint="another objective.folder, or the same settings",
+            )
+
+    def make(self, runtime: Runtime, narrator: Narrator) -> MadeImages:
+        """Writes what is missing and reads the whole, in the order of the training images.
+
+        Args:
+            runtime: Its processes share the files to write.
+            narrator: Shows progress.
+
+        Raises:
+            UserError: See ``check``; or a process does not see what the others wrote.
+        """
+        runtime.on_main(self.check)  # another process could see what this one is about to write
+        if runtime.is_main:
+            write_text(self.folder / "robust-set.json", json.dumps(self.facts, indent=1) + "\n")
+        numbers = range(self._count)
+        missing = runtime.from_main([n for n in numbers if not self._file(n).is_file()])
+        teacher = self._teacher.to(runtime.device)
+        own = missing[runtime.rank :: runtime.world]
+        with narrator.task("robust set", len(own)) as task:
+            for done, number in enumerate(own, start=1):
+                begun = time.monotonic()
+                first = number * SHARD
+                positions = list(range(first, min(first + SHARD, len(self._data.train))))
+                size = self._batch_size
+                parts = [positions[k : k + size] for k in range(0, len(positions), size)]
+                made = [self._invert(teacher, part, runtime.device) for part in parts]
+                pixels, labels = map(torch.cat, zip(*made, strict=True))
+                # Processes work side by side: a file's share of the time that all of them take.
+                seconds = (time.monotonic() - begun) / min(runtime.world, len(missing))
+                self._write(number, pixels, labels, seconds)
+                task.update(done)
+        runtime.barrier()
+        absent = [self._file(number).name for number in numbers if not self._file(number).is_file()]
+        if absent:
+            raise UserError(
+                "Files of the robust set that other processes wrote are not here.",
+                received=f"{len(absent)} of {self._count}, the first {absent[0]}",
+                hint="objective.folder must be one that all machines see",
+            )
+        images = load_parquet(self.folder, BrokenImages()).images["train"]
+        stored = [pq.read_metadata(self._file(number)).metadata[_SECONDS] for number in numbers]
+        return MadeImages(images, sum(map(float, stored)))
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"train-{number:05d}-of-{self._count:05d}.parquet"
+
+    def _invert(
+        self, teacher: Teacher, positions: Sequence[int], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Returns ``x_r`` for training images, uint8 ``(B, C, H, W)``, and their labels, ``(B,)``."""
+        train = self._data.train
+        randomness = Randomness(self._seed, 0, train.index[list(positions)])
+        starts = randomness.integers("robust set", len(train))
+        targets, start = (
+            next(
+                evaluation_batches(
+                    train.select(chosen), fit=self._fit, batch_size=len(chosen), device=device,
+                    substitute=True,
+                )
+            )
+            for chosen in (list(positions), starts)
+        )  # fmt: skip
+        z = start.x
+        with torch.no_grad():
+            kept = teacher.features(targets.x)
+
+        nearest, found = torch.full((len(z),), math.inf, device=device), z.clone()
+
+        def closeness(images: Tensor) -> Tensor:
+            distance: Tensor = torch.linalg.vector_norm(teacher.features(images) - kept, dim=1)
+            # Steps of one length end around the minimum, not in it.
+            nearer = distance.detach() < nearest
+            nearest[nearer], found[nearer] = distance.detach()[nearer], images.detach()[nearer]
+            return -distance
+
+        delta = ascend(
+            z,
+            loss=closeness,
+            threat=_NO_BALL,
+            steps=self._inversion.steps,
+            step_size=self._inversion.step_size,
+            delta=torch.zeros_like(z),
+            clip=False,
+        )
+        with torch.no_grad():
+            closeness(z + delta)
+        return (found * 255).round().clamp(0, 255).to(torch.uint8).cpu(), targets.y.cpu()
+
+    def _write(self, number: int, pixels: Tensor, labels: Tensor, seconds: float) -> None:
+        import datasets
+
+        names = self._data.class_names
+        label = (
+            datasets.ClassLabel(names=list(names)) if names else datasets.ClassLabel(self._data.num_classes)
+        )
+        schema = datasets.Features({"image": datasets.Image(), "label": label}).arrow_schema
+        rows = {"image": [{"bytes": _png(image), "path": None} for image in pixels], "label": labels.tolist()}
+        table = pa.Table.from_pydict(rows, schema=schema)
+        table = table.replace_schema_metadata({**(schema.metadata or {}), _SECONDS: repr(seconds).encode()})
+        with replacing_file(self._file(number)) as temporary:
+            pq.write_table(table, temporary)
+
+
+def robust_set_of(assembly: Assembly, folder: Path) -> RobustSet | None:
+    """Returns the set that takes the place of a run's training images; None where its objective wants none.
+
+    Args:
+        assembly: The run.
+        folder: Where the set is kept if the recipe does not say.
+    """
+    inversion, teacher = assembly.objective().inversion, assembly.teacher
+    if inversion is None or teacher is None:
+        return None
+    return RobustSet(
+        folder if inversion.folder is None else Path(inversion.folder),
+        inversion,
+        teacher=teacher,
+        data=assembly.data,
+        fit=assembly.fit,
+        seed=assembly.recipe.seed,
+        batch_size=assembly.recipe.evaluate.batch_size,
+    )
+
+
+def _png(image: Tensor) -> bytes:
+    """Encodes an image, uint8 ``(C, H, W)`` with one or three channels."""
+    array = image.permute(1, 2, 0).numpy()
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array)).save(
+        stream, "PNG"
+    )
+    return stream.getvalue()

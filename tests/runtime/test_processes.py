@@ -1,0 +1,344 @@
+"""Two processes compute what one does; one of them writes and speaks; none outlives the other."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rrm_transfer.core.files import sha256_of
+from rrm_transfer.evaluation.metrics import read_metrics
+from rrm_transfer.objectives.base import Step, Term
+from rrm_transfer.objectives.rrm import RRM
+from rrm_transfer.runtime.processes import Runtime
+from tests.support import tiny
+from tests.support.command import Command, Moment, command, together
+
+UPDATE = "rrm_transfer.training.updating:Updater.update"
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def _final_state(run: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_file(run / "checkpoints" / "student-final" / "state.safetensors")
+    return state
+
+
+def _options(teacher: Path, data: Path, **changes: object) -> list[str]:
+    sets = [part for key, value in changes.items() for part in ("--set", f"train.{key}={value}")]
+    short = ["--no-control", "--skip-teacher-check", "--quiet", "--json"]
+    return ["run", *tiny.recipe_options(teacher, data, student="test_vit"), *short, *sets]
+
+
+def _codes(commands: list[Command]) -> list[int]:
+    return [running.end().code for running in commands]
+
+
+def test_gradients_and_metrics_are_those_of_one_process(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """One step, after which the momentum is the gradient; the network has no batch statistics."""
+    settings = {"epochs": 1, "global_batch_size": tiny.TRAIN, "optimizer": "momentum", "accumulation": 3}
+    options = _options(tiny_teacher, tiny_data, **settings)
+    alone = command(*options, "--output", "one", folder=tmp_path)
+    assert alone.code == 0, alone.err
+    first, second = (running.end() for running in together([*options, "--output", "two"], folder=tmp_path))
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+
+    states = [_final_state(tmp_path / name) for name in ("one", "two")]
+    gradients = [name for name in states[0] if name.endswith("momentum_buffer")]
+    assert len(gradients) > 10
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=0, atol=1e-6)
+
+    rows = [read_metrics(tmp_path / name / "metrics.json").rows for name in ("one", "two")]
+    assert rows[0] == rows[1]
+    losses = [_losses(tmp_path / name) for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert first.document["folder"] == "two"
+    assert second.out == ""
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
+
+
+def _losses(run: Path) -> dict[str, float]:
+    events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    (losses,) = [event["losses"] for event in events if event["event"] == "step"]
+    return {str(name): float(value) for name, value in losses.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["--objective", "trades"],  # two passes through the student before one backward pass
+        ["--objective", "rrm-adv", "--set", "objective.clean_feature_weight=1"],
+        ["--set", "objective.ce_weight=0"],  # a classifier that is not trained
+        ["--objective", "free-at", "--set", "objective.replays=2", "--set", "train.accumulation=2"],
+        ["--objective", "igdm"],
+        ["--set", "objective.student_layers=[blocks.0, -1]", "--set", "objective.teacher_layers=[layer2, 3]"],
+        [
+            "--objective",
+            "rrm-adv",
+            "--set",
+            "objective.student_layers=0",
+            "--set",
+            "objective.classifier=teacher",
+        ],
+        ["--objective", "rdt", "--set", "objective.steps=2"],
+    ],
+    ids=" ".join,
+)
+def test_objectives_of_every_kind_run_on_two_processes(
+    settings: list[str], tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = [*_options(tiny_teacher, tiny_data, epochs=1), *settings, "--output", "run"]
+    assert _codes(together(options, folder=tmp_path)) == [0, 0]
+
+
+@pytest.mark.parametrize("student", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.slow)])
+def test_a_killed_run_of_two_processes_goes_on_bit_for_bit(
+    student: str, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = [*_options(tiny_teacher, tiny_data), "--student", student, "--resume"]
+    assert _codes(together([*options, "--output", "alone"], folder=tmp_path)) == [0, 0]
+
+    began = time.monotonic()
+    killed = together(
+        [*options, "--output", "killed"], folder=tmp_path, moments=[None, Moment(UPDATE, 5, signal.SIGKILL)]
+    )
+    codes = _codes(killed)
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] not in (0, -signal.SIGKILL)  # brought down by the loss of the other
+    assert time.monotonic() - began < 60
+
+    refused = command(*options, "--output", "killed", folder=tmp_path)
+    assert (refused.code, "processes: was 2, is now 1" in refused.err) == (2, True)
+
+    assert _codes(together([*options, "--output", "killed"], folder=tmp_path)) == [0, 0]
+    events = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["event"] == "resume"] == [3]
+    first, second = (_final_state(tmp_path / name) for name in ("alone", "killed"))
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+    weights = [sha256_of(tmp_path / n / "student" / "model.safetensors") for n in ("alone", "killed")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_run_killed_while_it_selects_goes_on_bit_for_bit(
+    world: int, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """In bf16, with a moving average, batch statistics and selection."""
+    options = _options(tiny_teacher, tiny_data, epochs=2, precision="bf16", ema=0.9)
+    options += ["--student", "test_resnet", "--set", "data.held_out=0.25", "--resume", "--output"]
+    # The teacher's clean and attacked batches come first, then the clean ones of the first evaluation.
+    moment = Moment("rrm_transfer.evaluation.evaluator:Evaluator._attack", 1 + 4 // world)
+
+    def run(output: str, moment: Moment | None = None) -> list[int]:
+        moments = [None] * (world - 1) + [moment]
+        # With figures that another run kept, fewer batches of the teacher would come first.
+        settings: dict[str, Any] = {
+            "folder": tmp_path,
+            "environment": {"RRM_TRANSFER_CACHE": str(tmp_path / f"cache-{output}")},
+        }
+        if world == 1:
+            return _codes([Command([*options, output], moment=moment, **settings)])
+        return _codes(together([*options, output], moments=moments, **settings))
+
+    assert run("alone") == [0] * world
+    assert run("killed", moment)[-1] == -signal.SIGKILL
+    before = _events(tmp_path / "killed")
+    assert [event["event"] for event in before][-1] == "checkpoint"
+    assert not [event for event in before if event["event"] == "selection"]
+    assert run("killed") == [0] * world
+
+    events = {name: _events(tmp_path / name) for name in ("alone", "killed")}
+    assert [event["step"] for event in events["killed"] if event["event"] == "resume"] == [3]
+    selections = {
+        name: [
+            {key: value for key, value in event.items() if key != "time"}
+            for event in of
+            if event["event"] == "selection"
+        ]
+        for name, of in events.items()
+    }
+    assert [selection["step"] for selection in selections["alone"]] == [3, 6]
+    assert selections["alone"] == selections["killed"]
+    first, second = (_final_state(tmp_path / name) for name in ("alone", "killed"))
+    assert {name.split("/")[0] for name in first} == {"student", "optimizer", "average", "best"}
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+    for folder in ("student", "student-best"):
+        files = [tmp_path / name / folder / "model.safetensors" for name in ("alone", "killed")]
+        assert sha256_of(files[0]) == sha256_of(files[1])
+
+
+def _events(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_of_two_processes_goes_on_with_one_when_told_to(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = [*_options(tiny_teacher, tiny_data, epochs=1, optimizer="sgd"), "--output", "run"]
+    assert _codes(together([*options[:-1], "alone"], folder=tmp_path)) == [0, 0]
+    stop = Moment(UPDATE, 2, signal.SIGTERM)
+    assert _codes(together(options, folder=tmp_path, moments=[stop, None])) == [130, 130]
+    ended = command(*options, "--resume-anyway", folder=tmp_path)
+    assert ended.code == 0, ended.err
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 1
+    first, second = (_final_state(tmp_path / name) for name in ("alone", "run"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-5)
+
+
+def test_a_signal_to_one_process_stops_both_at_a_checkpoint(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = [*_options(tiny_teacher, tiny_data), "--output", "run"]
+    stopped = together(options, folder=tmp_path, moments=[None, Moment(UPDATE, 5, signal.SIGTERM)])
+    first, second = (running.end() for running in stopped)
+    assert (first.code, second.code) == (130, 130), first.err + second.err
+    assert (first.err + second.err).count("stopped: ") == 1
+    assert (tmp_path / "run" / "checkpoints" / "student-00000005").is_dir()
+
+
+def test_an_error_of_one_process_is_shown_once_and_ends_both_within_seconds(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = [*_options(tiny_teacher, tiny_data), "--output", "run"]
+    bug = Moment(UPDATE, 2, error=ZeroDivisionError("a bug"))
+    commands = together(options, folder=tmp_path, moments=[None, bug])
+    commands[1].wait_for(lambda: False)
+    began = time.monotonic()
+    first, second = (running.end() for running in commands)
+    assert time.monotonic() - began < 20
+    assert (first.code, second.code) == (1, 1)
+    assert second.err.count("ZeroDivisionError: a bug") == 1
+    assert (first.err + second.err).count("Traceback") == 1
+
+
+def test_bad_steps_are_skipped_by_all_processes(tiny_teacher: Path, tiny_data: Path, tmp_path: Path) -> None:
+    options = [*_options(tiny_teacher, tiny_data, epochs=1), "--skip-bad-steps", "1", "--output", "run"]
+    ended = [c.end() for c in together(options, folder=tmp_path, moments=[None, _BadLoss(UPDATE, 2)])]
+    assert [e.code for e in ended] == [0, 0], ended[0].err + ended[1].err
+    events = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [(e["step"], e["cause"]) for e in events if e["event"] == "skipped"] == [(2, "loss term 'ce'")]
+    assert ended[0].document["timing"]["student"]["skipped_steps"] == 1
+
+
+class _BadLoss(Moment):
+    """Spoils the loss of one step on its process."""
+
+    def arrange(self) -> None:
+        original, calls = RRM.__call__, itertools.count(1)
+
+        def spoilt(objective: RRM, step: Step) -> list[Term]:
+            terms = original(objective, step)
+            if next(calls) == self.count:
+                terms = [term._replace(value=term.value * math.nan) for term in terms]
+            return terms
+
+        setattr(RRM, "__call__", spoilt)  # noqa: B010
+
+
+def test_a_problem_of_all_processes_is_told_once(tiny_teacher: Path, tiny_data: Path, tmp_path: Path) -> None:
+    options = [*_options(tiny_teacher, tiny_data, global_batch_size=15), "--output", "run"]
+    first, second = (running.end() for running in together(options, folder=tmp_path))
+    assert (first.code, second.code) == (2, 2)
+    assert (first.err + second.err).count("cannot be split over 2 processes") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_problem_of_one_process_is_told_and_ends_both(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    options = [*_options(tiny_teacher, tiny_data), "--output", "run"]
+    held = Command(options, folder=tmp_path, moment=Moment(UPDATE, 1, signal.SIGSTOP))
+    lock = tmp_path / "run" / ".lock"
+    held.wait_for(lambda: lock.is_file() and lock.read_text(encoding="utf-8"))
+    first, second = (running.end() for running in together([*options, "--resume"], folder=tmp_path))
+    held.signal(signal.SIGKILL)
+    held.end()
+    assert first.code == 2
+    assert second.code != 0
+    assert (first.err + second.err).count("error: ") == 1
+    assert "Traceback" not in first.err + second.err
+
+
+def _launch(*command_line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(
+        [sys.executable, "-m", *command_line],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+def test_torchrun_and_accelerate_launch_start_two_processes(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = _options(tiny_teacher, tiny_data, epochs=1)
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    accelerate = (
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+    )
+    for number, launcher in enumerate((torchrun, accelerate)):
+        ended = _launch(*launcher, "-m", "rrm_transfer", *options, "--output", str(number), folder=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        assert json.loads(ended.stdout)["folder"] == str(number)
+        environment = json.loads((tmp_path / str(number) / "environment.json").read_text())
+        assert environment["processes"] == 2
+    weights = [sha256_of(tmp_path / n / "student" / "model.safetensors") for n in ("0", "1")]
+    assert weights[0] == weights[1]
+
+
+def test_a_launcher_that_silently_starts_one_process_is_named(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = [option for option in _options(tiny_teacher, tiny_data, epochs=1) if option != "--quiet"]
+    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    ended = _launch(*launcher, "-m", "rrm_transfer", *options, "--output", "run", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "asked for 2 processes and started one" in ended.stderr
+    assert json.loads(ended.stdout)["folder"] == "run"
+
+
+def test_an_ordinary_start_warns_of_nothing() -> None:
+    assert Runtime().launch_warning() is None
+
+
+def test_one_process_needs_no_communication() -> None:
+    runtime = Runtime()
+    assert (runtime.world, runtime.rank, runtime.is_main) == (1, 0, True)
+    assert runtime.gather([1, 2]) == [1, 2]
+    assert runtime.from_main({"a": 1}) == {"a": 1}
+    assert [runtime.any(flag) for flag in (False, True)] == [False, True]
+    assert torch.equal(runtime.mean(torch.ones(2)), torch.ones(2))
+
+
+def test_a_leftover_of_another_job_does_not_scale_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    weight = torch.ones(1, requires_grad=True)
+    Runtime().accelerator.backward(weight.sum())
+    assert weight.grad == 1

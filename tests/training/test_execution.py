@@ -1,0 +1,185 @@
+"""Compiled and checkpointed students train as they do plainly; memory that runs out is explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.randomness import Randomness
+from rrm_transfer.objectives.base import InnerAttack
+from rrm_transfer.students.student import Student, build_student
+from rrm_transfer.training.execution import executing, is_out_of_memory, set_checkpointing
+from rrm_transfer.training.optimization import build_optimizer
+from rrm_transfer.training.step import TrainingStep
+from tests.training.small import PLAN, Network, Run, equal, with_optimisation
+
+
+def _student() -> Student:
+    return build_student("test_resnet", num_classes=4, channels=1, image_size=32)
+
+
+def _gradients(student: Student, x: torch.Tensor) -> list[torch.Tensor]:
+    student(x).logits.square().mean().backward()
+    return [weight.grad for weight in student.parameters() if weight.grad is not None]
+
+
+def test_checkpointing_gives_the_same_gradients_and_ends_with_training() -> None:
+    x = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain, saving = _student(), _student()
+    expected = _gradients(plain, x)
+    with executing(saving, compiled=False, checkpointing=True):
+        assert saving.model.grad_checkpointing
+        actual = _gradients(saving, x)
+    assert not saving.model.grad_checkpointing
+    assert len(actual) == len(expected) > 10
+    for mine, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_attacks_are_the_same_under_checkpointing_and_move_no_statistics() -> None:
+    """Their backward pass computes activations again, in evaluation mode as at first."""
+    x = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    student = _student().train()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    step = TrainingStep(
+        autocast=nullcontext,
+        prepared=student,
+        bare=student,
+        frozen=None,
+        x=x,
+        y=torch.arange(4),
+        threat=PLAN.threat,
+        randomness=Randomness(0, 0, torch.arange(4)),
+        progress=0.0,
+        first=0,
+    )
+
+    def attacked() -> torch.Tensor:
+        return step.attack(lambda x: step.student_eval(x).logits.square().sum(1), InnerAttack(2, 0.5))
+
+    expected = attacked()
+    with executing(student, compiled=False, checkpointing=True):
+        torch.testing.assert_close(attacked(), expected)
+    assert student.training
+    assert equal(before, dict(student.state_dict()))
+
+
+def test_batch_statistics_are_entered_once_under_checkpointing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rrm_transfer.training.execution.set_checkpointing", lambda *_: None)
+    plain = Run(tmp_path / "plain", plan=replace(PLAN, epochs=1))
+    saving = Run(tmp_path / "saving", plan=replace(PLAN, epochs=1, gradient_checkpointing=True))
+    forward = saving.student.forward
+
+    def twice(x: torch.Tensor) -> Any:
+        outputs = forward(x)
+        if saving.student.training:
+            outputs.logits.register_hook(lambda _: forward(x) and None)  # type: ignore[no-untyped-call]
+        return outputs
+
+    monkeypatch.setattr(saving.student, "forward", twice)
+    plain()
+    saving()
+    for name, value in plain.weights.items():
+        torch.testing.assert_close(saving.weights[name], value)
+
+
+def test_a_student_without_checkpointing_is_refused() -> None:
+    with pytest.raises(UserError, match="no gradient checkpointing"):
+        set_checkpointing(Network(), True)
+
+
+def test_a_compiled_student_learns_the_same_and_is_plain_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_module: Callable[..., None] = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compile_module(self, backend="eager"))
+    plain, compiled = (Run(tmp_path / str(c), plan=replace(PLAN, epochs=1, compile=c)) for c in (False, True))
+    plain()
+    compiled()
+    assert compiled.student._compiled_call_impl is None
+    for name, value in plain.weights.items():
+        torch.testing.assert_close(compiled.weights[name], value)
+
+
+def test_a_compiler_that_fails_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def backend(*_: object) -> Any:
+        raise ValueError("no compiler here")
+
+    compile_module: Callable[..., None] = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compile_module(self, backend=backend))
+    with pytest.raises(UserError, match=r"torch\.compile could not compile") as caught:
+        Run(tmp_path, plan=replace(PLAN, compile=True))()
+    assert caught.value.hint == "--set train.compile=false"
+
+
+@pytest.mark.parametrize(("most", "accumulation"), [(4, 3), (1, 9), (0, None)])
+def test_memory_that_runs_out_names_the_batch_that_fits(
+    most: int, accumulation: int | None, tmp_path: Path
+) -> None:
+    run = Run(tmp_path)  # batches of 9
+    objective = run.trainer._updater.objective
+
+    def greedy(step: Any) -> Any:
+        if len(step.x) > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return type(objective).__call__(objective, step)
+
+    greedy.replays = 1  # type: ignore[attr-defined]
+    run.trainer._updater.objective = greedy  # type: ignore[assignment]
+    with pytest.raises(UserError, match="Memory ran out with 9 images in a forward pass") as caught:
+        run()
+    assert caught.value.hint is not None
+    if accumulation is None:
+        assert "not even one fits" in caught.value.what
+    else:
+        assert f"{most} fit" in caught.value.what
+        assert f"train.accumulation={accumulation}," in caught.value.hint
+
+
+def test_other_errors_are_not_taken_for_memory(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
+    run = Run(tmp_path)
+
+    def wrong(_: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    wrong.replays = 1  # type: ignore[attr-defined]
+    run.trainer._updater.objective = wrong  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run()
+
+
+@pytest.mark.parametrize(("name", "fused"), [("momentum", True), ("adamw", True), ("lamb", False)])
+def test_one_kernel_moves_all_weights_where_torch_has_one(name: str, fused: bool) -> None:
+    optimizer = build_optimizer(Network(), with_optimisation(PLAN, optimizer=name).optimisation)
+    assert bool(optimizer.defaults.get("fused")) == fused
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw"])
+def test_fused_steps_are_the_plain_ones(name: str) -> None:
+    """Also where weights lie channels last, as gradients and momentum then do."""
+    networks = [Network(norm="layer").to(memory_format=torch.channels_last) for _ in range(2)]
+    x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for network, fused in zip(networks, (True, False), strict=True):
+        optimizer = build_optimizer(network, with_optimisation(PLAN, optimizer=name).optimisation)
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+        for _ in range(3):
+            network(x.to(memory_format=torch.channels_last)).logits.square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for mine, theirs in zip(*(network.parameters() for network in networks), strict=True):
+        torch.testing.assert_close(mine, theirs)

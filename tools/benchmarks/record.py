@@ -1,0 +1,66 @@
+"""How a benchmark prints what it found: a Markdown table, then the same as one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rrm_transfer.runtime.machine import devices, library_versions
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def circumstances() -> dict[str, Any]:
+    """Returns what the figures depend on."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    return {
+        "commit": commit.stdout.strip() or None,
+        "machine": f"{platform.machine()}, {_processor()}",
+        "devices": devices(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "versions": library_versions(),
+    }
+
+
+def emit(title: str, rows: Sequence[Mapping[str, Any]], verdicts: Mapping[str, bool | None]) -> None:
+    """Prints a benchmark.
+
+    Args:
+        title: What was measured, with everything that was chosen.
+        rows: Of the table; equal keys.
+        verdicts: Whether each target is met; None where it was not measured.
+    """
+    columns = list(rows[0])
+    print(f"\n### {title}\n")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for row in rows:
+        print(f"| {' | '.join(_cell(row[column]) for column in columns)} |")
+    print()
+    for target, met in verdicts.items():
+        print(f"- {target}: {'not measured' if met is None else 'met' if met else 'MISSED'}")
+    facts = circumstances()
+    print(f"\n{facts['commit']}, {facts['machine']}, {facts['devices'][0]}\n")
+    print(json.dumps({"title": title, "rows": rows, "verdicts": verdicts, **facts}))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown processor"
