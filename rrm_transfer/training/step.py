@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rrm_transfer.attacks.ascent import inner_attack
-from rrm_transfer.core.outputs import Outputs
+from rrm_transfer.core.outputs import Outputs, at_least_float32
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.objectives.base import InnerAttack, PerSampleLoss
@@ -98,10 +98,10 @@ class TrainingStep:
 
 
 def run(module: nn.Module, x: Tensor, autocast: Autocast) -> Outputs:
-    """Returns a network's outputs as float32, in whatever precision they were computed."""
+    """Returns a network's outputs in float32 or better: losses are not computed in half precision."""
     with autocast():
         outputs: Outputs = module(x)
-    return outputs.map(Tensor.float)
+    return outputs.map(at_least_float32)
 
 
 def infer(module: nn.Module, x: Tensor, autocast: Autocast = nullcontext) -> Outputs:

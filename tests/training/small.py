@@ -75,6 +75,7 @@ class Network(nn.Module):
             self.layer_projections = nn.ModuleList(nn.Linear(6, 3) for _ in range(layers))
 
     def forward(self, x: Tensor) -> Outputs:
+        x = x.to(self.convolution.weight.dtype)
         maps = F.gelu(self.norm(self.convolution(x - 0.5)))
         features = self.hidden(self.dropout(maps.flatten(1)))
         layers = tuple(projection(maps.mean((2, 3))) for projection in self.layer_projections)
@@ -114,6 +115,7 @@ class Run:
         objective: Its name.
         arguments: Its arguments.
         network: Arguments of ``Network``.
+        float64: Whether student and teacher compute in float64; pixels are float32 in any case.
         batch: Images per step.
         stop_after: Step after which the run is asked to stop.
         images: To train on.
@@ -130,6 +132,7 @@ class Run:
     objective: str = "rrm"
     arguments: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
+    float64: bool = False
     batch: int = 9
     stop_after: int | None = None
     images: MemoryImages = field(default_factory=small_images)
@@ -146,6 +149,9 @@ class Run:
         self.stop = StopRequest()
         self.student = Network(**self.network)
         self.teacher = self.taught_by or frozen_teacher(layers=self.network.get("layers", 0))
+        if self.float64:
+            self.student.double()
+            self.teacher.double()
         runtime = Runtime()
         objective = build_objective(self.objective, **self.arguments)
         judge = self.judge or held_out_judge(
