@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey: ITU-R BT.601, as in Pillow."""
+
 
 @dataclass(frozen=True)
 class PixelStatistics:

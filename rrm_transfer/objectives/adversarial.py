@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.objectives.arguments import Amount, Count, Share
-from rrm_transfer.objectives.base import InnerAttack, Objective, Step, Term
+from rrm_transfer.objectives.base import Objective, Step, Term
 from rrm_transfer.objectives.divergences import cross_entropy
 
 

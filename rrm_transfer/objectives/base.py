@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
+from rrm_transfer.attacks.ascent import InnerAttack, PerSampleLoss
 from rrm_transfer.core.layers import Layer
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
@@ -19,10 +20,6 @@ Need = Literal["features", "logits", "classifier", "frozen_classifier"]
 
 Sight = Literal["clean", "other"]
 """What a teacher is asked about: the clean input, whose outputs a cache can hold, or another."""
-
-Start = Literal["uniform", "gaussian", "noise", "none"]
-PerSampleLoss = Callable[[Tensor], Tensor]
-"""Maps pixels ``(B, C, H, W)`` to what an attack ascends, one value per sample, ``(B,)``."""
 
 
 class LayerPair(NamedTuple):
@@ -44,26 +41,6 @@ class Term(NamedTuple):
     name: str
     weight: float
     value: Tensor
-
-
-@dataclass(frozen=True)
-class InnerAttack:
-    """How an objective wants its adversarial inputs made.
-
-    Attributes:
-        steps: Ascent steps, 1 or more.
-        step_size: Of one step in units of eps.
-        start: ``uniform`` in the ball, ``gaussian`` with standard deviation ``start_scale`` (in pixel
-            units), ``noise`` uniform in ``start_scale`` times the ball, or ``none``.
-        start_scale: See ``start``.
-        clip: Whether each step is projected into the ball (N-FGSM does not; the image range always holds).
-    """
-
-    steps: int
-    step_size: float
-    start: Start = "uniform"
-    start_scale: float = 1.0
-    clip: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,8 +96,8 @@ class Step(Protocol):
     def teacher(self, x: Tensor) -> Outputs:
         """The teacher on any input; gradients reach ``x`` where it requires them, never the weights."""
 
-    def attack(self, ascend: PerSampleLoss, inner: InnerAttack) -> Tensor:
-        """Returns adversarial versions of ``x`` that maximise ``ascend``; detached, in [0, 1]."""
+    def attack(self, loss: PerSampleLoss, inner: InnerAttack) -> Tensor:
+        """What ``inner.perturb`` makes of ``x``, with the student in evaluation mode; detached, in [0, 1]."""
 
 
 def sight(*, clean: bool, other: bool) -> frozenset[Sight]:

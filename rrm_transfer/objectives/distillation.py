@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.objectives.adversarial import attack_labels
 from rrm_transfer.objectives.arguments import Amount, Count, Positive, Share
-from rrm_transfer.objectives.base import InnerAttack, Objective, Step, Term, sight
+from rrm_transfer.objectives.base import Objective, Step, Term, sight
 from rrm_transfer.objectives.divergences import cross_entropy, kl_divergence
 from rrm_transfer.objectives.igdm import igdm_terms
 

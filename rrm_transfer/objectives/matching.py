@@ -11,20 +11,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from rrm_transfer.attacks.ascent import InnerAttack, Start
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.objectives.arguments import Amount, Count, Layers, Positive, Share, Weights
-from rrm_transfer.objectives.base import (
-    InnerAttack,
-    LayerPair,
-    Need,
-    Objective,
-    Sight,
-    Start,
-    Step,
-    Term,
-    sight,
-)
+from rrm_transfer.objectives.base import LayerPair, Need, Objective, Sight, Step, Term, sight
 from rrm_transfer.objectives.divergences import cosine_distance, cross_entropy, kl_divergence, relative_l2
 from rrm_transfer.objectives.igdm import igdm_terms
 from rrm_transfer.objectives.inputs import add_noise, mix

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.objectives.arguments import Amount, Count
-from rrm_transfer.objectives.base import InnerAttack, Objective, Step, Term
+from rrm_transfer.objectives.base import Objective, Step, Term
 from rrm_transfer.objectives.divergences import cross_entropy, kl_divergence
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rrm_transfer.core.errors import RecipeError
+from rrm_transfer.core.kinds import Kind
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.recipe.schema import AugmentationSection, Recipe
 
-Kind = Literal["convolutional", "transformer"]
 SMALL_IMAGE = 64
 """Largest side, in pixels, of what counts as a small image."""
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_folder
+from rrm_transfer.core.kinds import Kind
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.pixels import NAMED_STATISTICS, Normalise
 from rrm_transfer.students.names import resolve_student_name
 from rrm_transfer.students.saving import save_student
-from rrm_transfer.students.student import Kind, Student, kind_of
+from rrm_transfer.students.student import Student, kind_of
 from rrm_transfer.teachers.networks import Blueprint, build_model
 from rrm_transfer.teachers.networks.building import is_known, is_timm
 

@@ -10,6 +10,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from rrm_transfer.core.kinds import Kind
 from rrm_transfer.core.layers import Layer, LayerReader
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.pixels import Normalise, PixelStatistics
@@ -18,8 +19,6 @@ from rrm_transfer.students.heads import Head
 from rrm_transfer.students.names import resolve_student_name
 from rrm_transfer.students.pretrained import read_local_weights, require_hub_weights
 from rrm_transfer.students.sizes import plan_input
-
-Kind = Literal["convolutional", "transformer"]
 
 
 class MatchedHead(nn.Module):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from rrm_transfer.attacks.ascent import inner_attack
+from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
@@ -88,7 +88,7 @@ def _trained(eps: float, *, epochs: int) -> nn.Module:
 
             if eps:
                 draws = Randomness(0, epoch, index)
-                x = inner_attack(x, loss=loss, threat=threat, randomness=draws, steps=2, step_size=0.7)
+                x = InnerAttack(2, 0.7).perturb(x, loss, threat, draws)
             optimizer.zero_grad()
             loss(x).mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()

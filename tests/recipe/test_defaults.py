@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from rrm_transfer.core.errors import RecipeError
+from rrm_transfer.core.kinds import Kind
 from rrm_transfer.recipe.defaults import (
     DEFAULTS,
-    Kind,
     TrainingDefaults,
     check_together,
     fill_in,

@@ -1,8 +1,8 @@
 """Losses of 20 steps of every objective, frozen. ``python -m tests.training.golden`` writes them anew.
 
-The networks compute in float64. In float32 a rounding can turn the sign of a small gradient around, and with it a
-step of an attack; τ² = 900 of ARD's divergence multiplies what is left of two nearly equal logarithms. Both
-depend on the processor.
+The networks compute in float64. In float32 a rounding can turn the sign of a small gradient around, and with
+it a step of an attack; τ² = 900 of ARD's divergence multiplies what is left of two nearly equal logarithms.
+Both depend on the processor.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.objectives.base import InnerAttack
 from rrm_transfer.runtime.processes import Runtime
 from rrm_transfer.training.step import TrainingStep, evaluation_mode
 from tests.training.small import PLAN, SIZE, Network, Run, equal, frozen_teacher
