@@ -18,7 +18,7 @@ from rrm_transfer.core.threat import ThreatModel
 Need = Literal["features", "logits", "classifier", "frozen_classifier"]
 """What is asked of a teacher; its classifier as the start of the student's, or in its place."""
 
-Sight = Literal["clean", "other"]
+TeacherInput = Literal["clean", "other"]
 """What a teacher is asked about: the clean input, whose outputs a cache can hold, or another."""
 
 
@@ -100,14 +100,16 @@ class Step(Protocol):
         """What ``inner.perturb`` makes of ``x``, with the student in evaluation mode; detached, in [0, 1]."""
 
 
-def sight(*, clean: bool, other: bool) -> frozenset[Sight]:
-    """Returns those inputs that are seen."""
-    seen: dict[Sight, bool] = {"clean": clean, "other": other}
-    return frozenset(name for name, asked in seen.items() if asked)
+def teacher_inputs(*, clean: bool, other: bool) -> frozenset[TeacherInput]:
+    """Returns the inputs that a teacher is asked about."""
+    asked: dict[TeacherInput, bool] = {"clean": clean, "other": other}
+    return frozenset(name for name, wanted in asked.items() if wanted)
 
 
 class Objective(ABC):
-    """A training loss. Subclasses take flat keyword-only arguments and name their equation and source.
+    """A training loss: a ``@dataclass(kw_only=True)`` whose fields are the arguments that a recipe can set.
+
+    Its docstring names the equation and the source, and its ``Args:`` section what each field does.
 
     Attributes:
         needs: What is asked of the teacher; empty for training without one. It may depend on the arguments,
@@ -122,7 +124,7 @@ class Objective(ABC):
     needs: frozenset[Need] = frozenset()
     layers: tuple[LayerPair, ...] = ()
     inversion: Inversion | None = None
-    teacher_sees: frozenset[Sight] = frozenset({"clean", "other"})
+    teacher_sees: frozenset[TeacherInput] = frozenset({"clean", "other"})
     replays: int = 1
 
     @abstractmethod

@@ -62,8 +62,8 @@ def objective_problems(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []  # the schema says so
     name = section.get("name", ObjectiveSection().name)
     if name not in OBJECTIVES:
-        hint = did_you_mean(str(name), OBJECTIVES.names)
-        error = UserError(f"Unknown objective {name!r}.", allowed=OBJECTIVES.names, hint=hint)
+        hint = did_you_mean(str(name), OBJECTIVES)
+        error = UserError(f"Unknown objective {name!r}.", allowed=sorted(OBJECTIVES), hint=hint)
         return [("objective.name", error.in_a_line)]
     problems = argument_problems(name, {key: value for key, value in section.items() if key != "name"})
     return [(f"objective.{argument}", error.in_a_line) for argument, error in problems]

@@ -23,7 +23,7 @@ from rrm_transfer.runs.learners import (
 )
 from rrm_transfer.runs.models import ModelFacts, facts_about
 from rrm_transfer.training.optimization import Optimisation
-from rrm_transfer.training.pairing import TAKES_CLASSIFIER, pair
+from rrm_transfer.training.step import TAKES_CLASSIFIER, pair
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.runs.recipe_names import check_names
 from rrm_transfer.runtime.processes import Runtime

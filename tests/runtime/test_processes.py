@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from rrm_transfer.core.files import sha256_of
 from rrm_transfer.evaluation.metrics import read_metrics
 from rrm_transfer.objectives.base import Step, Term
-from rrm_transfer.objectives.rrm import RRM
+from rrm_transfer.objectives.matching import RRM
 from rrm_transfer.runtime.processes import Runtime
 from tests.support import tiny
 from tests.support.command import Command, Moment, command, together

@@ -33,7 +33,7 @@ _OPTIONS: dict[str, tuple[str, dict[str, object]]] = {
         },
     ),
 }
-CASES = {**{name: (name, _ARGUMENTS.get(name, {})) for name in OBJECTIVES.names}, **_OPTIONS}
+CASES = {**{name: (name, _ARGUMENTS.get(name, {})) for name in sorted(OBJECTIVES)}, **_OPTIONS}
 """Objectives with their arguments by name."""
 
 
