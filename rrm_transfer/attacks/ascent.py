@@ -60,11 +60,11 @@ class InnerAttack:
     """How the adversarial inputs of a training step are made.
 
     Attributes:
-        steps: Of the ascent.
-        step_size: Of one step in units of eps.
+        steps: Steps of the ascent.
+        step_size: Size of one step in units of eps.
         start: ``uniform`` in the ball; ``gaussian`` with standard deviation ``start_scale`` in pixel units;
             ``noise``, uniform in ``start_scale`` times the ball; ``none``, at the image.
-        start_scale: See ``start``.
+        start_scale: Size of a ``gaussian`` or ``noise`` start.
         clip: Whether each step ends in the ball (N-FGSM's does not); the image range holds in any case.
     """
 
@@ -80,7 +80,7 @@ class InnerAttack:
         Args:
             x: Pixels in [0, 1], ``(B, C, H, W)``.
             loss: What is ascended.
-            threat: The ball.
+            threat: The ball that the perturbation stays in.
             randomness: The batch's random numbers.
 
         Returns:

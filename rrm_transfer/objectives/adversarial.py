@@ -32,8 +32,8 @@ class PGDAT(Objective):
     the RRM paper calls "Fast AT" is this one with ``steps: 7`` and a short cyclic schedule, not FGSM-RS.
 
     Args:
-        steps: Of the ascent.
-        step_size: Of one step in units of eps.
+        steps: Steps of the ascent.
+        step_size: Size of one step in units of eps.
         random_start: Whether the ascent starts at a uniformly drawn point of the ball, else at the image.
         label_smoothing: Share of each label that is spread evenly over all classes, in the loss that is
             minimised; the ascent uses the labels as they are.

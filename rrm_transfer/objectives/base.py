@@ -48,7 +48,7 @@ class Inversion:
     """How training images are made anew from a teacher's representation of them, before training.
 
     Attributes:
-        steps: Of the descent.
+        steps: Steps of the descent.
         step_size: L2 length of one step in pixel units.
         folder: Where the images are kept; None: in the run folder.
     """
@@ -115,7 +115,7 @@ class Objective(ABC):
         needs: What is asked of the teacher; empty for training without one. It may depend on the arguments,
             so ask an instance.
         layers: Intermediate layers that ``Outputs`` hold, in this order.
-        inversion: Of the training images, where they are replaced before training (RDT).
+        inversion: How the training images are made anew before training, where they are (RDT).
         teacher_sees: Which inputs the teacher is asked about. Where its outputs on clean inputs are cached,
             the loop has no teacher unless ``other`` is among them.
         replays: How often the loop uses each batch, with one optimiser step each time (Free AT).

@@ -23,8 +23,8 @@ class LogitDistillation(Objective):
     """Distils a teacher's logits on adversarial inputs from an ascent of several steps.
 
     Args:
-        steps: Of the ascent.
-        step_size: Of one step in units of eps.
+        steps: Steps of the ascent.
+        step_size: Size of one step in units of eps.
         igdm_weight: α of IGDM's addition, which grows linearly over training.
     """
 
@@ -44,7 +44,7 @@ class ARD(LogitDistillation):
 
     Args:
         alpha: α; at 1 the clean images are not used.
-        temperature: τ.
+        temperature: τ, by which logits are divided.
     """
 
     alpha: Share = 1.0
@@ -74,7 +74,7 @@ class IAD(LogitDistillation):
 
     Args:
         beta: β; larger values trust the teacher less.
-        temperature: τ.
+        temperature: τ, by which logits are divided.
         begin: Part of training after which the second term joins; the official code waits for 60 of 200
             epochs.
     """
@@ -108,7 +108,7 @@ class RSLAD(LogitDistillation):
     Adversarial Robustness Distillation: Robust Soft Labels Make Student Better", ICCV 2021, arXiv 2108.07969.
 
     Args:
-        adversarial_share: λ.
+        adversarial_share: λ, the share of adversarial inputs in the loss.
     """
 
     adversarial_share: Share = 5 / 6
@@ -135,7 +135,7 @@ class AdaAD(LogitDistillation):
     Distillation", CVPR 2023.
 
     Args:
-        adversarial_share: λ.
+        adversarial_share: λ, the share of adversarial inputs in the loss.
     """
 
     adversarial_share: Share = 1.0

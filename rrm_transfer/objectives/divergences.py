@@ -23,8 +23,9 @@ def kl_divergence(target_logits: Tensor, logits: Tensor, temperature: float = 1.
     The factor keeps gradients comparable between temperatures (Hinton, Vinyals, Dean, arXiv 1503.02531, §2).
 
     Args:
-        target_logits: Of the distribution to match, ``(B, classes)``; gradients reach them where required.
-        logits: Of the distribution that is measured, ``(B, classes)``.
+        target_logits: Logits of the distribution to match, ``(B, classes)``; gradients reach them where
+            required.
+        logits: Logits of the distribution that is measured, ``(B, classes)``.
         temperature: τ, above 0.
     """
     target = F.log_softmax(at_least_float32(target_logits) / temperature, dim=1)

@@ -22,7 +22,7 @@ class FreeAT(Objective):
     2019, arXiv 1904.12843. With m replays, train for 1/m of the epochs.
 
     Args:
-        replays: m.
+        replays: m, the uses of each batch.
         step_size: α in units of eps.
         label_smoothing: Share of each label that is spread evenly over all classes.
     """

@@ -49,12 +49,13 @@ class Matching(Objective):
     """A weighted sum of a distance between representations, a divergence between logits and cross-entropy.
 
     Args:
-        distance: Between representations; ``both`` adds the two.
-        feature_weight: Of the distance between the representations.
-        kd_weight: Of the divergence of the student's softened outputs from the teacher's, ``τ² · KL(T ‖ S)``.
-        temperature: τ.
-        ce_weight: Of the cross-entropy with the labels.
-        classifier: Of the student: its ``own``; the ``teacher``'s as a start; or the teacher's to the end,
+        distance: How far representations are apart; ``both`` adds the two.
+        feature_weight: Weight of the distance between the representations.
+        kd_weight: Weight of the divergence of the student's softened outputs from the teacher's,
+            ``τ² · KL(T ‖ S)``.
+        temperature: τ, by which logits are divided.
+        ce_weight: Weight of the cross-entropy with the labels.
+        classifier: The student's: its ``own``; the ``teacher``'s as a start; or the teacher's to the end,
             ``frozen-teacher``, as in SimKD (Chen et al., "Knowledge Distillation with the Reused Teacher
             Classifier", CVPR 2022, which matches by mean squared error before pooling). null: its own where a
             term trains it, else the teacher's, frozen.
@@ -62,7 +63,7 @@ class Matching(Objective):
             name or index: averaged over positions and sent through a linear layer each, which is for training
             only.
         teacher_layers: Their counterparts in the teacher; null: those of the same names or indices.
-        layer_weights: Of each pair's distance in units of ``feature_weight``; one number is for all.
+        layer_weights: Weight of each pair's distance in units of ``feature_weight``; one number is for all.
     """
 
     distance: Distance = "relative_l2"
@@ -84,7 +85,7 @@ class Matching(Objective):
             student: The student's outputs.
             teacher: The teacher's, or None where nothing of it is needed.
             y: Class indices ``(B,)`` or probabilities ``(B, classes)``.
-            balance: The weights.
+            balance: The weights of what is matched.
             prefix: Goes before the terms' names.
         """
         parts: list[tuple[str, float, Tensor]] = []
@@ -271,10 +272,11 @@ class AdversarialMatching(Matching):
         ascend: What the attack maximises: ``features`` the distance between the representations, ``kl`` the
             divergence from the teacher's clean output at τ, ``ce`` the cross-entropy; the first two need no
             labels.
-        steps: Of the ascent.
-        step_size: Of one step in units of eps; null: 1.25 for one step, as in FGSM-RS, 2.5 / steps for more.
-        start: Of the ascent: ``uniform`` in the ball, ``gaussian``, ``noise`` uniform in a larger ball, or
-            ``none``, at the image.
+        steps: Steps of the ascent.
+        step_size: Size of one step in units of eps; null: 1.25 for one step, as in FGSM-RS, 2.5 / steps for
+            more.
+        start: Where the ascent starts: ``uniform`` in the ball, ``gaussian``, ``noise`` uniform in a larger
+            ball, or ``none``, at the image.
         start_scale: Standard deviation of ``gaussian`` in pixel units; null: 0.001, as in TRADES. Radius of
             ``noise`` in units of eps; null: 2, as in N-FGSM.
         clip: Whether each step ends in the ball.

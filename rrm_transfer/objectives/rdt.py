@@ -19,10 +19,10 @@ class RDT(Natural):
     written once, before training, to parquet files of 8-bit PNG; their cost is part of the training time.
 
     Args:
-        steps: Of the descent.
+        steps: Steps of the descent.
         step_size: L2 length of one step in pixel units.
-        folder: Of the robust set: written where it is missing, continued where it is unfinished, read where
-            it is whole; null: in the run folder.
+        folder: Where the robust set is: written where it is missing, continued where it is unfinished, read
+            where it is whole; null: in the run folder.
     """
 
     needs = frozenset({"features"})

@@ -21,9 +21,9 @@ class TRADES(Objective):
     ICML 2019, arXiv 1901.08573; steps of 0.007 at eps 0.031.
 
     Args:
-        beta: β.
-        steps: Of the ascent.
-        step_size: Of one step in units of eps.
+        beta: β, the weight of stability against accuracy.
+        steps: Steps of the ascent.
+        step_size: Size of one step in units of eps.
         start_scale: Standard deviation of the start in pixel units.
     """
 

@@ -30,8 +30,8 @@ def pair(student: Student, teacher: Teacher, objective: Objective, *, seed: int)
     Args:
         student: With its initial weights.
         teacher: That it is to learn from.
-        objective: The loss.
-        seed: Of initial weights.
+        objective: What will be minimised.
+        seed: Seeds the initial weights of the layers' projections.
 
     Raises:
         UserError: The teacher has no classifier, one of the two no such layer, or the student was given
