@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import ParamSpec, TypedDict, Unpack
 
 from rrm_transfer import __version__
 from rrm_transfer.core.errors import UserError
@@ -66,20 +66,10 @@ class Pushed:
     address: str | None
 
 
-def transfer(
-    recipe: Recipe,
-    *,
-    allow_code: bool = False,
-    narrator: Narrator | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    resume_anyway: bool = False,
-    tracker: str | None = None,
-) -> RunResult:
-    """Trains a student to inherit a teacher's robustness, measures it and exports it.
+class RunOptions(TypedDict, total=False):
+    """What ``transfer`` and ``teach`` take beside a recipe.
 
-    Args:
-        recipe: What to do; see ``read_recipe``.
+    Attributes:
         allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
         narrator: Says what happens; None: nobody.
         overwrite: Replaces a run that stands in the output folder.
@@ -87,57 +77,42 @@ def transfer(
             that is finished.
         resume_anyway: As ``resume``, also where what a run can go on with has changed.
         tracker: ``tensorboard``, ``wandb`` or ``trackio``; None: nobody is told.
+    """
+
+    allow_code: bool
+    narrator: Narrator | None
+    overwrite: bool
+    resume: bool
+    resume_anyway: bool
+    tracker: str | None
+
+
+def transfer(recipe: Recipe, **options: Unpack[RunOptions]) -> RunResult:
+    """Trains a student to inherit a teacher's robustness, measures it and exports it.
+
+    Args:
+        recipe: What to do; see ``read_recipe``.
+        options: See ``RunOptions``.
 
     Raises:
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
-    return _run(
-        recipe,
-        publish=_publish,
-        allow_code=allow_code,
-        narrator=narrator,
-        overwrite=overwrite,
-        resume=resume,
-        resume_anyway=resume_anyway,
-        tracker=tracker,
-    )
+    return _run(recipe, publish=_publish, **options)
 
 
-def teach(
-    recipe: Recipe,
-    *,
-    narrator: Narrator | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    resume_anyway: bool = False,
-    tracker: str | None = None,
-) -> RunResult:
+def teach(recipe: Recipe, **options: Unpack[RunOptions]) -> RunResult:
     """Trains a robust teacher from scratch; its run folder is a teacher for ``transfer``.
 
     Args:
         recipe: With an objective that needs no teacher.
-        narrator: Says what happens; None: nobody.
-        overwrite: Replaces a run that stands in the output folder.
-        resume: Continues the run that stands there; starts where there is none, and gives the result of one
-            that is finished.
-        resume_anyway: As ``resume``, also where what a run can go on with has changed.
-        tracker: ``tensorboard``, ``wandb`` or ``trackio``; None: nobody is told.
+        options: See ``RunOptions``.
 
     Raises:
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
-    return _run(
-        recipe,
-        role="teacher",
-        publish=_publish,
-        narrator=narrator,
-        overwrite=overwrite,
-        resume=resume,
-        resume_anyway=resume_anyway,
-        tracker=tracker,
-    )
+    return _run(recipe, role="teacher", publish=_publish, **options)
 
 
 def push(

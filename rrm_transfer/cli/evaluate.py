@@ -14,7 +14,10 @@ EXIT_SUSPICIOUS = 3
 QUICKSTART_TEACHER = "fashion_mnist_linf"
 
 
+@options.grouped
 def evaluate(
+    source: options.Source,
+    voice: options.Voice,
     model: Annotated[
         str, typer.Argument(help="A run folder, or any teacher: zoo, timm or hf-hub: name, weights file.")
     ] = QUICKSTART_TEACHER,
@@ -62,11 +65,6 @@ def evaluate(
     strict_checks: Annotated[
         bool, typer.Option("--strict-checks", help="Exit with code 3 if a check is suspicious.")
     ] = False,
-    teacher_arch: options.TeacherArch = None,
-    teacher_weights: options.TeacherWeights = None,
-    teacher_normalisation: options.TeacherNormalisation = None,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Measure clean and robust accuracy, in float32 and evaluation mode.
 
@@ -83,7 +81,6 @@ def evaluate(
         rrm-transfer evaluate model.pth --teacher-normalisation cifar10 --dataset uoft-cs/cifar10
     """
     from rrm_transfer import api
-    from rrm_transfer.cli.request import names_code
     from rrm_transfer.core.quantities import parse_fraction
     from rrm_transfer.report.evaluation import print_evaluation
 
@@ -105,14 +102,14 @@ def evaluate(
         curve=curve,
         checks=checks,
         corruptions=corruptions,
-        arch=teacher_arch,
-        weights=teacher_weights,
-        normalisation=teacher_normalisation,
-        allow_code=names_code(model, teacher_arch),
-        narrator=narrator(quiet),
+        arch=source.teacher_arch,
+        weights=source.teacher_weights,
+        normalisation=source.teacher_normalisation,
+        allow_code=source.names_code(model),
+        narrator=narrator(voice.quiet),
     )
     if is_first_process():
-        if as_json:
+        if voice.as_json:
             print_json(metrics.to_json())
         else:
             print_evaluation(metrics)

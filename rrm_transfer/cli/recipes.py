@@ -89,7 +89,7 @@ def validate(
         rrm-transfer recipes validate my-recipe.yaml --set train.epochs=8
     """
     from rrm_transfer.recipe.loading import read_recipe
-    from rrm_transfer.runs.recipe_names import check_names, objective_problems
+    from rrm_transfer.runs.resolve import check_names, objective_problems
 
     check_names(read_recipe(name, overrides or [], further=objective_problems))
     _confirm({"recipe": name, "valid": True}, f"{name}: valid", as_json=as_json, quiet=quiet)

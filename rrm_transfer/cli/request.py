@@ -36,7 +36,7 @@ def request(
         top_level: Options that are recipe keys themselves; None values were not given.
     """
     from rrm_transfer.recipe.loading import build_recipe, read_recipe
-    from rrm_transfer.runs.recipe_names import objective_problems
+    from rrm_transfer.runs.resolve import objective_problems
 
     given = {
         section: {key: value for key, value in options.items() if value is not None}

@@ -111,7 +111,7 @@ def _plan(
     """Makes the recipes of the product; seeds change last, so that a sweep's first part holds all methods."""
     from rrm_transfer.objectives import PLAIN
     from rrm_transfer.recipe.loading import read_recipe
-    from rrm_transfer.runs.learners import resolve_learner_name
+    from rrm_transfer.runs.trainables import resolve_trainable_name
     from rrm_transfer.sweeps.items import Item
     from rrm_transfer.sweeps.sweep import PlannedRun
 
@@ -127,7 +127,7 @@ def _plan(
             some_objectives.insert(0, added)
     for student in some_students:
         try:
-            resolve_learner_name(student.name)
+            resolve_trainable_name(student.name)
         except UserError as error:
             problems.add(error)
     runs: dict[str, PlannedRun] = {}

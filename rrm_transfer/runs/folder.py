@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from rrm_transfer import __version__
 from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import write_text
 from rrm_transfer.core.locks import FileLock
-from rrm_transfer.runtime.machine import environment
-from rrm_transfer.runs.continuation import Change, find_changes, require_same
-from rrm_transfer.runtime.processes import Runtime
 from rrm_transfer.recipe.schema import Recipe
-
+from rrm_transfer.runs.continuation import Change, find_changes, require_same
+from rrm_transfer.runtime.machine import environment
+from rrm_transfer.runtime.processes import Runtime
 
 
 class RunFolder:
@@ -207,12 +201,6 @@ def free_path(name: str) -> Path:
     # Two runs may begin in one second, and a clock may go back.
     others = (first.with_name(f"{first.name}-{number}") for number in count(2))
     return next(path for path in chain([first], others) if not path.exists())
-
-
-
-
-
-
 
 
 def _is_temporary(path: Path) -> bool:

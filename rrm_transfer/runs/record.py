@@ -13,9 +13,9 @@ from rrm_transfer.core.documents import parse_json, parse_yaml
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import public_name
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.runs.evaluations import read_evaluations
 from rrm_transfer.evaluation.gallery import Gallery, read_gallery
 from rrm_transfer.evaluation.metrics import Metrics, read_metrics
+from rrm_transfer.runs.evaluations import read_evaluations
 from rrm_transfer.runs.folder import RunFolder
 
 _PROVENANCE = frozenset(

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rrm_transfer.runs.products import load_line, recorded_provenance
-from rrm_transfer.runs.learners import Learner
 from rrm_transfer.evaluation.metrics import Metrics, read_metrics
-from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.products import load_line, recorded_provenance
+from rrm_transfer.runs.trainables import TrainablePlan
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RunResult:
     best: dict[str, Any] | None = None
 
 
-def recorded_result(folder: RunFolder, recipe: Recipe, student: Learner) -> RunResult:
+def recorded_result(folder: RunFolder, recipe: Recipe, student: TrainablePlan) -> RunResult:
     """Returns what the finished run in ``folder`` made."""
     made = recorded_provenance(folder.student)
     best = recorded_provenance(folder.best)["weights"] if folder.best.is_dir() else None

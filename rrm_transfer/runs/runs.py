@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.runs.evaluations import read_evaluations
 from rrm_transfer.evaluation.metrics import Metrics, read_metrics
-from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.runs.evaluations import read_evaluations
+from rrm_transfer.runs.folder import RunFolder
 
 
 class LeftOut(NamedTuple):

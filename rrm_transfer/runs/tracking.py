@@ -13,8 +13,8 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.evaluation.metrics import Row
-from rrm_transfer.runtime.processes import Runtime
 from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.runtime.processes import Runtime
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 _PROJECT = "rrm-transfer"

@@ -11,11 +11,10 @@ from typing import Literal
 
 from rrm_transfer.core.errors import Interrupted, RecipeError, UserError
 from rrm_transfer.core.files import write_text
-from rrm_transfer.objectives import build_objective
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.runs.folder import RunFolder
-from rrm_transfer.runs.recipe_names import check_names
+from rrm_transfer.runs.resolve import check_names
 from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.sweeps.launchers import Launcher, Task
@@ -76,8 +75,8 @@ def check_runs(runs: Sequence[PlannedRun], problems: Problems) -> None:
     teachers: set[tuple[object, ...]] = set()
     for run in runs:
         try:
-            recipe = check_names(run.recipe)
-            if not build_objective(recipe.objective.name, **recipe.objective.arguments).needs:
+            recipe, objective = check_names(run.recipe)
+            if not objective.needs:
                 continue
             teacher = recipe.teacher
             if teacher is None:

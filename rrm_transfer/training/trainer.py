@@ -16,17 +16,15 @@ from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import derive_seed
 from rrm_transfer.data.loader import Batch, TrainingLoader
 from rrm_transfer.objectives.base import Objective
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.parallel import whole
-from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.training.averaging import STATISTICS_BATCHES, build_average
-from rrm_transfer.training.checkpoints import Checkpoint, Checkpoints
+from rrm_transfer.training.checkpoints import Checkpoint, Checkpoints, pack, part_of, unpack
 from rrm_transfer.training.features.cache import FeatureCache
-from rrm_transfer.training.losses import REMEDY, LossWindow
+from rrm_transfer.training.finite import REMEDY, LossWindow
 from rrm_transfer.training.selection import Selection
 from rrm_transfer.training.timing import Waiting
-from rrm_transfer.training.training_state import pack, part_of, unpack
 from rrm_transfer.training.updating import TrainingPlan, Updater
 
 Log = Callable[[str, dict[str, Any]], None]
@@ -77,14 +75,13 @@ class Trainer:
 
     Args:
         plan: What to do.
-        runtime: Processes and devices.
+        context: Processes and voice.
         student: Maps pixels to ``Outputs``; moved to the device, trained in place. When training is done it
             has the averaged weights, where they are averaged.
         teacher: Frozen, or None.
         objective: The loss.
         loader: Training batches of this process.
         checkpoints: Where state is kept.
-        narrator: Shows progress.
         log: Writes one event of the run's log.
         selection: Looks for the best weights on the way, or None.
         features: The teacher's outputs on clean images, where they are cached.
@@ -94,23 +91,22 @@ class Trainer:
         self,
         plan: TrainingPlan,
         *,
-        runtime: Runtime,
+        context: Context,
         student: nn.Module,
         teacher: nn.Module | None,
         objective: Objective,
         loader: TrainingLoader,
         checkpoints: Checkpoints,
-        narrator: Narrator,
         log: Log,
         selection: Selection | None = None,
         features: FeatureCache | None = None,
     ) -> None:
         self.plan = plan
-        self.runtime = runtime
+        self.runtime = runtime = context.runtime
         self.objective = objective
         self.loader = loader
         self._checkpoints = checkpoints
-        self._narrator = narrator
+        self._narrator = context.narrator
         self._log = log
         self._features = features
         asked = objective.teacher_sees if features is None else objective.teacher_sees - {"clean"}
@@ -175,6 +171,7 @@ class Trainer:
         self._waiting.seconds = 0.0
         with self._narrator.task(title, self.total_steps, done=self._step) as task:
             for epoch, batch, clean in self._batches():
+                # The step itself: the objective's loss, its gradient, the weights, then their average.
                 losses = self._updater.update(prepared, epoch, batch, clean)
                 if self._average is not None:
                     self._average.update(self._student, self._step)
@@ -184,6 +181,9 @@ class Trainer:
                     self._tell_of_bad_step()
                 seconds = time.monotonic() - begun
                 self._seconds = before + seconds
+
+                # Losses are read now and then, since reading waits for the device; a loss that is not finite
+                # ends the run here, before it can be saved.
                 look = self._step % plan.log_every == 0 or self._step == self.total_steps
                 if look:
                     means = self._window.read()
@@ -191,11 +191,16 @@ class Trainer:
                     facts = {name: f"{value:.4f}" for name, value in means.items()}
                     task.update(self._step, {**facts, "images/s": f"{rate:.0f}"})
                     self._record(epoch, means, rate, self._waiting.seconds / max(seconds, 1e-9))
+
+                # Selection saves first, so that an evaluation that is cut short is made again; its time is
+                # none of training's.
                 pause = self._select()
                 begun += pause
                 if self._step == self.total_steps:
                     self._tell_of_data(self._waiting.seconds / max(seconds, 1e-9))
                     break
+
+                # A stop is obeyed between two steps, where the state is whole.
                 if (look or ask_always) and runtime.any(stop.received):
                     self._save()
                     raise Interrupted(f"{plan.phase} stopped at step {self._step} of {self.total_steps}")

@@ -26,7 +26,7 @@ def test_a_named_student_starts_from_an_empty_recipe() -> None:
     recipe = asked(QUICKSTART, student={"name": "test_vit"})
     assert recipe.teacher is not None
     assert (recipe.teacher.name, recipe.student.name) == ("fashion_mnist_linf", "test_vit")
-    assert (recipe.train.epochs, recipe.objective.name, recipe.objective.arguments) == (None, "rrm", {})
+    assert (recipe.train.epochs, recipe.objective.name, recipe.objective.arguments) == ("auto", "rrm", {})
 
 
 def test_a_student_in_a_recipes_place_starts_as_the_recipe_says() -> None:

@@ -43,7 +43,9 @@ def _run(path: Path, name: str) -> RunFolder:
     """Writes a run whose every name is ``name``, as a stranger's folder may hold."""
     folder = fixtures.write_run(path)
     recipe = read_recipe(str(folder.recipe))
-    recipe.description = recipe.data.name = recipe.student.licence = name
+    recipe = recipe.changed(
+        description=name, data=recipe.data.changed(name=name), student=recipe.student.changed(licence=name)
+    )
     folder.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
     config = json.loads((folder.student / "config.json").read_text(encoding="utf-8"))
     config["label_names"] = [name] * len(fixtures.CLASS_NAMES)

@@ -17,10 +17,11 @@ from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import MemoryImages
 from rrm_transfer.data.loader import TrainingLoader
+from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.objectives import build_objective
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.training.checkpoints import Checkpoints
 from rrm_transfer.training.features.cache import FeatureCache
 from rrm_transfer.training.optimization import Optimisation
@@ -152,26 +153,22 @@ class Run:
         if self.float64:
             self.student.double()
             self.teacher.double()
-        runtime = Runtime()
+        context = Context.begin()
         objective = build_objective(self.objective, **self.arguments)
         judge = self.judge or held_out_judge(
             memory_images(10, channels=1, size=SIZE, classes=CLASSES),
             self.plan.threat,
-            fit=Fit("none", SIZE),
-            batch_size=5,
-            seed=self.plan.seed,
-            runtime=runtime,
+            Measurement(SIZE, batch_size=5, seed=self.plan.seed, context=context),
         )
         self.selection = None if self.select_every is None else Selection(judge, every=self.select_every)
         self.trainer = Trainer(
             self.plan,
-            runtime=runtime,
+            context=context,
             student=self.student,
             teacher=self.teacher if objective.needs else None,
             objective=objective,
             loader=small_loader(self.images, batch=self.batch, seed=self.plan.seed, views=self.views),
             checkpoints=Checkpoints(self.folder, self.plan.phase, self.warnings.append),
-            narrator=Narrator(),
             log=self._log,
             selection=self.selection,
             features=self.features,

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from rrm_transfer.core.errors import Interrupted
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.data.fit import Fit
-from rrm_transfer.evaluation.evaluator import PGDSpec, measure
+from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.evaluation.metrics import Row, row
-from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.training.selection import STEPS, Selection, held_out_judge
 from tests.training.small import PLAN, SIZE, Network, Run, equal, small_images
 
@@ -93,12 +91,10 @@ def test_what_is_selected_is_the_average(average: dict[str, Any], tmp_path: Path
 
 def test_the_judge_measures_as_the_evaluation_does(tmp_path: Path) -> None:
     images, network, threat = small_images(), Network().train(), PLAN.threat.with_eps(0.1)
-    settings: dict[str, Any] = {"fit": Fit("none", SIZE), "batch_size": 20, "seed": 3, "runtime": Runtime()}
-    clean, robust = held_out_judge(images, threat, **settings)(network)
-    expected = measure(
-        network, images, [PGDSpec(threat, STEPS, 1)], role="selection", split="held-out", narrator=Narrator(),
-        **settings,
-    )  # fmt: skip
+    how = Measurement(SIZE, batch_size=20, seed=3, context=Context.begin())
+    clean, robust = held_out_judge(images, threat, how)(network)
+    attacks = [how.pgd(threat, steps=STEPS)]
+    expected = how.rows(network, images, attacks, model="selection", split="held-out")
     assert [clean, robust] == expected
     assert (robust.eps, robust.steps, robust.count) == (0.1, 10, len(images))
     assert not network.training

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import timm
 import torch
@@ -16,9 +18,11 @@ from rrm_transfer.core.files import replacing_folder
 from rrm_transfer.core.kinds import Kind
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.pixels import NAMED_STATISTICS, Normalise
+from rrm_transfer.data.images import DataSet
+from rrm_transfer.recipe.schema import StudentSection
 from rrm_transfer.students.names import resolve_student_name
 from rrm_transfer.students.saving import save_student
-from rrm_transfer.students.student import Student, kind_of
+from rrm_transfer.students.student import Student, StudentPlan, kind_of, plan_student
 from rrm_transfer.teachers.networks import Blueprint, build_model
 from rrm_transfer.teachers.networks.building import is_known, is_timm
 
@@ -56,45 +60,107 @@ class TeacherNetwork(nn.Module):
         return outputs
 
 
-Learner = Student | TeacherNetwork
+Trainable = Student | TeacherNetwork
 
 
-def resolve_learner_name(name: str) -> str:
+@dataclass(frozen=True)
+class TeacherNetworkPlan:
+    """A teachers' network before it has weights; see ``StudentPlan``.
+
+    Attributes:
+        name: That ``rrm_transfer.teachers.networks`` builds.
+        num_classes: Of the data.
+        channels: Of the data's images.
+        image_size: Their side in pixels.
+        seed: Of the initial weights.
+    """
+
+    name: str
+    num_classes: int
+    channels: int
+    image_size: int
+    seed: int
+    stock: ClassVar[bool] = False
+
+    def build(self, feature_width: int | None = None) -> TeacherNetwork:
+        """Builds the network, which learns from the data alone."""
+        return TeacherNetwork(
+            self.name,
+            num_classes=self.num_classes,
+            channels=self.channels,
+            image_size=self.image_size,
+            seed=self.seed,
+        )
+
+    def outline(self, feature_width: int | None = None) -> TeacherNetwork:
+        """Returns the network on the meta device: shapes without numbers."""
+        with torch.device("meta"):
+            return self.build()
+
+
+TrainablePlan = StudentPlan | TeacherNetworkPlan
+
+
+def resolve_trainable_name(name: str) -> str:
     """Returns the exact name of what is to be trained.
 
     Raises:
         UserError: It is neither a timm classifier nor one of the teachers' networks.
     """
-    return name if _is_teacher_network(name) else resolve_student_name(name)
+    return name if is_teacher_network(name) else resolve_student_name(name)
 
 
-def kind_of_learner(name: str) -> Kind:
+def kind_of_trainable(name: str) -> Kind:
     """Tells how a network is usually trained, without making its weights."""
     with torch.device("meta"):
-        if _is_teacher_network(name):
+        if is_teacher_network(name):
             return kind_of(build_model(Blueprint(name, {"num_classes": 10, "in_chans": 3})))
         return kind_of(timm.create_model(name))
 
 
-def build_teacher_network(
-    name: str, *, num_classes: int, channels: int, image_size: int, args: Mapping[str, object], seed: int
-) -> TeacherNetwork | None:
-    """Builds the teachers' network of that name; None where it is timm's.
+def plan_trainable(
+    section: StudentSection, data: DataSet, *, image_size: int, pretrained: bool, seed: int
+) -> TrainablePlan:
+    """Plans what a recipe trains, without making weights.
+
+    Args:
+        section: Of the recipe, with an exact name.
+        data: To train on.
+        image_size: Side of the input in pixels.
+        pretrained: Whether it starts from timm's weights.
+        seed: Of the initial weights.
 
     Raises:
-        UserError: Arguments were given, which these networks do not take.
+        UserError: The network cannot be built so.
     """
-    if not _is_teacher_network(name):
-        return None
-    if args:
-        raise UserError(
-            f"{name} takes no arguments.", received=", ".join(args), hint="leave out --student-arg"
+    shape: dict[str, int] = {
+        "num_classes": data.num_classes, "channels": data.channels, "image_size": image_size, "seed": seed
+    }  # fmt: skip
+    if not is_teacher_network(section.name):
+        return plan_student(
+            section.name,
+            pretrained=pretrained,
+            weights=section.weights,
+            args=section.args,
+            projection=section.projection,
+            **shape,
         )
-    return TeacherNetwork(name, num_classes=num_classes, channels=channels, image_size=image_size, seed=seed)
+    if section.args:
+        raise UserError(
+            f"{section.name} takes no arguments.",
+            received=", ".join(section.args),
+            hint="leave out --student-arg",
+        )
+    if pretrained or section.weights is not None or section.projection != "auto":
+        raise UserError(
+            "A network that timm lacks is trained from scratch and has no projection.",
+            received=f"{section.name} with student.pretrained, student.weights or student.projection",
+        )
+    return TeacherNetworkPlan(section.name, **shape)
 
 
-def export_learner(
-    learner: Learner,
+def export_trained(
+    network: Trainable,
     folder: Path,
     *,
     sample: Tensor,
@@ -105,7 +171,7 @@ def export_learner(
     """Writes a trained network: a student folded, a teachers' network as ``--teacher`` reads it.
 
     Args:
-        learner: On the CPU.
+        network: On the CPU.
         folder: Replaced where it exists.
         sample: Images on which a folded student must answer like the trained one, ``(B, C, H, W)``.
         class_names: In the order of the logits, where they are known.
@@ -115,17 +181,17 @@ def export_learner(
     Raises:
         UserError: A folded student would answer otherwise.
     """
-    if isinstance(learner, Student):
-        save_student(learner, folder, sample=sample, class_names=class_names, licence=licence, rrm=rrm)
+    if isinstance(network, Student):
+        save_student(network, folder, sample=sample, class_names=class_names, licence=licence, rrm=rrm)
         return
-    statistics = learner.normalise.statistics
+    statistics = network.normalise.statistics
     channels = len(statistics.mean)
     config = {
-        "architecture": learner.architecture,
-        "model_args": learner.args,
+        "architecture": network.architecture,
+        "model_args": network.args,
         "label_names": list(class_names) if class_names else None,
         "pretrained_cfg": {
-            "input_size": [channels, learner.image_size, learner.image_size],
+            "input_size": [channels, network.image_size, network.image_size],
             "mean": statistics.mean,
             "std": statistics.std,
             "license": licence,
@@ -133,10 +199,11 @@ def export_learner(
         "rrm": dict(rrm),
     }
     with replacing_folder(folder) as temporary:
-        weights = {name: value.contiguous() for name, value in learner.network.state_dict().items()}
+        weights = {name: value.contiguous() for name, value in network.network.state_dict().items()}
         save_file(weights, temporary / "model.safetensors")
         (temporary / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def _is_teacher_network(name: str) -> bool:
+def is_teacher_network(name: str) -> bool:
+    """Tells whether a name is that of a teachers' network that timm lacks."""
     return is_known(name) and not is_timm(name)
