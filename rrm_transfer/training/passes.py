@@ -31,7 +31,7 @@ _HALVINGS = 7
 """After which the moment when an objective's step changes is known to a hundredth of training."""
 
 
-@shape_wrapper
+@shape_wrapper  # type: ignore[untyped-decorator]
 def _convolution_backward(
     grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *args: Any, out_shape: object = None
 ) -> int:
@@ -42,17 +42,17 @@ def _convolution_backward(
     """
     transposed, mask = bool(args[4]), args[7]
     forward = conv_flop_count(list(x), list(weight), list(grad), transposed=transposed)
-    return forward * (bool(mask[0]) + bool(mask[1]))
+    return int(forward) * (bool(mask[0]) + bool(mask[1]))
 
 
 _FORMULAS = {**flop_registry, torch.ops.aten.convolution_backward: _convolution_backward}
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up torch's formulas; its own counter follows modules, too, and fails on ``autograd.grad``."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
 
     def __torch_dispatch__(
