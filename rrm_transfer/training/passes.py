@@ -53,7 +53,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0
+        self.flops: int = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -73,7 +73,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def count_flops(work: Callable[[], object]) -> int:
     """Returns the floating-point operations of matrix products, convolutions and attention in ``work``."""
-    with _Counter() as counter:
+    counter = _Counter()
+    with counter:
         work()
     return counter.flops
 
