@@ -284,10 +284,11 @@ class _Work:
             selection=selection,
             features=features,
         )
+        passes = setup.passes(student, objective, epochs)
         result = trainer.run(stop, resume=resume)
         self.log("trained", {"phase": phase, "step": result.steps, "seconds": round(result.seconds, 3)})
         data_seconds = 0.0 if robust is None else robust.seconds
-        return with_features(result.timing(epochs, data_seconds), cost)
+        return {**with_features(result.timing(epochs, data_seconds), cost), "passes": passes.to_json()}
 
     def _selection(self) -> Selection | None:
         every, held_out = self.recipe.train.select_every, self.setup.loaded.images.held_out

@@ -19,6 +19,7 @@ from rrm_transfer.runtime.context import Context
 from rrm_transfer.students.student import StudentPlan
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.training.optimization import Optimisation
+from rrm_transfer.training.passes import Passes, count_passes
 from rrm_transfer.training.step import pair
 from rrm_transfer.training.updating import TrainingPlan
 
@@ -88,6 +89,19 @@ class Setup:
             workers=recipe.data.workers,
             views=None if cache is None else cache.views,
             view_seed=None if cache is None else cache.seed,
+        )
+
+    def passes(self, student: Trainable, objective: Objective, epochs: int) -> Passes:
+        """Counts what training costs, in passes of plain training."""
+        cache = None if self.recipe.teacher is None else self.recipe.teacher.cache
+        return count_passes(
+            student,
+            objective,
+            epochs=epochs,
+            image=(self.loaded.images.channels, self.loaded.image_size, self.loaded.image_size),
+            threat=self.threat,
+            teacher=self.teacher if objective.needs else None,
+            cached_views=0 if cache is None or not objective.needs else cache.views,
         )
 
     def plan(self, phase: str, epochs: int) -> TrainingPlan:

@@ -81,24 +81,22 @@ def count_flops(work: Callable[[], object]) -> int:
 
 @dataclass(frozen=True)
 class Passes:
-    """The price of a recipe's training, in passes: 1 is plain training of the same student on one image.
+    """The price of training, in passes: 1 is plain training of the same student on one image.
 
     Attributes:
         epochs: Over the training images.
-        per_image: Of the mean training step, per image and epoch: attack, teacher and replays included.
-        teacher: One forward pass of the teacher; 0 without one.
-        cached_views: Views of each image that a cache of the teacher's answers holds; 0 without one.
+        per_image: Of the mean training step, per image and epoch: attack, live teacher and replays included.
+        before: Per image, before training: a cache of the teacher's answers, or images made anew (RDT).
     """
 
     epochs: int
     per_image: float
-    teacher: float = 0.0
-    cached_views: int = 0
+    before: float = 0.0
 
     @property
     def total(self) -> float:
         """The whole training, in epochs of plain training; the teacher's own training is not in it."""
-        return self.epochs * self.per_image + self.cached_views * self.teacher
+        return self.epochs * self.per_image + self.before
 
     @property
     def ratio(self) -> float:
@@ -109,20 +107,10 @@ class Passes:
         return {
             "epochs": self.epochs,
             "per_image": round(self.per_image, 4),
-            "teacher_forward": round(self.teacher, 4),
-            "cached_views": self.cached_views,
+            "before": round(self.before, 4),
             "total": round(self.total, 4),
             "ratio": round(self.ratio, 4),
         }
-
-    @staticmethod
-    def from_json(document: Mapping[str, Any]) -> Passes:
-        return Passes(
-            int(document["epochs"]),
-            float(document["per_image"]),
-            float(document["teacher_forward"]),
-            int(document["cached_views"]),
-        )
 
 
 def count_passes(
@@ -158,8 +146,18 @@ def count_passes(
         counted = copy.deepcopy(objective)
         return objective.replays * _step_flops(student, counted, x, threat, progress, teacher, clean) / plain
 
-    forward = 0.0 if teacher is None else count_flops(lambda: infer(teacher, x)) / plain
-    return Passes(epochs, _mean_over_training(cost), forward, cached_views)
+    before = 0
+    if teacher is not None:
+        before += cached_views * count_flops(lambda: infer(teacher, x))
+        if objective.inversion is not None:
+            before += objective.inversion.steps * count_flops(lambda: _invert(teacher, x))
+    return Passes(epochs, _mean_over_training(cost), before / plain)
+
+
+def _invert(teacher: nn.Module, x: Tensor) -> None:
+    """Takes one step of an inversion: a forward pass, and the gradient of the image."""
+    image = x.clone().requires_grad_()
+    torch.autograd.grad(teacher(image).features.sum(), image)
 
 
 def _mean_over_training(cost: Callable[[float], float]) -> float:

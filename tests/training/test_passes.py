@@ -75,12 +75,25 @@ def test_an_attack_costs_a_forward_pass_and_a_gradient_of_the_input_each_step() 
     assert one == pytest.approx(1 + count_flops(ascent) / plain)
 
 
+def _teacher_forward() -> float:
+    """In passes of the student."""
+    return _count("rrm", views=1).before
+
+
 def test_a_live_teacher_costs_its_forward_pass_and_a_cached_one_its_views() -> None:
     live, cached = _count("rrm"), _count("rrm", views=4)
     assert cached.per_image == pytest.approx(_count("natural").per_image)
-    assert live.per_image == pytest.approx(cached.per_image + live.teacher)
-    assert cached.total == pytest.approx(10 + 4 * cached.teacher)
-    assert live.total == pytest.approx(10 * (1 + live.teacher))
+    assert live.per_image == pytest.approx(cached.per_image + _teacher_forward())
+    assert cached.before == pytest.approx(4 * _teacher_forward())
+    assert cached.total == pytest.approx(10 + 4 * _teacher_forward())
+    assert live.total == pytest.approx(10 * (1 + _teacher_forward()))
+
+
+def test_images_made_anew_cost_a_forward_pass_and_a_gradient_of_the_image_each_step() -> None:
+    once, often = _count("rdt", steps=10), _count("rdt", steps=30)
+    assert once.per_image == 1
+    assert often.before == pytest.approx(3 * once.before)
+    assert 10 * _teacher_forward() < once.before < 30 * _teacher_forward()
 
 
 def test_what_begins_later_is_counted_from_then_on() -> None:
@@ -101,7 +114,6 @@ def test_counting_changes_nothing() -> None:
     assert all(weight.grad is None for weight in student.parameters())
 
 
-def test_json_and_back() -> None:
-    passes = Passes(epochs=6, per_image=1.6667, teacher=1.25, cached_views=2)
-    assert Passes.from_json(passes.to_json()) == passes
-    assert passes.to_json()["total"] == pytest.approx(12.5002)
+def test_the_document_holds_the_sum() -> None:
+    document = Passes(epochs=6, per_image=1.6667, before=2.5).to_json()
+    assert document == {"epochs": 6, "per_image": 1.6667, "before": 2.5, "total": 12.5002, "ratio": 2.0834}
