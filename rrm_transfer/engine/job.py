@@ -119,7 +119,10 @@ def run(
         with folder.locked() if runtime.is_main else nullcontext():
             if runtime.is_main:
                 folder.check(overwrite=overwrite, resume=resume)
-                folder.open(text, facts, resume=resume, changes=changes)
+                left = folder.open(text, facts, resume=resume, changes=changes)
+                if left:
+                    names = ", ".join(path.name for path in left)
+                    narrator.warn(f"left in the run folder, since no run wrote it: {names}")
             runtime.barrier()
             for change in changes:
                 narrator.warn(f"resumed anyway, the student is not that of one recipe: {change}")

@@ -15,6 +15,7 @@ from rrm_transfer.engine.evaluate_job import evaluate
 from rrm_transfer.engine.evaluated import part_of
 from rrm_transfer.engine.evaluation_state import EvaluationState, Found
 from rrm_transfer.engine.metrics import Metrics, read_metrics, row
+from rrm_transfer.engine.run_folder import RunFolder
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from tests.engine.evaluation_fixtures import stock_folder
 
@@ -236,7 +237,8 @@ def finished_run(path: Path, folder: Path) -> Path:
     assert recipe.teacher is not None
     recipe.teacher.name = f"local-dir:{folder}"
     path.mkdir()
-    (path / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    with RunFolder(path).locked():
+        RunFolder(path).open(dump_recipe(recipe), {}, resume=False)
     stock_folder(path / "student")
     rows = [
         row("control", "test", Proportion(correct, 50), attack="pgd", norm="Linf", eps=eps)
