@@ -26,6 +26,7 @@ def compare(
         Path | None,
         typer.Option(help="Draw robust accuracy against training cost to this .png or .svg file."),
     ] = None,
+    overwrite: options.OverwriteFile = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -42,12 +43,14 @@ def compare(
 
         rrm-transfer compare sweeps/grid --plot grid.svg
     """
+    from rrm_transfer.core.files import require_writable
     from rrm_transfer.report.comparison import compare as compare_runs
     from rrm_transfer.report.comparison_plot import check_plot_file, draw
 
     voice = narrator(quiet)
     if plot is not None:
         check_plot_file(plot)
+        require_writable(plot, overwrite=overwrite)
     comparison = compare_runs(runs)
     print_comparison(comparison, "json" if as_json else form, voice)
     if plot is not None:

@@ -43,6 +43,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Write metrics to this JSON file. Default: a run folder's evaluations/."),
     ] = None,
+    overwrite: options.OverwriteFile = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the evaluation that was interrupted; else start.")
     ] = False,
@@ -100,6 +101,7 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         output=output,
+        overwrite=overwrite,
         resume=resume,
         surrogate=surrogate,
         curve=curve,

@@ -22,6 +22,7 @@ def export(
             help="Take pixels in [0, 1] instead of normalised images.",
         ),
     ] = False,
+    overwrite: options.OverwriteFile = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -37,7 +38,7 @@ def export(
     """
     from rrm_transfer import api
 
-    made = api.export(run, output, form=form, with_normalisation=with_normalisation)
+    made = api.export(run, output, form=form, with_normalisation=with_normalisation, overwrite=overwrite)
     if as_json:
         print_json(
             {

@@ -9,8 +9,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import print_json
-from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.files import write_text
+from rrm_transfer.core.files import require_writable, write_text
 
 app = typer.Typer(help="The recipes that come with the package.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A recipe's name or YAML file.")]
@@ -57,6 +56,7 @@ def show(name: Name, as_json: options.AsJson = False, quiet: options.Quiet = Fal
 def copy(
     name: Name,
     target: Annotated[Path, typer.Argument(help="File to write.")],
+    overwrite: options.OverwriteFile = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -69,8 +69,7 @@ def copy(
     from rrm_transfer.recipe.shelf import find_recipe
 
     source = find_recipe(name)
-    if target.exists():
-        raise UserError("The file exists already.", received=target, hint="another name")
+    require_writable(target, overwrite=overwrite)
     write_text(target, source.read_text(encoding="utf-8"))
     _confirm({"written": str(target)}, str(target), as_json=as_json, quiet=quiet)
 

@@ -16,6 +16,7 @@ from rrm_transfer.attacks.autoattack import library_version
 from rrm_transfer.attacks.catalogue import STEPS, build_attack, check_attack_names, pgd_attack
 from rrm_transfer.attacks.corruptions import check_corruptions_usable, corruptions_version
 from rrm_transfer.core.errors import Interrupted, UserError
+from rrm_transfer.core.files import place_of, require_writable
 from rrm_transfer.core.names import public_name
 from rrm_transfer.core.quantities import Proportion, format_eps
 from rrm_transfer.core.threat import Norm, ThreatModel
@@ -36,7 +37,15 @@ from rrm_transfer.engine.evaluated import (
 from rrm_transfer.engine.evaluation import Evaluator, balanced_sample
 from rrm_transfer.engine.evaluation_state import EvaluationState, weights_hash
 from rrm_transfer.engine.interruption import StopRequest
-from rrm_transfer.engine.metrics import CorruptionRow, Metrics, Row, best_of, read_metrics, row
+from rrm_transfer.engine.metrics import (
+    CorruptionRow,
+    Metrics,
+    Row,
+    best_of,
+    is_evaluation,
+    read_metrics,
+    row,
+)
 from rrm_transfer.engine.model_facts import ModelFacts, facts_about
 from rrm_transfer.engine.progress import Narrator
 from rrm_transfer.engine.runtime import Runtime
@@ -97,6 +106,7 @@ def evaluate(
     batch_size: int = 250,
     seed: int = 0,
     output: Path | None = None,
+    overwrite: bool = False,
     resume: bool = False,
     surrogate: str | None = None,
     curve: bool = False,
@@ -123,6 +133,7 @@ def evaluate(
         batch_size: Images per forward pass and process. AutoAttack's random numbers depend on it.
         seed: Of everything random.
         output: A JSON file; None: ``evaluations/`` of a run folder, else nowhere.
+        overwrite: Replaces a file that stands there and is no evaluation.
         resume: Continues an interrupted evaluation; starts where there is none.
         surrogate: A model to transfer perturbations from; None: the teacher, where the model is a run folder.
         curve: Whether PGD is run from eps 0 up to where the model only guesses.
@@ -182,6 +193,8 @@ def evaluate(
             output = known.run.evaluations / (
                 part_name + _file_name(wanted, data.name, split, len(chosen), surrogate)
             )
+        if output is not None:
+            require_writable(output, overwrite=overwrite, ours=is_evaluation)
         networks = {"weights": network, "surrogate": rival, "control": undefended}
         conditions = _conditions(wanted, networks, data.name, chosen, fit, batch_size, split, runtime)
         state = _open_state(output, conditions, runtime, resume=resume)
@@ -324,7 +337,8 @@ def _open_state(
         if resume:
             raise UserError("There is nothing to resume.", hint="--output FILE.json names the evaluation")
         return EvaluationState(conditions=conditions)
-    state = EvaluationState(output.with_name(f"{output.stem}.state.json"), conditions)
+    path = place_of(output.with_name(f"{output.stem}.state.json"))
+    state = EvaluationState(path, conditions)
     problem: UserError | None = None
     if runtime.is_main:
         try:

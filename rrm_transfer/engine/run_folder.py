@@ -224,7 +224,7 @@ class RunFolder:
         if not resume and self.is_ours:
             evaluations = self.evaluations
             old = [path for path in self._written() if path.parent != evaluations or is_evaluation(path)]
-            # These two are replaced below: a folder without them would be no run's, and what is left a stranger's.
+            # These two are replaced below: a folder without them would be no run's.
             kept = {self.recipe, self.environment}
             remove_files([path for path in old if path not in kept], within=self.path)
             left = sorted(entry for entry in self.path.iterdir() if entry not in {self._lock, *kept})

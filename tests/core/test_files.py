@@ -94,9 +94,14 @@ def test_a_folder_keeps_what_is_not_replaced(tmp_path: Path) -> None:
 def test_of_several_files_none_is_replaced_where_one_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old", encoding="utf-8")
     (tmp_path / "b").mkdir()
-    with pytest.raises(UserError, match="a folder"), replacing_files(tmp_path) as temporary:
-        (temporary / "a").write_text("new", encoding="utf-8")
-        (temporary / "b").write_text("new", encoding="utf-8")
+
+    def replace() -> None:
+        with replacing_files(tmp_path) as temporary:
+            for name in ("a", "b"):
+                (temporary / name).write_text("new", encoding="utf-8")
+
+    with pytest.raises(UserError, match="a folder"):
+        replace()
     assert (tmp_path / "a").read_text(encoding="utf-8") == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
