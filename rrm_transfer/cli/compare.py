@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rrm_transfer.cli import options
-from rrm_transfer.cli.output import narrator
+from rrm_transfer.cli.output import narrator, print_json
 
 if TYPE_CHECKING:
     from rrm_transfer.engine.progress import Narrator
@@ -60,10 +60,13 @@ def compare(
 
 def print_comparison(comparison: Comparison, form: str, voice: Narrator) -> None:
     """Prints the table; what cannot be compared is told by ``voice``."""
-    from rrm_transfer.report.comparison_text import FORMATS
+    from rrm_transfer.report.comparison_text import FORMATS, comparison_document
     from rrm_transfer.report.screen import show
 
-    show(FORMATS[form](comparison))
+    if form == "json":
+        print_json(comparison_document(comparison))
+    else:
+        show(FORMATS[form](comparison))
     for folder, reason in comparison.left_out:
         voice.warn(f"left out: {folder}: {reason}")
     for note in comparison.notes:

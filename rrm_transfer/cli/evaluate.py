@@ -9,6 +9,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json
+from rrm_transfer.report.screen import show
 
 EXIT_SUSPICIOUS = 3
 QUICKSTART_TEACHER = "fashion_mnist_linf"
@@ -119,6 +120,6 @@ def evaluate(
         else:
             print_evaluation(metrics)
             if written is not None:
-                typer.echo(f"metrics: {written}")
+                show(f"metrics: {written}")
     if strict_checks and any(check["status"] == "suspicious" for check in metrics.checks):
         raise typer.Exit(EXIT_SUSPICIOUS)

@@ -9,6 +9,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import print_json
+from rrm_transfer.report.screen import show
 
 
 def export(
@@ -50,7 +51,7 @@ def export(
             }
         )
         return
-    typer.echo("\n".join(map(str, made.files)))
+    show(*map(str, made.files))
     takes = "pixels in [0, 1]" if made.normalises else "images normalised as the student's config.json says"
-    typer.echo(f"takes {takes}, any batch size")
-    typer.echo(f"differs from PyTorch by {made.error:.1e} of the largest logit on {made.images} test images")
+    show(f"takes {takes}, any batch size")
+    show(f"differs from PyTorch by {made.error:.1e} of the largest logit on {made.images} test images")
