@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from rrm_transfer.core.documents import require_text
 from rrm_transfer.core.errors import Interrupted, UserError
+from rrm_transfer.core.names import public_names
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.workers import explaining_workers
 from rrm_transfer.engine.assembly import Assembly, assemble
@@ -165,9 +167,10 @@ class _Job:
         """Builds what training needs, so that nothing is written where that cannot be done.
 
         Raises:
-            UserError: Optimiser, augmentation, batch size or an existing robust set cannot be used, or the
-                disk is too small.
+            UserError: Optimiser, augmentation, batch size or an existing robust set cannot be used, a name
+                cannot be written, or the disk is too small.
         """
+        self._require_names()
         build_optimizer(student, self.assembly.plan("student", 1).optimisation)
         train = self.recipe.train
         if train.sync_batchnorm:
@@ -181,6 +184,17 @@ class _Job:
         )
         if self.robust_set is not None and not replaced:
             self.robust_set.check()
+
+    def _require_names(self) -> None:
+        """Checks that card and report, which are written last, can hold every name that they will tell."""
+        assembly = self.assembly
+        names = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": {"name": assembly.data.name, "licence": assembly.data.licence},
+            "classes": assembly.data.class_names,
+            "teacher": None if assembly.teacher is None else dict(assembly.teacher.provenance),
+        }
+        require_text(public_names(names), what="A name that the model card tells")
 
     def execute(
         self,
