@@ -90,16 +90,16 @@ def replacing_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: Something stands there that is no regular file.
     """
-    path = place_of(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _partial_in(path.parent, path.suffix)
+    place = place_of(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _partial_in(place.parent, path.suffix)
     temporary.touch(0o600, exist_ok=False)
     try:
         with _plain_system_errors():
             yield temporary
         _flush(temporary)
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        temporary.replace(place)
     finally:
         temporary.unlink(missing_ok=True)
 
