@@ -69,6 +69,9 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.robust_set = path / "robust-set"
         self._lock = path / _LOCK
+        self._folders = (
+            self.student, self.best, self.control, self.checkpoints, self.evaluations, self.robust_set,
+        )  # fmt: skip
 
     @property
     def is_finished(self) -> bool:
@@ -111,7 +114,7 @@ class RunFolder:
         self.refuse_links()
         for entry in (self._lock, *self._written()):
             place_of(entry)
-        for folder in (self.student, self.best, self.control, self.checkpoints, self.evaluations):
+        for folder in self._folders:
             if folder.exists() and not folder.is_dir():
                 raise UserError("A file stands where a run has a folder.", received=folder, hint="remove it")
         if not (overwrite or resume):
@@ -218,7 +221,7 @@ class RunFolder:
         Returns:
             What a run that was replaced had not written, and so was left.
         """
-        for folder in (self.path, self.checkpoints):
+        for folder in (self.path, *self._folders):
             remove_partial(folder)
         left = []
         if not resume and self.is_ours:

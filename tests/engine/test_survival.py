@@ -92,7 +92,7 @@ def test_a_run_killed_three_times_ends_the_same(survivor: Survivor) -> None:
     moments = [Moment(SAVING, 6), Moment(TRAINING, 3), Moment(EXPORT)]
     for moment in moments:
         assert survivor.run("killed", moment).code == -signal.SIGKILL
-    hidden = {path.name for path in (survivor.folder / "killed").glob(".*")}
+    hidden = {path.name for path in (survivor.folder / "killed").rglob(".*")}
     assert hidden - {".rrm-transfer.lock"}, "nothing was half-written"
     last = survivor.run("killed")
     assert last.code == 0, last.err

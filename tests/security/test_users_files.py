@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ FILES = {
 }
 FOLDERS = (".", "others", "hidden", "student", ".git", "checkpoints", "link-to-folder")
 NO_FOLDERS = ("thesis.tex", "pipe", "socket", "dangling", "loop", "device", "linked")
-LEAVES = ([], ["--overwrite"], ["--resume"], ["--resume-anyway"])
+LEAVES: tuple[list[str], ...] = ([], ["--overwrite"], ["--resume"], ["--resume-anyway"])
 
 
 def _fill(home: Path) -> None:
@@ -158,11 +158,11 @@ def _look(home: Path) -> dict[str, tuple[int, object]]:
     return seen
 
 
-def _unharmed(before: dict[str, Any], home: Path, *, given: set[str] = frozenset()) -> set[str]:  # type: ignore[assignment]
+def _unharmed(before: dict[str, Any], home: Path, *, given: Collection[str] = ()) -> set[str]:
     """Checks that all is there but what was given up, and returns what is new."""
     after = _look(home)
     changed = {name for name, seen in before.items() if after.get(name) != seen}
-    assert changed <= given
+    assert changed <= set(given)
     new = set(after) - set(before)
     assert not [name for name in new if ".partial" in name]
     return new
