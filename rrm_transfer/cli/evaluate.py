@@ -9,6 +9,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json
+from rrm_transfer.report.screen import show
 
 EXIT_SUSPICIOUS = 3
 QUICKSTART_TEACHER = "fashion_mnist_linf"
@@ -46,6 +47,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Write metrics to this JSON file. Default: a run folder's evaluations/."),
     ] = None,
+    overwrite: options.OverwriteFile = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the evaluation that was interrupted; else start.")
     ] = False,
@@ -97,6 +99,7 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         output=output,
+        overwrite=overwrite,
         resume=resume,
         surrogate=surrogate,
         curve=curve,
@@ -114,6 +117,6 @@ def evaluate(
         else:
             print_evaluation(metrics)
             if written is not None:
-                typer.echo(f"metrics: {written}")
+                show(f"metrics: {written}")
     if strict_checks and any(check["status"] == "suspicious" for check in metrics.checks):
         raise typer.Exit(EXIT_SUSPICIOUS)

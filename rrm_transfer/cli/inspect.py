@@ -98,10 +98,10 @@ def _student(name: str, image_size: int | None, channels: int, args: dict[str, A
 
 
 def _convert(name: str, target: Path) -> dict[str, Any]:
-    from rrm_transfer.core.files import sha256_of
+    from rrm_transfer.core.files import place_of, sha256_of
     from rrm_transfer.teachers.convert import convert
 
-    convert(Path(name), target)
+    convert(Path(name), place_of(target))
     return {"converted": name, "to": str(target), "sha256": sha256_of(target)}
 
 

@@ -69,6 +69,9 @@ Output = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<re
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace a run that stands in the output folder.")
 ]
+OverwriteFile = Annotated[
+    bool, typer.Option("--overwrite", help="Replace another file that stands where one is to be written.")
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue the run in the output folder; start where there is none.")
 ]

@@ -8,6 +8,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json, print_run, silence_profiler
+from rrm_transfer.report.screen import show
 
 if TYPE_CHECKING:
     from rrm_transfer.recipe.schema import Recipe
@@ -91,7 +92,7 @@ def run(
     print_run(result, as_json=voice.as_json)
     if push is not None and pushes:
         address = api.push(result.folder, push).address
-        typer.echo(f"pushed to: {address}", err=voice.as_json)
+        show(f"pushed to: {address}", error=voice.as_json)
 
 
 def _print_objective(name: str, *, as_json: bool) -> None:

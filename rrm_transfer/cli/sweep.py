@@ -14,6 +14,7 @@ from rrm_transfer.cli.compare import print_comparison
 from rrm_transfer.cli.output import narrator, print_json
 from rrm_transfer.cli.request import key_values, request
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.report.screen import show
 
 if TYPE_CHECKING:
     from rrm_transfer.report.comparison import Comparison
@@ -89,7 +90,7 @@ def sweep(
     elif comparison is not None:
         print_comparison(comparison, "rich", voice)
     for outcome in failed:
-        typer.echo(f"failed: {outcome.name}: {outcome.error}", err=True)
+        show(f"failed: {outcome.name}: {outcome.error}", error=True)
     if failed:
         raise typer.Exit(EXIT_FAILED)
 

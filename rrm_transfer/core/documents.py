@@ -1,13 +1,16 @@
-"""JSON and YAML that anybody may have written."""
+"""JSON and YAML that anybody may have written, and whether a text can be written at all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
+
+from rrm_transfer.core.errors import UserError
 
 DEEPEST = 64
 """Levels of lists and mappings; what walks through a document may recurse."""
@@ -24,6 +27,49 @@ def dotted(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         values |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return values
+
+
+def unwritable(document: Any, *, paths: bool = False, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Finds the strings that no UTF-8 file can hold, keys included.
+
+    Args:
+        document: Mappings, lists and scalars.
+        paths: Whether what is a file's name, though not in UTF-8, will do.
+        prefix: Of the dotted paths.
+
+    Yields:
+        Dotted paths and the strings.
+    """
+    if isinstance(document, Mapping):
+        for key, value in document.items():
+            yield from unwritable(key, paths=paths, prefix=f"{prefix}{key}.")
+            yield from unwritable(value, paths=paths, prefix=f"{prefix}{key}.")
+    elif isinstance(document, list | tuple):
+        for index, value in enumerate(document):
+            yield from unwritable(value, paths=paths, prefix=f"{prefix}{index}.")
+    elif isinstance(document, str | os.PathLike):
+        text = str(document)
+        try:
+            text.encode(errors="surrogateescape" if paths else "strict")
+        except UnicodeEncodeError:
+            yield prefix.removesuffix("."), text
+
+
+def require_text(document: Any, *, what: str) -> None:
+    """Checks, before the work begins, that its results can be written.
+
+    Args:
+        document: As of ``unwritable``.
+        what: It holds.
+
+    Raises:
+        UserError: A string in it is not UTF-8.
+    """
+    found = [f"{path}: {text}" if path else text for path, text in unwritable(document)]
+    if found:
+        raise UserError(
+            f"{what} cannot be written: not UTF-8.", received="; ".join(found[:10]), hint="give another name"
+        )
 
 
 def parse_json(text: str | bytes) -> Any:

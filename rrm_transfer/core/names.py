@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable
+from typing import Any
 
 _LOCAL = re.compile(r"local[-_]dir:|file:|(?:[\w-]+:(?!//))?(?:[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\])")
 
@@ -29,3 +30,12 @@ def public_name(name: str) -> str:
     deep = path.count("/") > 1 and "://" not in path and not re.search(r"\s", path)  # a hub's have one
     local = _LOCAL.match(name) or deep or os.path.exists(name)  # noqa: PTH110  # Path raises on texts that are long
     return re.split(r"[/\\:]", path)[-1] if local else name
+
+
+def public_names(document: Any) -> Any:
+    """Takes the folders from every string of a document that is a local path."""
+    if isinstance(document, dict):
+        return {key: public_names(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [public_names(value) for value in document]
+    return public_name(document) if isinstance(document, str) else document

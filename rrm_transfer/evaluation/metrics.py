@@ -148,6 +148,16 @@ class Metrics:
         return [row for row in self.rows if row.model == model]
 
 
+def is_evaluation(path: Path) -> bool:
+    """Tells whether ``evaluate`` wrote a regular file, as its figures or as what it had found so far."""
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    conditions = content.get("conditions") if isinstance(content, dict) else None
+    return isinstance(conditions, dict) and "rrm-transfer" in conditions and content.get("schema") == SCHEMA
+
+
 def read_metrics(path: Path) -> Metrics:
     """Reads a metrics.json.
 

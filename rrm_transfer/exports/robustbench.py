@@ -79,19 +79,11 @@ _STEM = """        width = self.network.bn1.num_features
 """
 
 
-def write_adapter(student: LoadedStudent, run: Path, file: Path) -> list[Path]:
-    """Writes ``NAME.py``, ``NAME.safetensors`` and ``NAME.json``.
-
-    Args:
-        student: Of the run.
-        run: Its folder.
-        file: ``NAME.py``.
-
-    Returns:
-        What was written.
+def adapter_files(file: Path, run: Path) -> tuple[Path, Path, Path]:
+    """Returns what `write_adapter` writes: ``NAME.py``, ``NAME.safetensors`` and ``NAME.json``.
 
     Raises:
-        UserError: The file's name is not one of a Python module, or the architecture none of timm's.
+        UserError: The file's name is not one of a Python module, or it would stand in the run's folder.
     """
     if file.suffix != ".py" or not file.stem.isidentifier():
         raise UserError("The adapter is a Python module.", received=file, allowed="a name such as Me2026.py")
@@ -99,9 +91,23 @@ def write_adapter(student: LoadedStudent, run: Path, file: Path) -> list[Path]:
         raise UserError(
             "The adapter would stand among the run's own files.", received=file, hint="another --output"
         )
+    return file, file.with_suffix(".safetensors"), file.with_suffix(".json")
+
+
+def write_adapter(student: LoadedStudent, run: Path, file: Path) -> None:
+    """Writes the module, its weights and its claim.
+
+    Args:
+        student: Of the run.
+        run: Its folder.
+        file: ``NAME.py``.
+
+    Raises:
+        UserError: The name is none of ``adapter_files``, or the architecture none of timm's.
+    """
+    file, weights, claim = adapter_files(file, run)
     if not timm.is_model(student.architecture):  # the module names it, and may name nothing else
         raise UserError("The student's architecture is none of timm's.", received=student.architecture)
-    weights, claim = file.with_suffix(".safetensors"), file.with_suffix(".json")
     config = parse_json((RunFolder(run).student / "config.json").read_text(encoding="utf-8"))
     channels, *_ = shape = [int(side) for side in config["pretrained_cfg"]["input_size"]]
     args = {"num_classes": config.get("num_classes"), "in_chans": channels, **config.get("model_args", {})}
@@ -126,7 +132,6 @@ def write_adapter(student: LoadedStudent, run: Path, file: Path) -> list[Path]:
         save_file(state, temporary)
     write_text(claim, json.dumps(_claim(run, config, dataset), indent=2) + "\n")
     write_text(file, text)
-    return [file, weights, claim]
 
 
 def _dataset(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from rrm_transfer.core.documents import parse_yaml
+from rrm_transfer.core.documents import parse_yaml, unwritable
 from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.core.names import nearest
 from rrm_transfer.recipe.schema import AUTO, Auto, Recipe
@@ -69,7 +69,8 @@ def build_recipe(
     merged = copy.deepcopy(dict(content))
     for override in overrides:
         _apply(merged, override)
-    problems = further(merged)
+    problems = [(path, f"is not text (received {text!r})") for path, text in unwritable(merged, paths=True)]
+    problems += further(merged)
     try:
         recipe = Recipe.model_validate(merged)
     except ValidationError as error:

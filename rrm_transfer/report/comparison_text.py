@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from rrm_transfer.report.table import duration
 
 SCHEMA = 1
 _NOTHING = "–"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _COSTS = ("training", "teacher's training", "× plain")
 
 
@@ -40,17 +40,23 @@ def as_markdown(comparison: Comparison) -> str:
     return "\n".join([*rows, "", f"{text[0].upper()}{text[1:]}."])
 
 
+def _defused(cell: object) -> object:
+    """Keeps a spreadsheet from taking a stranger's words for a formula; numbers stay numbers."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+
+
 def as_csv(comparison: Comparison) -> str:
     """Writes one row a line, numbers unrounded; each accuracy with its deviation and interval."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     heads = _heads(comparison.columns)
     costs = ("train_seconds", "teacher_train_seconds", "ratio_to_plain")
-    writer.writerow(
+    titles = (
         ["method", "student", "role", "weights", "epochs", "runs"]
         + [f"{head}{suffix}" for head in heads for suffix in ("", " runs", " sd", " low", " high")]
         + [f"{cost}{suffix}" for cost in costs for suffix in ("", "_sd")]
     )
+    writer.writerow(map(_defused, titles))
     for line in comparison.lines:
         facts = [line.method, line.student, line.role, _weights(line), line.epochs, len(line.entries)]
         for column in comparison.columns:
@@ -59,7 +65,7 @@ def as_csv(comparison: Comparison) -> str:
             facts += [figure.get("accuracy"), runs, *(figure.get(key) for key in ("sd", "low", "high"))]
         for spread in _costs(line):
             facts += [None, None] if spread is None else [spread.mean, spread.deviation]
-        writer.writerow(facts)
+        writer.writerow(map(_defused, facts))
     return stream.getvalue().rstrip("\n")
 
 
@@ -74,15 +80,10 @@ def comparison_document(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _as_json(comparison: Comparison) -> str:
-    return json.dumps(comparison_document(comparison), indent=1)
-
-
 FORMATS: dict[str, Callable[[Comparison], Table | str]] = {
     "rich": as_table,
     "markdown": as_markdown,
     "csv": as_csv,
-    "json": _as_json,
 }
 
 

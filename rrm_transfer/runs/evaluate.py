@@ -16,6 +16,7 @@ from rrm_transfer.attacks.autoattack import library_version
 from rrm_transfer.attacks.catalogue import STEPS, build_attack, check_attack_names
 from rrm_transfer.attacks.corruptions import check_corruptions_usable, corruptions_version
 from rrm_transfer.core.errors import Interrupted, UserError
+from rrm_transfer.core.files import place_of, require_writable
 from rrm_transfer.core.names import public_name
 from rrm_transfer.core.quantities import Proportion, format_eps
 from rrm_transfer.core.threat import Norm, ThreatModel
@@ -23,7 +24,15 @@ from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.evaluation.checks import Level, parse_level, run_checks
 from rrm_transfer.evaluation.evaluator import Evaluator, Measurement
-from rrm_transfer.evaluation.metrics import CorruptionRow, Metrics, Row, best_of, read_metrics, row
+from rrm_transfer.evaluation.metrics import (
+    CorruptionRow,
+    Metrics,
+    Row,
+    best_of,
+    is_evaluation,
+    read_metrics,
+    row,
+)
 from rrm_transfer.evaluation.scales import eps_curve, measure_corruptions
 from rrm_transfer.evaluation.state import EvaluationState, weights_hash
 from rrm_transfer.recipe.schema import TeacherSection
@@ -89,6 +98,7 @@ def evaluate(
     batch_size: int = 250,
     seed: int = 0,
     output: Path | None = None,
+    overwrite: bool = False,
     resume: bool = False,
     surrogate: str | None = None,
     curve: bool = False,
@@ -115,6 +125,7 @@ def evaluate(
         batch_size: Images per forward pass and process. AutoAttack's random numbers depend on it.
         seed: Of everything random.
         output: A JSON file; None: ``evaluations/`` of a run folder, else nowhere.
+        overwrite: Replaces a file that stands there and is no evaluation.
         resume: Continues an interrupted evaluation; starts where there is none.
         surrogate: A model to transfer perturbations from; None: the teacher, where the model is a run folder.
         curve: Whether PGD is run from eps 0 up to where the model only guesses.
@@ -174,6 +185,8 @@ def evaluate(
                 context.narrator.warn(
                     "this is not the run's own network: nothing is kept in its folder; name --output"
                 )
+        if output is not None:
+            require_writable(output, overwrite=overwrite, ours=is_evaluation)
         measurement = Measurement(data.image_size, batch_size, seed, context)
         networks = {"weights": network, "surrogate": helper, "control": undefended}
         conditions = _conditions(wanted, networks, measurement, data.images.name, split, chosen)
@@ -314,7 +327,8 @@ def _open_state(
         if resume:
             raise UserError("There is nothing to resume.", hint="--output FILE.json names the evaluation")
         return EvaluationState(conditions=conditions)
-    state = EvaluationState(output.with_name(f"{output.stem}.state.json"), conditions)
+    path = place_of(output.with_name(f"{output.stem}.state.json"))
+    state = EvaluationState(path, conditions)
     problem: UserError | None = None
     if runtime.is_main:
         try:

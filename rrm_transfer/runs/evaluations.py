@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.printing import presentable
 from rrm_transfer.evaluation.metrics import Metrics, read_metrics
 from rrm_transfer.runs.folder import RunFolder
 
@@ -30,9 +31,9 @@ def read_evaluations(folder: RunFolder, made: str) -> tuple[dict[str, Metrics], 
         try:
             found = read_metrics(path)
         except UserError:
-            unreadable.append(path.name)
+            unreadable.append(presentable(path.name))
         else:
-            evaluations[path.stem] = _with_roles(found, made)
+            evaluations[presentable(path.stem)] = _with_roles(found, made)
     return evaluations, unreadable
 
 

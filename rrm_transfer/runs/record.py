@@ -11,7 +11,7 @@ from typing import Any
 
 from rrm_transfer.core.documents import parse_json, parse_yaml
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.names import public_name
+from rrm_transfer.core.names import public_names
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.evaluation.gallery import Gallery, read_gallery
 from rrm_transfer.evaluation.metrics import Metrics, read_metrics
@@ -137,7 +137,7 @@ def read_record(folder: RunFolder, metrics: Metrics) -> Record:
         metrics=metrics,
         evaluations=evaluations,
         unreadable=unreadable,
-        recipe=_public(_without_output(parse_yaml(folder.recipe.read_text(encoding="utf-8")))),
+        recipe=public_names(_without_output(parse_yaml(folder.recipe.read_text(encoding="utf-8")))),
         environment=parse_json(folder.environment.read_text(encoding="utf-8")),
         student=student,
         best=_config(folder.best)["rrm"]["weights"] if folder.best.is_dir() else None,
@@ -147,21 +147,12 @@ def read_record(folder: RunFolder, metrics: Metrics) -> Record:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = _public(parse_json((folder / "config.json").read_text(encoding="utf-8")))
+    content: dict[str, Any] = public_names(parse_json((folder / "config.json").read_text(encoding="utf-8")))
     return content
 
 
 def _without_output(recipe: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if key != "output"}
-
-
-def _public(value: Any) -> Any:
-    """Takes the folders from every string that is a local path."""
-    if isinstance(value, dict):
-        return {key: _public(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_public(entry) for entry in value]
-    return public_name(value) if isinstance(value, str) else value
 
 
 def _events(folder: RunFolder) -> list[dict[str, Any]]:

@@ -10,7 +10,9 @@ from typing import Any
 from torch import nn
 
 from rrm_transfer.attacks.attack import Attack
+from rrm_transfer.core.documents import require_text
 from rrm_transfer.core.errors import Interrupted, UserError
+from rrm_transfer.core.names import public_names
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.workers import explaining_workers
 from rrm_transfer.evaluation.checks import run_checks
@@ -121,7 +123,10 @@ def run(
         with folder.locked() if runtime.is_main else nullcontext():
             if runtime.is_main:
                 folder.check(overwrite=overwrite, resume=resume)
-                folder.open(text, facts, resume=resume, changes=changes)
+                left = folder.open(text, facts, resume=resume, changes=changes)
+                if left:
+                    names = ", ".join(path.name for path in left)
+                    narrator.warn(f"left in the run folder, since no run wrote it: {names}")
             runtime.barrier()
             for change in changes:
                 narrator.warn(f"resumed anyway, the student is not that of one recipe: {change}")
@@ -165,9 +170,10 @@ class _Work:
         """Builds what training needs, so that nothing is written where that cannot be done.
 
         Raises:
-            UserError: Optimiser, augmentation, batch size or an existing robust set cannot be used, or the
-                disk is too small.
+            UserError: Optimiser, augmentation, batch size or an existing robust set cannot be used, a name
+                cannot be written, or the disk is too small.
         """
+        self._require_names()
         build_optimizer(student, self.setup.plan("student", 1).optimisation)
         train = self.recipe.train
         if train.sync_batchnorm:
@@ -181,6 +187,17 @@ class _Work:
         )
         if self.robust_set is not None and not replaced:
             self.robust_set.check()
+
+    def _require_names(self) -> None:
+        """Checks that card and report, which are written last, can hold every name that they will tell."""
+        data, teacher = self.setup.loaded.images, self.setup.teacher
+        names = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": {"name": data.name, "licence": data.licence},
+            "classes": data.class_names,
+            "teacher": None if teacher is None else dict(teacher.provenance),
+        }
+        require_text(public_names(names), what="A name that the model card tells")
 
     def do(
         self,

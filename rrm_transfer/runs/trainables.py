@@ -172,7 +172,7 @@ def export_trained(
 
     Args:
         network: On the CPU.
-        folder: Replaced where it exists.
+        folder: Its files are replaced where they exist; others stay.
         sample: Images on which a folded student must answer like the trained one, ``(B, C, H, W)``.
         class_names: In the order of the logits, where they are known.
         licence: Of the weights.

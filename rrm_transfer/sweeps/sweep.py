@@ -6,11 +6,12 @@ import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from rrm_transfer.core.errors import Interrupted, RecipeError, UserError
-from rrm_transfer.core.files import write_text
+from rrm_transfer.core.files import require_writable, write_text
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.runs.folder import RunFolder
@@ -19,6 +20,9 @@ from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.sweeps.launchers import Launcher, Task
 from rrm_transfer.teachers.sources import find_origin
+
+_HEADER = "# A run of a sweep of rrm-transfer.\n"
+"""Begins a sweep's recipes, by which they are known from a user's."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +110,18 @@ class Sweep:
         self._allow_code = allow_code
 
     def check(self, problems: Problems) -> None:
-        """Checks that the runs that the folder holds already are the planned ones."""
+        """Checks that the runs that the folder holds are the planned ones, and its files those of a sweep."""
         if self.folder.exists() and not self.folder.is_dir():
             problems.add(UserError("The output is a file, not a folder.", received=self.folder))
             return
         for run in self.runs:
             folder, known = RunFolder(self.folder / run.name), self._recipe(run)
+            try:
+                folder.check(overwrite=False, resume=True)
+                require_writable(known, self._log(run), ours=partial(_is_ours, folder, known))
+            except UserError as error:
+                problems.add(error)
+                continue
             if not folder.is_started:
                 continue
             before = dump_recipe(read_recipe(str(known))) if known.is_file() else ""
@@ -151,7 +161,7 @@ class Sweep:
             if folder.is_finished:
                 outcomes[run.name] = Outcome(run.name, folder.path, "skipped")
             else:
-                write_text(self._recipe(run), dump_recipe(run.recipe))
+                write_text(self._recipe(run), _HEADER + dump_recipe(run.recipe))
                 tasks.append(self._task(run, quiet=quiet))
         if outcomes:
             narrator.note(f"finished before: {len(outcomes)} of {len(self.runs)} runs")
@@ -176,4 +186,15 @@ class Sweep:
             "--output", str(self.folder / run.name), "--resume",
             *(["--quiet"] if quiet else []), *(["--allow-code"] if self._allow_code else []),
         )  # fmt: skip
-        return Task(run.name, command, self.folder / "logs" / f"{run.name}.log")
+        return Task(run.name, command, self._log(run))
+
+    def _log(self, run: PlannedRun) -> Path:
+        return self.folder / "logs" / f"{run.name}.log"
+
+
+def _is_ours(run: RunFolder, recipe: Path, file: Path) -> bool:
+    """Tells whether a sweep wrote the recipe of a run, and so its log, too."""
+    try:
+        return run.is_started or recipe.read_text(encoding="utf-8").startswith(_HEADER)
+    except (OSError, ValueError):
+        return False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rrm_transfer.core.documents import parse_json
-from rrm_transfer.core.files import replacing_folder, sha256_of
+from rrm_transfer.core.files import remove_files, replacing_folder, sha256_of
 from rrm_transfer.runtime.parallel import in_the_form_of, whole
 
 _TENSORS = "state.safetensors"
@@ -76,7 +76,7 @@ class Checkpoints:
             (folder / _STATE).write_text(json.dumps(sealed), encoding="utf-8")
         # Two files: should the final one turn out to be damaged, the one before it is there.
         for old in self._steps()[: -1 if final else -2]:
-            shutil.rmtree(old)
+            remove_files([old / _TENSORS, old / _STATE], within=self._folder)
         return target
 
     def newest(self) -> tuple[Checkpoint | None, bool]:
@@ -91,7 +91,8 @@ class Checkpoints:
         return None, False
 
     def _steps(self) -> list[Path]:
-        return sorted(self._folder.glob(f"{self._phase}-[0-9]*"))
+        name = re.compile(rf"{self._phase}-\d{{8,}}")
+        return sorted(path for path in self._folder.glob("*") if name.fullmatch(path.name))
 
     def _read(self, path: Path) -> Checkpoint | None:
         if not path.is_dir():

@@ -189,6 +189,32 @@ def test_a_claim_of_a_taught_network_has_its_figures(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "Me2026.json").read_text())["autoattack_acc"] == "51.00"
 
 
+@pytest.mark.parametrize("form", formats.FORMATS)
+def test_files_that_stand_there_are_named_before_anything_is_written(
+    form: str, run: Path, tmp_path: Path
+) -> None:
+    suffixes = (".json", ".safetensors") if form == "robustbench" else (".py",)
+    for suffix in suffixes:
+        (tmp_path / f"Me{suffix}").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match="--overwrite") as caught:
+        export(run, tmp_path / "Me.py", form=form)
+    assert all(str(tmp_path / f"Me{suffix}") in str(caught.value) for suffix in suffixes)
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {
+        f"Me{suffix}": "mine" for suffix in suffixes
+    }
+
+
+def test_leave_replaces_the_files_of_an_adapter_and_no_others(run: Path, tmp_path: Path) -> None:
+    for name in ("Me.json", "Me.txt"):
+        (tmp_path / name).write_text("mine", encoding="utf-8")
+    export(run, tmp_path / "Me.py", form="robustbench", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "Me.json", "Me.py", "Me.safetensors", "Me.txt",
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "Me.json").read_text(encoding="utf-8"))["dataset"] == "cifar10"
+    assert (tmp_path / "Me.txt").read_text(encoding="utf-8") == "mine"
+
+
 def test_an_adapter_does_not_replace_the_runs_own_files(tmp_path: Path) -> None:
     run = _run(tmp_path / "run")
     before = (run / "student" / "model.safetensors").read_bytes()

@@ -56,7 +56,8 @@ def write_run(
     }
     content |= recipe or {}
     folder.recipe.write_text(dump_recipe(build_recipe(content)), encoding="utf-8")
-    folder.environment.write_text(json.dumps({"processes": 1, "devices": [machine]}), encoding="utf-8")
+    environment = {"processes": 1, "versions": {"rrm-transfer": "0.1.0"}, "devices": [machine]}
+    folder.environment.write_text(json.dumps(environment), encoding="utf-8")
     rows = figures("student", clean, robust, count) + (further or [])
     timing: dict[str, Any] = {"student": {"train_seconds": seconds}}
     if control is not None:

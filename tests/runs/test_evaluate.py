@@ -13,6 +13,7 @@ from rrm_transfer.evaluation.metrics import Metrics, read_metrics, row
 from rrm_transfer.evaluation.state import EvaluationState, Found
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from rrm_transfer.runs.evaluate import evaluate
+from rrm_transfer.runs.folder import RunFolder
 from tests.evaluation.fixtures import stock_folder
 
 RADII = (0.02, 0.05)
@@ -233,7 +234,8 @@ def finished_run(path: Path, folder: Path) -> Path:
     assert recipe.teacher is not None
     recipe = recipe.changed(teacher=recipe.teacher.changed(name=f"local-dir:{folder}"))
     path.mkdir()
-    (path / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    with RunFolder(path).locked():
+        RunFolder(path).open(dump_recipe(recipe), {}, resume=False)
     stock_folder(path / "student")
     rows = [
         row("control", "test", Proportion(correct, 50), attack="pgd", norm="Linf", eps=eps)

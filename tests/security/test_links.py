@@ -15,7 +15,7 @@ from tests.report import fixtures
 
 PLACES = (
     "checkpoints",
-    ".lock",
+    ".rrm-transfer.lock",
     "log.jsonl",
     "student/model.safetensors",
     "evaluations",
