@@ -69,7 +69,7 @@ class Pushed:
 def transfer(
     recipe: Recipe,
     *,
-    allow_code: bool = False,
+    allow_code: frozenset[str] = frozenset(),
     narrator: Narrator | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -80,7 +80,7 @@ def transfer(
 
     Args:
         recipe: What to do; see ``read_recipe``.
-        allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
         narrator: Says what happens; None: nobody.
         overwrite: Replaces a run that stands in the output folder.
         resume: Continues the run that stands there; starts where there is none, and gives the result of one

@@ -8,7 +8,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json, silence_profiler
-from rrm_transfer.cli.request import key_values, names_code, request
+from rrm_transfer.cli.request import code_named_by, key_values, request
 
 
 def bench(
@@ -64,7 +64,7 @@ def bench(
         wanted,
         objectives=[name.strip() for name in objective.split(",")] if objective else (),
         steps=steps,
-        allow_code=names_code(teacher, teacher_arch),
+        allow_code=code_named_by(teacher, teacher_arch),
         narrator=narrator(quiet),
     )
     if is_first_process():

@@ -83,7 +83,7 @@ def evaluate(
         rrm-transfer evaluate model.pth --teacher-normalisation cifar10 --dataset uoft-cs/cifar10
     """
     from rrm_transfer import api
-    from rrm_transfer.cli.request import names_code
+    from rrm_transfer.cli.request import code_named_by
     from rrm_transfer.core.quantities import parse_fraction
     from rrm_transfer.report.evaluation import print_evaluation
 
@@ -108,7 +108,7 @@ def evaluate(
         arch=teacher_arch,
         weights=teacher_weights,
         normalisation=teacher_normalisation,
-        allow_code=names_code(model, teacher_arch),
+        allow_code=code_named_by(model, teacher_arch),
         narrator=narrator(quiet),
     )
     if is_first_process():

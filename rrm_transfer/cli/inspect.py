@@ -10,7 +10,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import narrator, print_facts, print_json
-from rrm_transfer.cli.request import key_values, names_code
+from rrm_transfer.cli.request import code_named_by, key_values
 from rrm_transfer.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _teacher(
 ) -> dict[str, Any]:
     from rrm_transfer.teachers.inspection import inspect_teacher
 
-    allow_code = names_code(name, arch)
+    allow_code = code_named_by(name, arch)
     facts = inspect_teacher(
         name, arch=arch, weights=weights, normalisation=normalisation, allow_code=allow_code
     )

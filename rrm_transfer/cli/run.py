@@ -8,7 +8,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json, print_run, silence_profiler
-from rrm_transfer.cli.request import key_values, names_code, request
+from rrm_transfer.cli.request import code_named_by, key_values, request
 
 if TYPE_CHECKING:
     from rrm_transfer.recipe.schema import Recipe
@@ -95,7 +95,9 @@ def run(
         seed=seed,
         output=output,
     )
-    code = allow_code or names_code(teacher, teacher_arch)
+    code = code_named_by(teacher, teacher_arch)
+    if allow_code and wanted.teacher is not None:
+        code |= code_named_by(wanted.teacher.name, wanted.teacher.arch)
     if dry_run:
         _preview(wanted, allow_code=code, as_json=as_json, quiet=quiet)
         return
@@ -130,7 +132,7 @@ def _print_objective(name: str, *, as_json: bool) -> None:
         print_objective(name)
 
 
-def _preview(recipe: Recipe, *, allow_code: bool, as_json: bool, quiet: bool) -> None:
+def _preview(recipe: Recipe, *, allow_code: frozenset[str], as_json: bool, quiet: bool) -> None:
     from rrm_transfer import api
     from rrm_transfer.report.preview import print_preview
 

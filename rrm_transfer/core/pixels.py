@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from rrm_transfer.core.errors import UserError
 
 
+_LARGEST = 1e4
+"""Of a mean or a standard deviation of pixels in [0, 1]; beyond it float32 has no digits left for them."""
+
+
 @dataclass(frozen=True)
 class PixelStatistics:
     """The mean and standard deviation that a model expects, one of each per channel, in pixel units."""
@@ -19,8 +23,8 @@ class PixelStatistics:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        finite = all(map(math.isfinite, (*self.mean, *self.std)))
-        if len(self.mean) != len(self.std) or not self.mean or not finite or any(s <= 0 for s in self.std):
+        sound = all(math.isfinite(value) and abs(value) <= _LARGEST for value in (*self.mean, *self.std))
+        if len(self.mean) != len(self.std) or not self.mean or not sound or any(s <= 0 for s in self.std):
             raise ValueError(f"not pixel statistics: mean {self.mean}, std {self.std}")
 
     def for_channels(self, channels: int) -> PixelStatistics:

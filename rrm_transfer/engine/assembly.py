@@ -145,7 +145,9 @@ class Assembly:
         )  # fmt: skip
 
 
-def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code: bool = False) -> Assembly:
+def assemble(
+    recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code: frozenset[str] = frozenset()
+) -> Assembly:
     """Builds the parts of a run and resolves its recipe.
 
     Raises:
@@ -282,7 +284,7 @@ def automatic_size(data: DataSet) -> int:
     return -(-max(size) // 8) * 8
 
 
-def _load_teacher(recipe: Recipe, data: DataSet, fit: Fit, *, allow_code: bool) -> Teacher:
+def _load_teacher(recipe: Recipe, data: DataSet, fit: Fit, *, allow_code: frozenset[str]) -> Teacher:
     section = recipe.teacher
     assert section is not None
     return load_teacher(

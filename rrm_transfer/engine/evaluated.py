@@ -50,7 +50,7 @@ def load_network(
     arch: str | None = None,
     weights: Path | None = None,
     normalisation: str | None = None,
-    allow_code: bool = False,
+    allow_code: frozenset[str] = frozenset(),
 ) -> Teacher:
     """Loads a network whose classes are those of the data.
 

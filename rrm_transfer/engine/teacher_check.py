@@ -92,7 +92,7 @@ def quick_accuracy(
     arch: str | None,
     weights: Path | None,
     normalisation: str | None,
-    allow_code: bool,
+    allow_code: frozenset[str],
     narrator: Narrator,
 ) -> dict[str, object]:
     """Measures a teacher as a run would before training, for ``inspect``.

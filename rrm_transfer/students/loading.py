@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import hub_model
+from rrm_transfer.core.names import HUB, split_scheme
 from rrm_transfer.core.pixels import Normalise, PixelStatistics
 from rrm_transfer.core.stems import MARKED_PREFIX, MARKED_WEIGHTS
 from rrm_transfer.students.creation import create_timm
@@ -61,8 +62,8 @@ def load_student(path: str | Path) -> LoadedStudent:
     Raises:
         UserError: There is no student, its files are damaged, or the hub does not give them.
     """
-    scheme, _, repo = str(path).partition(":")
-    folder = hub_model(repo)[0].parent if scheme == "hf-hub" else Path(path)
+    scheme, name = split_scheme(str(path))
+    folder = hub_model(name)[0].parent if scheme == HUB else Path(name)
     if not (folder / CONFIG).is_file() and (folder / "student" / CONFIG).is_file():
         folder = folder / "student"
     if not (folder / CONFIG).is_file():

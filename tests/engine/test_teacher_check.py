@@ -57,7 +57,7 @@ def test_classes_in_another_order_are_matched_by_name_as_in_a_run(monkeypatch: p
         arch=None,
         weights=None,
         normalisation=None,
-        allow_code=False,
+        allow_code=frozenset(),
         narrator=Narrator(),
     )
     assert (found["clean"], found["robust"], found["count"]) == (1.0, 1.0, 40)
