@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
 
-
 _LARGEST = 1e4
 """Of a mean or a standard deviation of pixels in [0, 1]; beyond it float32 has no digits left for them."""
 
