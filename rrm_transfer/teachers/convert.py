@@ -9,7 +9,7 @@ from pathlib import Path
 
 import rrm_transfer
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.teachers.reading import sniff
+from rrm_transfer.core.weights.reading import sniff
 
 
 def convert(source: Path, target: Path) -> None:

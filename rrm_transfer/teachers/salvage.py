@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file, sha256_of
-from rrm_transfer.teachers.containers import state_dict_in
-from rrm_transfer.teachers.pickles import REBUILDERS
+from rrm_transfer.core.weights.containers import state_dict_in
+from rrm_transfer.core.weights.pickles import REBUILDERS
 
 _CALLABLE: dict[tuple[str, str], Callable[..., object]] = {
     ("collections", "OrderedDict"): OrderedDict,

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.teachers.pickles import TORCH_MAGIC, inventory, leading_value
+from rrm_transfer.core.weights.pickles import TORCH_MAGIC, inventory, leading_value
 
 Kind = Literal["safetensors", "zip", "legacy"]
 
