@@ -44,8 +44,8 @@ def open_checkpoint(file: Path, *, sha256: str | None = None) -> Checkpoint:
     Raises:
         UserError: It cannot be read safely, holds no weights, or is not the file that was published.
     """
-    found = sha256_of(file) if file.is_file() else ""
-    if found and sha256 is not None and found != sha256:
+    found = sha256_of(file) if sha256 is not None and file.is_file() else ""
+    if found and found != sha256:
         raise UserError(
             "The teacher's weights are not those that were recorded.",
             received=f"{file}, sha256 {found}",
@@ -55,4 +55,6 @@ def open_checkpoint(file: Path, *, sha256: str | None = None) -> Checkpoint:
     state_dict = read_state_dict(file)
     unwrapped = unwrap(state_dict.tensors)
     entries = tuple(f"entry {name}" for name in state_dict.path)
+    # Hashed last where nothing was recorded: a file may be vast and hold nothing.
+    found = found or sha256_of(file)
     return Checkpoint(file, found, unwrapped.tensors, unwrapped.statistics, (*entries, *unwrapped.form))

@@ -67,7 +67,6 @@ def _overlapping(path: Path) -> None:
             entry.file_size = entry.compress_size = 1000
             entry.header_offset = entry.CRC = 0
             archive.filelist.append(entry)
-        archive.comment = b"written with the entries above"
     path.write_bytes(stream.getvalue())
 
 
@@ -141,7 +140,7 @@ def test_what_an_archive_names_is_never_written(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
     _outside(folder / "teacher.pth")
-    with pytest.raises(UserError, match="not in a subdirectory"):
+    with pytest.raises(UserError, match="not of one folder"):
         open_checkpoint(folder / "teacher.pth")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["teacher.pth"]
     assert not Path("/tmp/rrm-transfer-escaped.txt").exists()

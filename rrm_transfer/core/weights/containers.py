@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -28,6 +29,8 @@ _CONTAINERS = (
     "weights",
 )
 
+_DEEPEST = 16
+
 
 @dataclass(frozen=True)
 class StateDict:
@@ -42,13 +45,12 @@ class StateDict:
     path: tuple[str, ...]
 
 
-def state_dict_in(content: object, *, source: Path, path: tuple[str, ...] = ()) -> StateDict:
+def state_dict_in(content: object, *, source: Path) -> StateDict:
     """Finds the state dict in a checkpoint's content.
 
     Args:
         content: What was read.
         source: Names the file in messages.
-        path: The entries that led to ``content``.
 
     Raises:
         UserError: There is none, or more than one that could be meant.
@@ -59,28 +61,54 @@ def state_dict_in(content: object, *, source: Path, path: tuple[str, ...] = ()) 
             received=source,
             hint="save the network's state dict: torch.save(model.state_dict(), FILE)",
         )
-    inner = {str(key): value for key, value in content.items() if _holds_tensors(value)}
-    chosen = next((name for name in _CONTAINERS if name in inner), None)
-    if chosen is None and len(inner) == 1:
-        chosen = next(iter(inner))
-    if chosen is not None:
-        return state_dict_in(inner[chosen], source=source, path=(*path, chosen))
-    if inner:
-        raise UserError(
-            "The file holds several state dicts, and none has a name that says it is the network's.",
-            received=f"{source}: {', '.join(inner)}",
-            hint="save the one that is meant as a file of its own",
-        )
+    holding = _holding(content)
+    path: list[str] = []
+    while inner := {str(key): value for key, value in content.items() if id(value) in holding}:
+        chosen = next((name for name in _CONTAINERS if name in inner), None)
+        if chosen is None and len(inner) == 1:
+            chosen = next(iter(inner))
+        if chosen is None:
+            raise UserError(
+                "The file holds several state dicts, and none has a name that says it is the network's.",
+                received=f"{source}: {', '.join(inner)[:600]}",
+                hint="save the one that is meant as a file of its own",
+            )
+        path.append(chosen)
+        content = inner[chosen]
+        if len(path) > _DEEPEST:
+            raise UserError(
+                "The file's entries are nested too deeply, or hold themselves.",
+                received=f"{source}: {'.'.join(path[:4])[:200]}…",
+                allowed=f"{_DEEPEST} levels",
+            )
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError("The file holds no tensors.", received=source)
-    return StateDict(tensors, path)
+    return StateDict(tensors, tuple(path))
 
 
-def _holds_tensors(value: object) -> bool:
-    return isinstance(value, Mapping) and any(
-        isinstance(item, Tensor) or _holds_tensors(item) for item in value.values()
-    )
+def _holding(content: Mapping[object, Any]) -> set[int]:
+    """Returns the ids of the mappings that hold tensors at any depth; each mapping is looked at once."""
+    parents: dict[int, list[int]] = {id(content): []}
+    waiting: list[Mapping[object, Any]] = [content]
+    found: list[int] = []
+    while waiting:
+        mapping = waiting.pop()
+        if any(isinstance(value, Tensor) for value in mapping.values()):
+            found.append(id(mapping))
+        for value in mapping.values():
+            if isinstance(value, Mapping):
+                if id(value) not in parents:
+                    parents[id(value)] = []
+                    waiting.append(value)
+                parents[id(value)].append(id(mapping))
+    holding: set[int] = set()
+    while found:
+        place = found.pop()
+        if place not in holding:
+            holding.add(place)
+            found.extend(parents[place])
+    return holding
 
 
 def _kind(content: object) -> str:

@@ -14,7 +14,14 @@ from rrm_transfer.core.weights.containers import StateDict, state_dict_in
 from rrm_transfer.core.weights.reading import read_file
 
 _HARMLESS = 1 << 30
-"""Bytes that one tensor may claim in any file: one number repeated is stored as one number."""
+"""Bytes that tensors may claim in any file: one number repeated is stored as one number."""
+_COPIES = 4
+"""How often all of a file's numbers may be named: wrappers name a network twice."""
+_LONGEST_NAME = 1 << 10
+_TYPES = (
+    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8,
+    torch.bool,
+)  # fmt: skip
 
 
 def read_state_dict(file: Path) -> StateDict:
@@ -34,17 +41,32 @@ def _require_plain(tensors: Mapping[str, Tensor], file: Path) -> None:
     Raises:
         UserError: There is one.
     """
-    room = max(_HARMLESS, file.stat().st_size)
+    size = file.stat().st_size
+    room, claimed = max(_HARMLESS, size), 0
     for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        if len(name) > _LONGEST_NAME:
             raise UserError(
-                "A tensor is sparse, quantised or empty of values; a network's weights are plain numbers.",
+                "A tensor's name is longer than any network's.",
+                received=f"{file}: {name[:100]}…, {len(name):,} characters",
+            )
+        plain = not tensor.is_nested and tensor.layout == torch.strided and not tensor.is_quantized
+        if not plain or tensor.device.type != "cpu":
+            raise UserError(
+                "A tensor is sparse, nested, quantised or without values; a network's weights are numbers.",
                 received=f"{file}: {name}",
             )
+        if tensor.dtype not in _TYPES:
+            raise UserError(
+                "A tensor is of a type that a network's weights do not have here.",
+                received=f"{file}: {name}, {tensor.dtype}",
+                allowed=", ".join(str(kind).removeprefix("torch.") for kind in _TYPES),
+                hint="convert the weights to float32 where the file was made",
+            )
         # A dimension of 0 must not hide the others, from which a network's widths are read.
-        claimed = math.prod(max(1, side) for side in tensor.shape) * tensor.element_size()
-        if claimed > room:
+        own = math.prod(max(1, side) for side in tensor.shape) * tensor.element_size()
+        claimed += own
+        if own > room or claimed > _HARMLESS + _COPIES * size:
             raise UserError(
                 "A tensor claims more numbers than the file has room for.",
-                received=f"{file}: {name}, {claimed:,} bytes",
+                received=f"{file}: {name}, {own:,} bytes",
             )
