@@ -19,8 +19,8 @@ from rrm_transfer.core.weights.archives import find_pickle
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 """What torch.save wrote first before it wrote zip archives."""
 
-LONGEST = 1 << 24
-"""Bytes of instructions. A network of ten thousand tensors has a tenth of that."""
+LONGEST = 1 << 22
+"""Bytes of instructions; a tensor takes some 250."""
 DEEPEST = 64
 """Levels of tuples, whose hash is computed by recursion."""
 
@@ -364,7 +364,8 @@ _STORAGES = {
 def is_harmless(module: str, name: str) -> bool:
     """Tells whether a file of tensors may name ``module.name``."""
     if module in ("torch", "torch.storage"):
-        return name in _STORAGES or isinstance(vars(torch).get(name), torch.dtype) or (module, name) in _CALLS
+        kind = isinstance(vars(torch).get(name), torch.dtype | torch.qscheme)
+        return kind or name in _STORAGES or (module, name) in _CALLS
     return (module, name) in _CALLS | _OTHER_TENSORS
 
 

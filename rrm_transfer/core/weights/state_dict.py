@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.weights.containers import StateDict, state_dict_in
@@ -33,6 +33,28 @@ def read_state_dict(file: Path) -> StateDict:
     state_dict = state_dict_in(read_file(file), source=file)
     _require_plain(state_dict.tensors, file)
     return state_dict
+
+
+def require_same_kinds(model: nn.Module, tensors: Mapping[str, Tensor], *, source: object) -> None:
+    """Refuses integers where a network has real numbers, and the reverse: they would be cast without a word.
+
+    Args:
+        model: May be on the meta device.
+        tensors: By the model's own names; others are left aside.
+        source: Names the file in messages.
+
+    Raises:
+        UserError: There is such a tensor.
+    """
+    for name, own in model.state_dict().items():
+        given = tensors.get(name)
+        if given is not None and given.is_floating_point() != own.is_floating_point():
+            raise UserError(
+                "A tensor is of another kind than the network's.",
+                received=f"{source}: {name}, {given.dtype}",
+                allowed=str(own.dtype),
+                hint="weights that were quantised or packed: convert them to float32 where they were made",
+            )
 
 
 def _require_plain(tensors: Mapping[str, Tensor], file: Path) -> None:
