@@ -204,7 +204,8 @@ def _open(encoded: EncodedImages, position: int) -> Iterator[Image.Image]:
     data = encoded[position]
     with ExitStack() as stack:
         with _reporting_damage(encoded, position):
-            stream = stack.enter_context(io.BytesIO(data) if isinstance(data, bytes) else data.open("rb"))
+            stream: IO[bytes] = io.BytesIO(data) if isinstance(data, bytes) else data.open("rb")
+            stack.enter_context(stream)
             _require_short_header(stream)
             image = stack.enter_context(Image.open(stream, formats=FORMATS))
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:

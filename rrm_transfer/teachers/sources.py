@@ -9,7 +9,7 @@ import timm
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import HUB, LOCAL_FOLDER, did_you_mean, split_scheme
-from rrm_transfer.teachers.networks.building import is_factory, is_known, known_architectures
+from rrm_transfer.teachers.networks.building import is_factory, is_known, is_timm, known_architectures
 from rrm_transfer.teachers.origins import Origin, folder_origin, hub_origin
 from rrm_transfer.teachers.zoo import zoo, zoo_entry, zoo_origin
 
@@ -55,7 +55,7 @@ def _origin(source: str, weights: Path | None) -> Origin:
                 "A factory makes a network without weights.", received=source, hint="--teacher-weights FILE"
             )
         return Origin(name=source, file=weights, architecture=source, own_code=is_factory(source))
-    if timm.is_model(source):
+    if is_timm(source):
         return _timm_origin(source)
     raise UserError(
         "Unknown teacher.",

@@ -13,6 +13,8 @@ from rrm_transfer.core.errors import UserError
 MOST_ENTRIES = 1 << 17
 """Of an archive; a network of ten thousand tensors with its optimizer has a quarter of that."""
 
+_LOCAL_HEADER = 30
+"""Bytes before an entry's name."""
 _END, _LOCATOR, _END64 = 22, 20, 56
 """Bytes of the records behind the table of contents."""
 
@@ -72,7 +74,7 @@ def require_torch_archive(path: Path, *, hint: str) -> None:
         stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
         if not stored or entry.flag_bits & 1 or entry.filename != entry.orig_filename:
             raise _odd(path, f"{entry.filename}, which is compressed, encrypted or of a broken name")
-        if entry.header_offset + zipfile.sizeFileHeader + entry.file_size > end:
+        if entry.header_offset + _LOCAL_HEADER + entry.file_size > end:
             raise _odd(path, f"{entry.filename}, which reaches into the next")
     if len({entry.filename.partition("/")[0] for entry in entries}) > 1:
         raise _odd(path, "entries that are not of one folder")

@@ -62,8 +62,9 @@ def state_dict_in(content: object, *, source: Path) -> StateDict:
             hint="save the network's state dict: torch.save(model.state_dict(), FILE)",
         )
     holding = _holding(content)
+    entries: Mapping[object, Any] = content
     path: list[str] = []
-    while inner := {str(key): value for key, value in content.items() if id(value) in holding}:
+    while inner := {str(key): value for key, value in entries.items() if id(value) in holding}:
         chosen = next((name for name in _CONTAINERS if name in inner), None)
         if chosen is None and len(inner) == 1:
             chosen = next(iter(inner))
@@ -74,14 +75,14 @@ def state_dict_in(content: object, *, source: Path) -> StateDict:
                 hint="save the one that is meant as a file of its own",
             )
         path.append(chosen)
-        content = inner[chosen]
+        entries = inner[chosen]
         if len(path) > _DEEPEST:
             raise UserError(
                 "The file's entries are nested too deeply, or hold themselves.",
                 received=f"{source}: {'.'.join(path[:4])[:200]}…",
                 allowed=f"{_DEEPEST} levels",
             )
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    tensors = {str(key): value for key, value in entries.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError("The file holds no tensors.", received=source)
     return StateDict(tensors, tuple(path))

@@ -298,7 +298,7 @@ class _Surveyor:
             self._copied += len(argument) if isinstance(argument, str | bytes | list | tuple | dict) else 0
         if self._copied > LONGEST:
             self._odd("copies more than it holds")
-        module, name = function  # type: ignore[misc]
+        module, name = function
         if name == "OrderedDict" and not args:
             return OrderedDict()
         if name == "bytearray" and args and isinstance(args[0], int):

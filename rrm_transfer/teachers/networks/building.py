@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import timm
+from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
 from rrm_transfer.core.errors import UserError
@@ -81,8 +82,10 @@ def _is_importable(package: str) -> bool:
 
 
 def is_timm(architecture: str) -> bool:
-    """Tells whether timm builds it, a CIFAR stem aside."""
-    return bool(timm.is_model(base_architecture(architecture)))
+    """Tells whether timm builds it, a CIFAR stem aside; a tag must be one that timm knows."""
+    name = base_architecture(architecture)
+    stem, tag, _ = name.partition(".")
+    return bool(timm.is_model(stem)) and (not tag or name in get_arch_pretrained_cfgs(stem))
 
 
 def is_known(architecture: str) -> bool:
