@@ -70,7 +70,7 @@ class RunOptions(TypedDict, total=False):
     """What ``transfer`` and ``teach`` take beside a recipe.
 
     Attributes:
-        allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
         narrator: Says what happens; None: nobody.
         overwrite: Replaces a run that stands in the output folder.
         resume: Continues the run that stands there; starts where there is none, and gives the result of one
@@ -79,7 +79,7 @@ class RunOptions(TypedDict, total=False):
         tracker: ``tensorboard``, ``wandb`` or ``trackio``; None: nobody is told.
     """
 
-    allow_code: bool
+    allow_code: frozenset[str]
     narrator: Narrator | None
     overwrite: bool
     resume: bool

@@ -45,7 +45,7 @@ def bench(
         wanted,
         objectives=[name.strip() for name in objective.split(",")] if objective else (),
         steps=steps,
-        allow_code=source.names_code(teacher),
+        allow_code=source.code(teacher),
         narrator=narrator(voice.quiet),
     )
     if is_first_process():

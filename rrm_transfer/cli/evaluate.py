@@ -108,7 +108,7 @@ def evaluate(
         arch=source.teacher_arch,
         weights=source.teacher_weights,
         normalisation=source.teacher_normalisation,
-        allow_code=source.names_code(model),
+        allow_code=source.code(model),
         narrator=narrator(voice.quiet),
     )
     if is_first_process():

@@ -108,7 +108,7 @@ def _convert(name: str, target: Path) -> dict[str, Any]:
 def _teacher(name: str, dataset: str | None, source: options.Source, *, quiet: bool) -> dict[str, Any]:
     from rrm_transfer.teachers.inspection import inspect_teacher
 
-    allow_code = source.names_code(name)
+    allow_code = source.code(name)
     facts = inspect_teacher(
         name,
         arch=source.teacher_arch,

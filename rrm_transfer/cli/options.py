@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from rrm_transfer.cli.request import key_values, names_code, request
+from rrm_transfer.cli.request import code_named_by, key_values, request
 
 if TYPE_CHECKING:
     from rrm_transfer.recipe.schema import Recipe
@@ -119,9 +119,9 @@ class Source:
             "normalisation": self.teacher_normalisation,
         }
 
-    def names_code(self, name: str | None) -> bool:
-        """Tells whether the command line itself names ``package.module:factory``."""
-        return names_code(name, self.teacher_arch)
+    def code(self, name: str | None) -> frozenset[str]:
+        """Returns the ``package.module:factory`` that the command line itself names."""
+        return code_named_by(name, self.teacher_arch)
 
 
 @dataclass(frozen=True)

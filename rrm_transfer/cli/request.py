@@ -84,8 +84,11 @@ def key_values(pairs: Iterable[str]) -> dict[str, Any] | None:
     return result or None
 
 
-def names_code(*names: str | None) -> bool:
-    """Tells whether the command line itself names ``package.module:factory``; recipes may not."""
+def code_named_by(*names: str | None) -> frozenset[str]:
+    """Returns the names that are code, ``package.module:factory``.
+
+    Leave to run code is given name by name: to what the user wrote, never to what a file says in its place.
+    """
     from rrm_transfer.teachers.networks.building import is_factory
 
-    return any(name is not None and is_factory(name) for name in names)
+    return frozenset(name for name in names if name is not None and is_factory(name))

@@ -8,6 +8,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json, print_run, silence_profiler
+from rrm_transfer.cli.request import code_named_by
 from rrm_transfer.report.screen import show
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def run(
         seed=training.seed,
         output=where.output,
     )
-    code = allow_code or source.names_code(teacher)
+    code = source.code(teacher)
+    if allow_code and wanted.teacher is not None:
+        code |= code_named_by(wanted.teacher.name, wanted.teacher.arch)
     if dry_run:
         _preview(wanted, allow_code=code, as_json=voice.as_json, quiet=voice.quiet)
         return
@@ -104,7 +107,7 @@ def _print_objective(name: str, *, as_json: bool) -> None:
         print_objective(name)
 
 
-def _preview(recipe: Recipe, *, allow_code: bool, as_json: bool, quiet: bool) -> None:
+def _preview(recipe: Recipe, *, allow_code: frozenset[str], as_json: bool, quiet: bool) -> None:
     from rrm_transfer import api
     from rrm_transfer.report.preview import print_preview
 

@@ -51,7 +51,7 @@ def bench(
     *,
     objectives: Sequence[str] = (),
     steps: int = 20,
-    allow_code: bool = False,
+    allow_code: frozenset[str] = frozenset(),
     narrator: Narrator | None = None,
 ) -> CostReport:
     """Measures training steps of several objectives with the recipe's student, teacher and data.
@@ -61,7 +61,7 @@ def bench(
         objectives: Names; none: those of the usual comparison and the recipe's own, as far as the teacher
             can serve them. Plain training is always among them.
         steps: Of each objective.
-        allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
         narrator: Says what happens; None: nobody.
 
     Raises:

@@ -45,13 +45,17 @@ class Preview:
 
 
 def preview(
-    recipe: Recipe, *, allow_code: bool = False, narrator: Narrator | None = None, steps: int = STEPS
+    recipe: Recipe,
+    *,
+    allow_code: frozenset[str] = frozenset(),
+    narrator: Narrator | None = None,
+    steps: int = STEPS,
 ) -> Preview:
     """Resolves a recipe and measures a few steps of it; writes nothing.
 
     Args:
         recipe: Values left open are chosen.
-        allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
         narrator: Says what happens; None: nobody.
         steps: Measured steps of the recipe's objective, of plain and of adversarial training.
 

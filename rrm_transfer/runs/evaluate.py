@@ -107,7 +107,7 @@ def evaluate(
     arch: str | None = None,
     weights: Path | None = None,
     normalisation: str | None = None,
-    allow_code: bool = False,
+    allow_code: frozenset[str] = frozenset(),
     narrator: Narrator | None = None,
 ) -> tuple[Metrics, Path | None]:
     """Measures a model.
@@ -134,7 +134,7 @@ def evaluate(
         arch: Architecture of a weights file.
         weights: File that replaces the model's.
         normalisation: Of the model's input, where its source does not tell it.
-        allow_code: Whether the model's ``package.module:factory`` may be imported and called.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
         narrator: Says what happens.
 
     Returns:

@@ -209,7 +209,7 @@ def automatic_size(data: DataSet) -> int:
 
 
 def load_model(
-    source: TeacherSection, data: LoadedData, context: Context, *, allow_code: bool = False
+    source: TeacherSection, data: LoadedData, context: Context, *, allow_code: frozenset[str] = frozenset()
 ) -> Teacher:
     """Loads a model, frozen, as these data are seen by it.
 
@@ -217,7 +217,7 @@ def load_model(
         source: As the user names it.
         data: That it will be shown; their classes are those that it has, where that can be told.
         context: The first process downloads before the others look.
-        allow_code: Whether ``package.module:factory`` may be imported and called.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
 
     Raises:
         UserError: It cannot be loaded.
@@ -238,7 +238,7 @@ def load_model(
 
 
 def load_classifier(
-    source: TeacherSection, data: LoadedData, context: Context, *, allow_code: bool = False
+    source: TeacherSection, data: LoadedData, context: Context, *, allow_code: frozenset[str] = frozenset()
 ) -> Teacher:
     """Loads a model to be measured; see ``load_model``.
 
@@ -252,7 +252,7 @@ def load_classifier(
 
 
 def load_with_data(
-    source: TeacherSection, dataset: str | None, context: Context, *, allow_code: bool = False
+    source: TeacherSection, dataset: str | None, context: Context, *, allow_code: frozenset[str] = frozenset()
 ) -> tuple[ModelFacts, LoadedData, Teacher]:
     """Loads a model to be measured and the data to measure it on.
 

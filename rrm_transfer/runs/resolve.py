@@ -52,7 +52,7 @@ def resolve(
     *,
     role: Role = "student",
     recorded: Recipe | None = None,
-    allow_code: bool = False,
+    allow_code: frozenset[str] = frozenset(),
 ) -> Setup:
     """Chooses what a recipe leaves open and loads what it names; writes nothing.
 
@@ -61,7 +61,7 @@ def resolve(
         context: Processes and voice.
         role: Of what is trained.
         recorded: The recipe of the run that is to go on; what depends on the machine stays as it was then.
-        allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
 
     Raises:
         UserError: A name, a file or a combination cannot be used.

@@ -54,7 +54,7 @@ def run(
     *,
     publish: Callable[[RunResult], None],
     role: Role = "student",
-    allow_code: bool = False,
+    allow_code: frozenset[str] = frozenset(),
     narrator: Narrator | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -67,7 +67,7 @@ def run(
         recipe: Values left open are chosen.
         publish: Writes what people read into the run folder; called last, before the run counts as finished.
         role: ``student``, or ``teacher`` where a robust teacher is made from scratch.
-        allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
         narrator: Says what happens; None: nobody.
         overwrite: Replaces a run that stands in the output folder.
         resume: Continues the run that stands there; starts where there is none, and gives the result of one

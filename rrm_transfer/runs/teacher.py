@@ -72,7 +72,7 @@ def check_teacher(setup: Setup) -> list[Row]:
 
 
 def quick_accuracy(
-    source: TeacherSection, dataset: str, context: Context, *, allow_code: bool
+    source: TeacherSection, dataset: str, context: Context, *, allow_code: frozenset[str]
 ) -> dict[str, object]:
     """Measures a model as a run would before training, for ``inspect``.
 

@@ -55,6 +55,6 @@ def test_classes_in_another_order_are_matched_by_name_as_in_a_run(monkeypatch: p
     monkeypatch.setattr(models, "load_dataset_by_name", lambda *_, **__: data)
     monkeypatch.setattr(models, "load_teacher", lambda *_, **options: brightness(**options))
     source = TeacherSection(name="brightness")
-    found = quick_accuracy(source, "toys", Context.begin(), allow_code=False)
+    found = quick_accuracy(source, "toys", Context.begin(), allow_code=frozenset())
     assert (found["clean"], found["robust"], found["count"]) == (1.0, 1.0, 40)
     assert found["verdict"] == "accurate and robust to a short attack"
