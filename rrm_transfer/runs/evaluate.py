@@ -19,6 +19,7 @@ from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.names import public_name
 from rrm_transfer.core.quantities import Proportion, format_eps
 from rrm_transfer.core.threat import Norm, ThreatModel
+from rrm_transfer.core.weights import weights_hash
 from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.runs.setup import automatic_size
@@ -34,7 +35,7 @@ from rrm_transfer.runs.evaluated import (
     part_of,
 )
 from rrm_transfer.evaluation.evaluator import Evaluator, balanced_sample
-from rrm_transfer.evaluation.state import EvaluationState, weights_hash
+from rrm_transfer.evaluation.state import EvaluationState
 from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.evaluation.metrics import CorruptionRow, Metrics, Row, best_of, read_metrics, row
 from rrm_transfer.runs.models import ModelFacts, facts_about
@@ -298,7 +299,7 @@ def _conditions(
         "torch": torch.__version__,
         "pyautoattack": library_version(),
         "device": runtime.device.type,
-        **{name: None if model is None else weights_hash(model) for name, model in networks.items()},
+        **{name: None if model is None else _weights_hash(model) for name, model in networks.items()},
         "dataset": dataset,
         "data": images.fingerprint,
         "split": split,
@@ -314,6 +315,10 @@ def _conditions(
         "checks": wanted.checks,
         "corruptions": corruptions_version() if wanted.corruptions else None,
     }
+
+
+def _weights_hash(model: Teacher) -> str:
+    return weights_hash([*model.named_parameters(), *model.named_buffers()])  # normalization included
 
 
 def _open_state(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rrm_transfer.core.documents import differences
 from rrm_transfer.core.errors import Interrupted, RecipeError, UserError
 from rrm_transfer.core.files import write_text
 from rrm_transfer.objectives import build_objective
@@ -20,6 +20,9 @@ from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.sweeps.launchers import Launcher, Task
 from rrm_transfer.teachers.sources import find_origin
+
+_SHOWN = 8
+"""Differences from an earlier sweep that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -115,17 +118,12 @@ class Sweep:
             folder, known = RunFolder(self.folder / run.name), self._recipe(run)
             if not folder.is_started:
                 continue
-            before = dump_recipe(read_recipe(str(known))) if known.is_file() else ""
-            now = dump_recipe(run.recipe)
-            if before != now:
-                difference = [
-                    f"  {line}"
-                    for line in difflib.unified_diff(before.splitlines(), now.splitlines(), n=0, lineterm="")
-                    if line[:1] in "+-" and line[:3] not in ("+++", "---")
-                ]
+            before = read_recipe(str(known)).model_dump(mode="json") if known.is_file() else {}
+            if changes := differences(before, run.recipe.model_dump(mode="json")):
+                listing = "\n".join(f"  {change}" for change in changes[:_SHOWN])
                 problems.add(
                     UserError(
-                        "The output folder holds this run of another sweep:\n" + "\n".join(difference[:8]),
+                        f"The output folder holds this run of another sweep:\n{listing}",
                         received=folder.path,
                         hint="another --output, or the settings of before",
                     )
