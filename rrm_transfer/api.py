@@ -14,7 +14,7 @@ from rrm_transfer.core.hub_repository import HubRepository
 from rrm_transfer.costs.bench import bench
 from rrm_transfer.costs.estimate import CostReport
 from rrm_transfer.costs.preview import Preview, preview
-from rrm_transfer.evaluation.metrics import Metrics, read_metrics
+from rrm_transfer.evaluation.metrics import Metrics
 from rrm_transfer.exports.formats import Exported, export
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
@@ -23,7 +23,7 @@ from rrm_transfer.report.page import write_report
 from rrm_transfer.report.publication import publication
 from rrm_transfer.runs.evaluate import evaluate as _evaluate
 from rrm_transfer.runs.folder import RunFolder
-from rrm_transfer.runs.result import RunResult
+from rrm_transfer.runs.finished import FinishedRun, read_finished
 from rrm_transfer.runs.run import run as _run
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.students.loading import load_student
@@ -32,11 +32,11 @@ from rrm_transfer.training.timm_task import RRMTask
 __all__ = [
     "CostReport",
     "Exported",
+    "FinishedRun",
     "Preview",
     "Pushed",
     "RRMTask",
     "Recipe",
-    "RunResult",
     "bench",
     "evaluate",
     "export",
@@ -75,7 +75,7 @@ def transfer(
     resume: bool = False,
     resume_anyway: bool = False,
     tracker: str | None = None,
-) -> RunResult:
+) -> FinishedRun:
     """Trains a student to inherit a teacher's robustness, measures it and exports it.
 
     Args:
@@ -94,7 +94,7 @@ def transfer(
     """
     return _run(
         recipe,
-        publish=_publish,
+        publish=_tell,
         allow_code=allow_code,
         narrator=narrator,
         overwrite=overwrite,
@@ -112,7 +112,7 @@ def teach(
     resume: bool = False,
     resume_anyway: bool = False,
     tracker: str | None = None,
-) -> RunResult:
+) -> FinishedRun:
     """Trains a robust teacher from scratch; its run folder is a teacher for ``transfer``.
 
     Args:
@@ -130,8 +130,8 @@ def teach(
     """
     return _run(
         recipe,
-        role="teacher",
-        publish=_publish,
+        is_teacher=True,
+        publish=_tell,
         narrator=narrator,
         overwrite=overwrite,
         resume=resume,
@@ -180,7 +180,7 @@ def _reporting(
             folder = RunFolder(written.parent.parent)
             if written.parent == folder.evaluations and folder.is_finished:
                 try:
-                    _tell(folder, read_metrics(folder.metrics))
+                    _tell(read_finished(folder.path))
                 except UserError as problem:  # what was measured stands nevertheless
                     narrator = options.get("narrator")
                     if isinstance(narrator, Narrator):
@@ -193,10 +193,6 @@ def _reporting(
 evaluate = _reporting(_evaluate)
 
 
-def _publish(result: RunResult) -> None:
-    _tell(RunFolder(result.folder), result.metrics)
-
-
-def _tell(folder: RunFolder, metrics: Metrics) -> None:
-    write_card(folder, metrics)
-    write_report(folder, metrics)
+def _tell(run: FinishedRun) -> None:
+    write_card(run)
+    write_report(run)

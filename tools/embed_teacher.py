@@ -47,7 +47,7 @@ def embed(run: RunFolder, target: Path, narrator: Narrator) -> None:
         teacher,
         images,
         [PGDSpec(ThreatModel("Linf", eps), STEPS, restarts=1) for eps in EPS],
-        role="teacher",
+        role="student",
         split="test",
         fit=fit,
         batch_size=250,

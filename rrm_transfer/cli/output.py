@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from rrm_transfer.runs.result import RunResult
+    from rrm_transfer.runs.finished import FinishedRun
     from rrm_transfer.runtime.progress import Narrator
 
 
@@ -55,7 +55,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
         print(f"{key.replace('_', ' '):<{width}}  {'–' if text in (None, '') else text}")
 
 
-def print_run(result: RunResult, *, as_json: bool) -> None:
+def print_run(result: FinishedRun, *, as_json: bool) -> None:
     """Prints what a run made, once for all processes."""
     from rrm_transfer.report.table import print_result, result_document
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import reprlib
 import stat
 from collections.abc import Callable, Mapping
@@ -103,7 +104,7 @@ def damaged(path: Path, field: str, holds: str, allowed: str) -> UserError:
         holds: What is there.
         allowed: What may be there.
     """
-    place = f"{path.name}, {field}," if field else path.name
+    place = f"{path.name}, {field}" if field else path.name
     return UserError(
         f"This run folder was changed or is damaged: {place} holds {holds}.", received=path, allowed=allowed
     )
@@ -150,13 +151,16 @@ def as_form(path: Path, content: Any, form: TypeAdapter[T], prefix: str = "") ->
     except ValidationError as error:
         first = error.errors()[0]
         field = prefix + ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        holds = "nothing" if first["type"] == "missing" else _shown(first["input"])
+        message = re.sub(r"^(Value error, |Input should be )| or (an )?instance of \w+", "", first["msg"])
+        holds = _shown(first["input"])
+        if first["type"] == "missing":
+            holds, message = "nothing", "a value; the run wrote one"
         raise damaged(path, field, holds, message) from None
 
 
 def _shown(value: Any) -> str:
-    brief = reprlib.Repr(maxstring=_SHOWN, maxother=_SHOWN, maxlong=_SHOWN)
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = brief.maxlong = _SHOWN
     return brief.repr(value)
 
 

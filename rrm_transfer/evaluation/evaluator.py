@@ -18,7 +18,7 @@ from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.loader import evaluation_batches
-from rrm_transfer.evaluation.metrics import Row, row
+from rrm_transfer.evaluation.metrics import Model, Row, row
 from rrm_transfer.evaluation.state import EvaluationState, Found
 from rrm_transfer.runtime.processes import Runtime
 from rrm_transfer.runtime.progress import Narrator
@@ -108,7 +108,7 @@ class Evaluator:
         model: nn.Module,
         images: ImageSet,
         *,
-        role: str,
+        role: Model,
         split: str,
         fit: Fit,
         batch_size: int,
@@ -184,11 +184,12 @@ class Evaluator:
 
     def row(self, attack: Attack) -> Row:
         """Returns the accuracy under the attack."""
-        threat = attack.threat
+        threat, survivors = attack.threat, self.survivors(attack)
         return row(
             self.role,
             self.split,
-            Proportion(len(self.survivors(attack)), len(self.images)),
+            Proportion(len(survivors), len(self.images)),
+            kept=survivors,
             attack=attack.name,
             norm=None if threat is None else threat.norm,
             eps=None if threat is None else threat.eps,
@@ -335,7 +336,7 @@ def measure(
     images: ImageSet,
     specs: Sequence[PGDSpec],
     *,
-    role: str,
+    role: Model,
     split: str,
     fit: Fit,
     batch_size: int,

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file
 from rrm_transfer.core.names import did_you_mean
-from rrm_transfer.evaluation.gallery import read_gallery
 from rrm_transfer.exports.robustbench import write_adapter
-from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.finished import FinishedRun, read_finished
 from rrm_transfer.students.loading import LoadedStudent, load_student
 
 FORMATS = ("onnx", "torch-export", "robustbench")
@@ -53,22 +52,21 @@ def export(run: Path, file: Path, *, form: str, with_normalisation: bool = False
     """Writes a run's student in another form, with a batch size that is free.
 
     Args:
-        run: Folder of a run.
+        run: Folder of a finished run.
         file: Replaced where it exists.
         form: Of ``FORMATS``; ``robustbench`` is a Python module with weights and claim beside it.
         with_normalisation: Take pixels in [0, 1] instead of normalised images; ``robustbench`` always does.
 
     Raises:
-        UserError: There is no student or no test image of it, a package is missing, or what was made does
+        UserError: There is no finished run or no test image of it, a package is missing, or what was made does
             not compute what the student does.
     """
     if form not in FORMATS:
         raise UserError("Unknown format.", received=form, allowed=FORMATS, hint=did_you_mean(form, FORMATS))
-    RunFolder(run).refuse_links()
-    student = load_student(run)
-    pixels = sample_of(run)
+    finished = read_finished(run)
+    student, pixels = load_student(run), sample_of(finished)
     if form == "robustbench":
-        return _robustbench(student, pixels, run, file)
+        return _robustbench(student, pixels, finished, file)
     network: nn.Module = student if with_normalisation else student.model
     with torch.no_grad():
         images = pixels if with_normalisation else student.normalise(pixels)
@@ -80,7 +78,7 @@ def export(run: Path, file: Path, *, form: str, with_normalisation: bool = False
     return Exported((file,), form, with_normalisation, error, len(pixels))
 
 
-def _robustbench(student: LoadedStudent, pixels: Tensor, run: Path, file: Path) -> Exported:
+def _robustbench(student: LoadedStudent, pixels: Tensor, run: FinishedRun, file: Path) -> Exported:
     written = write_adapter(student, run, file)
     # What was written a moment ago is this package's own text.
     adapter: dict[str, Any] = runpy.run_path(str(file))
@@ -94,20 +92,20 @@ def _robustbench(student: LoadedStudent, pixels: Tensor, run: Path, file: Path) 
     return Exported(tuple(written), "robustbench", True, error, len(pixels))
 
 
-def sample_of(run: Path) -> Tensor:
+def sample_of(run: FinishedRun) -> Tensor:
     """Returns the test images that a run keeps for its report, pixels in [0, 1], ``(N, C, H, W)``.
 
     Raises:
-        UserError: It keeps none.
+        UserError: It keeps none, or other ones than its student takes.
     """
-    path = RunFolder(run).gallery
-    if not path.is_file():
+    gallery = run.gallery()
+    if gallery is None:
         raise UserError(
             "There is no test image to compare the exported network on.",
-            received=run,
+            received=run.folder,
             allowed="the folder of a finished run, which holds gallery.safetensors",
         )
-    return read_gallery(path).x
+    return gallery.x
 
 
 @torch.no_grad()

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 
-from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.names import public_name
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.runs.setup import Assembly
 from rrm_transfer.training.averaging import describe_average
-from rrm_transfer.runs.learners import Learner, TeacherNetwork, export_learner
-from rrm_transfer.evaluation.metrics import Role
+from rrm_transfer.runs.learners import Learner, export_learner
+from rrm_transfer.evaluation.metrics import Model
 from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.runtime.machine import library_versions
 from rrm_transfer.training.selection import STEPS, Score
@@ -31,13 +30,13 @@ class Product:
     """A trained network that is measured and exported.
 
     Attributes:
-        model: Its name in rows.
+        model: Which of the run's networks it is.
         network: With the weights that it is exported with.
         folder: Where to.
         weights: See ``describe_weights``.
     """
 
-    model: str
+    model: Model
     network: Learner
     folder: Path
     weights: dict[str, Any]
@@ -49,36 +48,32 @@ def control_product(control: Learner, folder: RunFolder, steps: int) -> Product:
     return Product("control", control, folder.control, weights)
 
 
-def provenance(assembly: Assembly, role: Role, product: Product) -> dict[str, Any]:
+def provenance(assembly: Assembly, product: Product, *, is_teacher: bool) -> dict[str, Any]:
     """Tells how a network was made; JSON values only.
 
     Args:
         assembly: The parts of the run.
-        role: Of what the run makes, or ``control``, which has no teacher.
-        product: The network.
+        product: The network; a control has no teacher.
+        is_teacher: Whether the run makes a robust teacher.
     """
-    recipe, teacher = assembly.recipe, assembly.teacher if role != "control" else None
-    objective = _published(recipe.objective) if role != "control" else {"name": PLAIN}
+    recipe, plain = assembly.recipe, product.model == "control"
+    teacher = None if plain else assembly.teacher
+    objective = {"name": PLAIN} if plain else _published(recipe.objective)
     return {
         "versions": library_versions(),
-        "role": role,
+        "model": product.model,
+        "is_teacher": is_teacher,
         "recipe": recipe.name,
         "objective": objective,
         "threat": {"norm": assembly.threat.norm, "eps": assembly.threat.eps},
         "dataset": assembly.data.name,
-        "dataset_licence": assembly.data.licence,
+        "dataset_license": assembly.data.licence,
         "fit": assembly.fit.describe(assembly.data.test.size),
         "teacher": None
         if teacher is None
         else {"name": public_name(teacher.name), "sha256": teacher.provenance["sha256"]},
         "weights": product.weights,
     }
-
-
-def recorded_provenance(folder: Path) -> dict[str, Any]:
-    """Reads how an exported network was made."""
-    section: dict[str, Any] = parse_json((folder / "config.json").read_text(encoding="utf-8"))["rrm"]
-    return section
 
 
 def describe_weights(train: TrainSection, total_steps: int, selected: Score | None = None) -> dict[str, Any]:
@@ -108,13 +103,13 @@ def describe_weights(train: TrainSection, total_steps: int, selected: Score | No
     return facts
 
 
-def export(product: Product, *, assembly: Assembly, role: Role, images: ImageSet) -> None:
+def export(product: Product, *, assembly: Assembly, is_teacher: bool, images: ImageSet) -> None:
     """Writes a network, which is moved to the CPU.
 
     Args:
         product: The network.
         assembly: The parts of the run.
-        role: As in ``provenance``.
+        is_teacher: As in ``provenance``.
         images: The exported network must answer the first of them like the trained one.
 
     Raises:
@@ -128,17 +123,8 @@ def export(product: Product, *, assembly: Assembly, role: Role, images: ImageSet
         sample=next(iter(batches)).x,
         class_names=assembly.data.class_names,
         licence=assembly.recipe.student.licence,
-        rrm=provenance(assembly, role, product),
+        rrm=provenance(assembly, product, is_teacher=is_teacher),
     )
-
-
-def load_line(student: Learner, folder: RunFolder) -> str:
-    """Returns the Python, or the command, that loads what a run exported."""
-    if student.stock:
-        return f'timm.create_model("local-dir:{folder.student}", pretrained=True)'
-    if isinstance(student, TeacherNetwork):
-        return f"rrm-transfer run --teacher {folder.path}"
-    return f'rrm_transfer.load_student("{folder.student}")'
 
 
 def _published(objective: ObjectiveSection) -> dict[str, Any]:

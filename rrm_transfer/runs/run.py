@@ -22,18 +22,16 @@ from rrm_transfer.runs.products import (
     control_product,
     describe_weights,
     export,
-    load_line,
-    provenance,
 )
 from rrm_transfer.runs.features import find_features, provide_features, with_features
 from rrm_transfer.evaluation.gallery import make_gallery
 from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runs.learners import Learner
-from rrm_transfer.evaluation.metrics import Metrics, Role, Row, best_of
+from rrm_transfer.evaluation.metrics import BEST, Metrics, Model, Row
 from rrm_transfer.training.optimization import build_optimizer
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.runs.recipe_names import require_no_teacher
-from rrm_transfer.runs.result import RunResult, recorded_result
+from rrm_transfer.runs.finished import FinishedRun, read_finished, read_run
 from rrm_transfer.runs.robust_set import MadeImages, robust_set_of
 from rrm_transfer.runs.folder import RunFolder, output_folder
 from rrm_transfer.runtime.processes import Runtime
@@ -51,21 +49,21 @@ from rrm_transfer.recipe.schema import Recipe
 def run(
     recipe: Recipe,
     *,
-    publish: Callable[[RunResult], None],
-    role: Role = "student",
+    publish: Callable[[FinishedRun], None],
+    is_teacher: bool = False,
     allow_code: bool = False,
     narrator: Narrator | None = None,
     overwrite: bool = False,
     resume: bool = False,
     resume_anyway: bool = False,
     tracker: str | None = None,
-) -> RunResult:
+) -> FinishedRun:
     """Trains, evaluates and exports what the recipe describes.
 
     Args:
         recipe: Values left automatic are filled in.
         publish: Writes what people read into the run folder; called last, before the run counts as finished.
-        role: ``student``, or ``teacher`` where a robust teacher is made from scratch.
+        is_teacher: Whether a robust teacher is made, from scratch.
         allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
         narrator: Says what happens; None: nobody.
         overwrite: Replaces a run that stands in the output folder.
@@ -87,7 +85,7 @@ def run(
             hint="--resume continues it; --overwrite deletes it and starts anew",
         )
     check_tracker(tracker)
-    if role == "teacher":
+    if is_teacher:
         require_no_teacher(recipe)
     runtime = Runtime()
     narrator = narrator if narrator is not None and runtime.is_main else Narrator()
@@ -100,7 +98,7 @@ def run(
         resume = runtime.from_main(resume and folder.is_started and not folder.is_finished)
         assembly = assemble(recipe, runtime, narrator, allow_code=allow_code)
         assembly.recipe.output = None  # where a run was written is not part of what it was
-        job = _Job(assembly, runtime, narrator, folder, role, tracker)
+        job = _Job(assembly, runtime, narrator, folder, is_teacher, tracker)
         student = assembly.student()
         job.rehearse(student, overwrite=overwrite)
         if resume or finished:
@@ -114,7 +112,7 @@ def run(
             changes = runtime.on_main(lambda: folder.check_same(text, facts, anyway=anyway))
         if finished:
             narrator.note(f"finished already: {folder.path}")
-            return runtime.on_main(lambda: recorded_result(folder, assembly.recipe, student))
+            return runtime.on_main(lambda: read_finished(folder.path))
         teacher_rows = check_assembled(assembly, runtime, narrator)
         with folder.locked() if runtime.is_main else nullcontext():
             if runtime.is_main:
@@ -134,7 +132,7 @@ def run(
 
 class _Job:
     def __init__(
-        self, assembly: Assembly, runtime: Runtime, narrator: Narrator, folder: RunFolder, role: Role,
+        self, assembly: Assembly, runtime: Runtime, narrator: Narrator, folder: RunFolder, is_teacher: bool,
         tracker: str | None,
     ) -> None:  # fmt: skip
         self.assembly = assembly
@@ -142,7 +140,7 @@ class _Job:
         self.runtime = runtime
         self.narrator = narrator
         self.folder = folder
-        self.role = role
+        self.is_teacher = is_teacher
         self.robust_set = robust_set_of(assembly, folder.robust_set)
         self.tracking = Tracking(tracker, runtime, folder.path, assembly.recipe)
         data, evaluate = assembly.data, assembly.recipe.evaluate
@@ -184,10 +182,10 @@ class _Job:
         student: Learner,
         teacher_check: list[Row],
         stop: StopRequest,
-        publish: Callable[[RunResult], None],
+        publish: Callable[[FinishedRun], None],
         *,
         resume: bool,
-    ) -> RunResult:
+    ) -> FinishedRun:
         recipe, rows = self.recipe, list(teacher_check)
         if self.assembly.teacher is not None:
             self.log("teacher", self.assembly.teacher.provenance)
@@ -210,9 +208,9 @@ class _Job:
             rows += self._measure(control, "control")
             if self.runtime.is_main:
                 product = control_product(control, self.folder, timing["control"]["steps"])
-                export(product, assembly=self.assembly, role="control", images=self.images)
+                export(product, assembly=self.assembly, is_teacher=self.is_teacher, images=self.images)
         objective, selection = self.assembly.objective(), self._selection()
-        timing[self.role] = self._train(
+        timing["student"] = self._train(
             "student",
             student,
             objective,
@@ -222,29 +220,27 @@ class _Job:
             selection=selection,
             robust=robust,
         )
-        products = self._products(student, timing[self.role], selection)
+        products = self._products(student, timing["student"], selection)
         for product in products:
             rows += self._measure(product.network, product.model)
         checks = self._checks(student, control=[row for row in rows if row.model == "control"])
         self._tell_of_broken_images()
         self.log("evaluated", {"rows": len(rows)})
         metrics = Metrics(rows, self.indices, self.images.fingerprint, timing, checks)
-        made = provenance(self.assembly, self.role, products[0])
-        best = products[1].weights if len(products) > 1 else None
-        result = RunResult(self.folder.path, metrics, recipe, made, load_line(student, self.folder), best)
+        finished = None
         if self.runtime.is_main:
             self.tracking.accuracies(rows)
             self._exhibit(student)
             for product in products:
-                export(product, assembly=self.assembly, role=self.role, images=self.images)
-            publish(result)
+                export(product, assembly=self.assembly, is_teacher=self.is_teacher, images=self.images)
+            finished = read_run(self.folder, metrics)
+            publish(finished)
             metrics.write(self.folder.metrics)
-        self.runtime.barrier()
-        return result
+        return self.runtime.from_main(finished)
 
     def _train(
         self,
-        phase: str,
+        model: Model,
         student: Learner,
         objective: Objective,
         epochs: int | None,
@@ -257,20 +253,20 @@ class _Job:
         assert epochs is not None
         features, cost = provide_features(self.assembly, objective, self.runtime, self.narrator, self.folder)
         trainer = Trainer(
-            self.assembly.plan(phase, epochs),
+            self.assembly.plan(model, epochs),
             runtime=self.runtime,
             student=student,
             teacher=self.assembly.teacher if objective.needs else None,
             objective=objective,
             loader=self.assembly.loader(self.runtime, None if robust is None else robust.images),
-            checkpoints=Checkpoints(self.folder.checkpoints, phase, self.narrator.warn),
+            checkpoints=Checkpoints(self.folder.checkpoints, model, self.narrator.warn),
             narrator=self.narrator,
             log=self.log,
             selection=selection,
             features=features,
         )
         result = trainer.run(stop, resume=resume)
-        self.log("trained", {"phase": phase, "step": result.steps, "seconds": round(result.seconds, 3)})
+        self.log("trained", {"model": model, "step": result.steps, "seconds": round(result.seconds, 3)})
         data_seconds = 0.0 if robust is None else robust.seconds
         return with_features(result.timing(epochs, data_seconds), cost)
 
@@ -293,13 +289,13 @@ class _Job:
     ) -> list[Product]:
         """Returns the network that training ended with, then the best one by the held-out part."""
         train, steps = self.recipe.train, timing["steps"]
-        products = [Product(self.role, student, self.folder.student, describe_weights(train, steps))]
+        products = [Product("student", student, self.folder.student, describe_weights(train, steps))]
         if selection is not None:
             timing["selection_seconds"] = selection.seconds
             best = copy.deepcopy(student)
             best.load_state_dict(selection.weights)
             weights = describe_weights(train, steps, selection.score)
-            products.append(Product(best_of(self.role), best, self.folder.best, weights))
+            products.append(Product(BEST, best, self.folder.best, weights))
         return products
 
     def _tell_of_broken_images(self) -> None:
@@ -309,7 +305,7 @@ class _Job:
             self.narrator.warn(f"{len(found):,} images could not be read; log.jsonl names them")
 
     def _measure(
-        self, model: torch.nn.Module, role: str, specs: Sequence[PGDSpec] | None = None
+        self, model: torch.nn.Module, role: Model, specs: Sequence[PGDSpec] | None = None
     ) -> list[Row]:
         lay_out(model)
         return measure(
@@ -334,7 +330,7 @@ class _Job:
         evaluator = Evaluator(
             student,
             self.images,
-            role=self.role,
+            role="student",
             split="test",
             fit=self.assembly.fit,
             batch_size=self.recipe.evaluate.batch_size,

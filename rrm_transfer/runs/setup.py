@@ -21,6 +21,7 @@ from rrm_transfer.runs.learners import (
     build_teacher_network,
     kind_of_learner,
 )
+from rrm_transfer.evaluation.metrics import Model
 from rrm_transfer.runs.models import ModelFacts, facts_about
 from rrm_transfer.training.optimization import Optimisation
 from rrm_transfer.training.pairing import TAKES_CLASSIFIER, pair
@@ -112,7 +113,7 @@ class Assembly:
             view_seed=None if cache is None else cache.seed,
         )
 
-    def plan(self, phase: str, epochs: int) -> TrainingPlan:
+    def plan(self, model: Model, epochs: int) -> TrainingPlan:
         """Makes the plan of one training phase; another number of epochs stretches the whole schedule.
 
         The control is plain training: its weights are not averaged.
@@ -127,13 +128,13 @@ class Assembly:
             **{name: train[name] for name in (*names, "decay_rate", "warmup_epochs")},
         )
         return TrainingPlan(
-            phase=phase,
+            model=model,
             epochs=epochs,
             optimisation=optimisation,
             threat=self.threat,
             seed=self.recipe.seed,
-            ema=train["ema"] if phase == "student" else None,
-            average_epochs=train["average_epochs"] if phase == "student" else None,
+            ema=train["ema"] if model == "student" else None,
+            average_epochs=train["average_epochs"] if model == "student" else None,
             **{
                 name: train[name]
                 for name in (

@@ -78,9 +78,7 @@ def _published(
     if source is None:
         return [], {}
     known = read_metrics(source)
-    # What a transfer exported is its student, what `teach` exported its teacher.
-    made = "student" if known.of("student") else "teacher"
-    timing = known.timing.get(made, {})
+    timing = known.timing.get("student", {})
     # Images of another size reach the teacher through another view, which may cost it accuracy.
     if teacher.image_size != assembly.fit.size or known.data != images.fingerprint:
         return [], timing
@@ -90,7 +88,7 @@ def _published(
         ("test", "none", None, None, None, None, count),
         *(("test", "pgd", *attack, count) for attack in attacks),
     }
-    rows = [replace(row, model="teacher") for row in known.of(made) if row.measurement in wanted]
+    rows = [replace(row, model="teacher") for row in known.of("student") if row.measurement in wanted]
     return (rows if len(rows) == 1 + len(specs) else []), timing
 
 

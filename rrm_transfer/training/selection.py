@@ -133,7 +133,7 @@ def held_out_judge(
             network,
             chosen,
             [PGDSpec(threat, STEPS, restarts=1)],
-            role="selection",
+            role="student",
             split="held-out",
             fit=fit,
             batch_size=batch_size,

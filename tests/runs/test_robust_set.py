@@ -146,6 +146,11 @@ def test_the_folder_of_another_set_is_refused(world: World, tmp_path: Path) -> N
     with pytest.raises(UserError, match="made otherwise") as caught:
         world.set_in(tmp_path / "set", seed=4, inversion=replace(INVERSION, steps=7)).check()
     assert "\n  seed: was 3, is now 4\n  steps: was 6, is now 7\n" in str(caught.value)
+    (tmp_path / "other").mkdir()
+    world.set_in(tmp_path / "other").check()
+    (tmp_path / "other" / "photo.png").touch()
+    with pytest.raises(UserError, match="holds no robust set"):
+        world.set_in(tmp_path / "other").check()
 
 
 def test_a_run_trains_on_the_set_and_counts_its_cost(

@@ -64,7 +64,7 @@ def test_the_best_weights_are_kept(script: list[tuple[int, int]], best: int, tmp
 def test_evaluations_are_logged(tmp_path: Path) -> None:
     run = Run(tmp_path, plan=PHASE, select_every=3, judge=Scripted([(90, 40), (95, 30)]))
     run()
-    common = {"event": "selection", "phase": "student", "count": 100, "eps": 0.1, "norm": "Linf", "steps": 10}
+    common = {"event": "selection", "model": "student", "count": 100, "eps": 0.1, "norm": "Linf", "steps": 10}
     assert run.of("selection") == [
         {**common, "step": 15, "clean": 0.9, "robust": 0.4, "best": True},
         {**common, "step": 20, "clean": 0.95, "robust": 0.3, "best": False},
