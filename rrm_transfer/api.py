@@ -14,7 +14,7 @@ from rrm_transfer.core.hub_repository import HubRepository
 from rrm_transfer.costs.bench import bench
 from rrm_transfer.costs.estimate import CostReport
 from rrm_transfer.costs.preview import Preview, preview
-from rrm_transfer.evaluation.metrics import Metrics, read_metrics
+from rrm_transfer.evaluation.metrics import Metrics
 from rrm_transfer.exports.formats import Exported, export
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
@@ -22,8 +22,8 @@ from rrm_transfer.report.card import write_card
 from rrm_transfer.report.page import write_report
 from rrm_transfer.report.publication import publication
 from rrm_transfer.runs.evaluate import evaluate as _evaluate
+from rrm_transfer.runs.finished import FinishedRun, read_finished
 from rrm_transfer.runs.folder import RunFolder
-from rrm_transfer.runs.result import RunResult
 from rrm_transfer.runs.run import run as _run
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.students.loading import load_student
@@ -32,11 +32,11 @@ from rrm_transfer.training.timm_task import RRMTask
 __all__ = [
     "CostReport",
     "Exported",
+    "FinishedRun",
     "Preview",
     "Pushed",
     "RRMTask",
     "Recipe",
-    "RunResult",
     "bench",
     "evaluate",
     "export",
@@ -87,7 +87,7 @@ class RunOptions(TypedDict, total=False):
     tracker: str | None
 
 
-def transfer(recipe: Recipe, **options: Unpack[RunOptions]) -> RunResult:
+def transfer(recipe: Recipe, **options: Unpack[RunOptions]) -> FinishedRun:
     """Trains a student to inherit a teacher's robustness, measures it and exports it.
 
     Args:
@@ -98,10 +98,10 @@ def transfer(recipe: Recipe, **options: Unpack[RunOptions]) -> RunResult:
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
-    return _run(recipe, publish=_publish, **options)
+    return _run(recipe, publish=_tell, **options)
 
 
-def teach(recipe: Recipe, **options: Unpack[RunOptions]) -> RunResult:
+def teach(recipe: Recipe, **options: Unpack[RunOptions]) -> FinishedRun:
     """Trains a robust teacher from scratch; its run folder is a teacher for ``transfer``.
 
     Args:
@@ -112,7 +112,7 @@ def teach(recipe: Recipe, **options: Unpack[RunOptions]) -> RunResult:
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
-    return _run(recipe, role="teacher", publish=_publish, **options)
+    return _run(recipe, is_teacher=True, publish=_tell, **options)
 
 
 def push(
@@ -155,7 +155,7 @@ def _reporting(
             folder = RunFolder(written.parent.parent)
             if written.parent == folder.evaluations and folder.is_finished:
                 try:
-                    _tell(folder, read_metrics(folder.metrics))
+                    _tell(read_finished(folder.path))
                 except UserError as problem:  # what was measured stands nevertheless
                     narrator = options.get("narrator")
                     if isinstance(narrator, Narrator):
@@ -168,10 +168,6 @@ def _reporting(
 evaluate = _reporting(_evaluate)
 
 
-def _publish(result: RunResult) -> None:
-    _tell(RunFolder(result.folder), result.metrics)
-
-
-def _tell(folder: RunFolder, metrics: Metrics) -> None:
-    write_card(folder, metrics)
-    write_report(folder, metrics)
+def _tell(run: FinishedRun) -> None:
+    write_card(run)
+    write_report(run)

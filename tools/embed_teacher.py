@@ -43,7 +43,7 @@ def embed(run: RunFolder, target: Path, narrator: Narrator) -> None:
     indices = data.test.positions_of(images)
     measurement = Measurement(size, batch_size=250, seed=0, context=Context.begin(narrator))
     attacks = [measurement.pgd(ThreatModel("Linf", eps), steps=STEPS) for eps in EPS]
-    rows = measurement.rows(teacher, images, attacks, model="teacher", split="test")
+    rows = measurement.rows(teacher, images, attacks, model="student", split="test")
     made = read_metrics(run.metrics)
     # Folders of this machine say nothing to anybody else.
     recipe = recipe.changed(data=recipe.data.changed(name="fashion-mnist"), output=None)

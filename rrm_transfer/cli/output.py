@@ -13,7 +13,7 @@ from rich.console import Console
 from rrm_transfer.report.screen import show
 
 if TYPE_CHECKING:
-    from rrm_transfer.runs.result import RunResult
+    from rrm_transfer.runs.finished import FinishedRun
     from rrm_transfer.runtime.progress import Narrator
 
 
@@ -57,7 +57,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
         show(f"{key.replace('_', ' '):<{width}}  {'–' if text in (None, '') else text}")
 
 
-def print_run(result: RunResult, *, as_json: bool) -> None:
+def print_run(result: FinishedRun, *, as_json: bool) -> None:
     """Prints what a run made, once for all processes."""
     from rrm_transfer.report.table import print_result, result_document
 

@@ -188,7 +188,7 @@ class _Contender:
     def of(
         setup: Setup, loader: TrainingLoader, stack: ExitStack, *, numbers: Numerics | None = None
     ) -> _Contender:
-        plan = setup.plan("bench", setup.recipe.train.epochs)
+        plan = setup.plan("student", setup.recipe.train.epochs)
         if numbers is not None:
             plan = replace(plan, precision=numbers.precision, channels_last=numbers.channels_last)
         updater = Updater(

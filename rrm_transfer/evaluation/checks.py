@@ -6,6 +6,7 @@ al., "Obfuscated Gradients Give a False Sense of Security" (arXiv 1802.00420), s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -83,7 +84,7 @@ class Check:
     Attributes:
         name: Of ``KINDS``.
         status: ``not-run`` where no figure was measured.
-        figure: What was measured.
+        figure: What was measured; None where nothing was, or what is no number.
         limit: The largest figure that passes.
     """
 
@@ -94,12 +95,13 @@ class Check:
 
     @classmethod
     def of(cls, name: str, figure: float | None, classes: int) -> Check:
-        """Judges a figure; None was not measured. What is not a number is suspicious."""
+        """Judges a figure; None was not measured. What is not a number is suspicious, and kept as None."""
         limit = KINDS[name].limit
         limit = 1 / classes if limit is None else limit
         if figure is None:
             return cls(name, "not-run", None, limit)
-        return cls(name, "pass" if figure <= limit else "suspicious", figure, limit)
+        kept = figure if math.isfinite(figure) else None
+        return cls(name, "pass" if figure <= limit else "suspicious", kept, limit)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

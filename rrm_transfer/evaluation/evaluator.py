@@ -18,7 +18,7 @@ from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.loader import evaluation_batches
-from rrm_transfer.evaluation.metrics import Row, row
+from rrm_transfer.evaluation.metrics import Model, Row, row
 from rrm_transfer.evaluation.state import EvaluationState, Found
 from rrm_transfer.runtime.context import Context
 
@@ -70,7 +70,7 @@ class Measurement:
         return pgd_attack(threat, steps=steps, restarts=restarts, seed=self.seed)
 
     def rows(
-        self, network: nn.Module, images: ImageSet, attacks: Sequence[Attack], *, model: str, split: str
+        self, network: nn.Module, images: ImageSet, attacks: Sequence[Attack], *, model: Model, split: str
     ) -> list[Row]:
         """Measures clean accuracy, then that under each attack; the processes share the images.
 
@@ -115,7 +115,7 @@ class Evaluator:
         images: ImageSet,
         measurement: Measurement,
         *,
-        model: str,
+        model: Model,
         split: str,
         state: EvaluationState | None = None,
         label: str = "",
@@ -183,11 +183,12 @@ class Evaluator:
 
     def row(self, attack: Attack) -> Row:
         """Returns the accuracy under the attack."""
-        threat = attack.threat
+        threat, survivors = attack.threat, self.survivors(attack)
         return row(
             self.model,
             self.split,
-            Proportion(len(self.survivors(attack)), len(self.images)),
+            Proportion(len(survivors), len(self.images)),
+            kept=survivors,
             attack=attack.name,
             norm=None if threat is None else threat.norm,
             eps=None if threat is None else threat.eps,

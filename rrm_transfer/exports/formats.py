@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file, replacing_files, require_writable
 from rrm_transfer.core.names import did_you_mean
-from rrm_transfer.evaluation.gallery import read_gallery
 from rrm_transfer.exports.robustbench import adapter_files, write_adapter
-from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.finished import FinishedRun, read_finished
 from rrm_transfer.students.loading import LoadedStudent, load_student
 
 FORMATS = ("onnx", "torch-export", "robustbench")
@@ -55,25 +54,24 @@ def export(
     """Writes a run's student in another form, with a batch size that is free.
 
     Args:
-        run: Folder of a run.
+        run: Folder of a finished run.
         file: Where to.
         form: Of ``FORMATS``; ``robustbench`` is a Python module with weights and claim beside it.
         with_normalisation: Take pixels in [0, 1] instead of normalised images; ``robustbench`` always does.
         overwrite: Replaces files that stand there.
 
     Raises:
-        UserError: A file would be lost, there is no student or no test image of it, a package is missing, or
-            what was made does not compute what the student does.
+        UserError: A file would be lost, there is no finished run or no test image of it, a package is missing,
+            or what was made does not compute what the student does.
     """
     if form not in FORMATS:
         raise UserError("Unknown format.", received=form, allowed=FORMATS, hint=did_you_mean(form, FORMATS))
     files = adapter_files(file, run) if form == "robustbench" else (file,)
     require_writable(*files, overwrite=overwrite)
-    RunFolder(run).refuse_links()
-    student = load_student(run)
-    pixels = sample_of(run)
+    finished = read_finished(run)
+    student, pixels = load_student(run), sample_of(finished)
     if form == "robustbench":
-        return _robustbench(student, pixels, run, files)
+        return _robustbench(student, pixels, finished, files)
     network: nn.Module = student if with_normalisation else student.model
     with torch.no_grad():
         images = pixels if with_normalisation else student.normalise(pixels)
@@ -85,7 +83,9 @@ def export(
     return Exported((file,), form, with_normalisation, error, len(pixels))
 
 
-def _robustbench(student: LoadedStudent, pixels: Tensor, run: Path, files: tuple[Path, ...]) -> Exported:
+def _robustbench(
+    student: LoadedStudent, pixels: Tensor, run: FinishedRun, files: tuple[Path, ...]
+) -> Exported:
     module, *_ = files
     with replacing_files(module.parent) as folder:
         write_adapter(student, run, folder / module.name)
@@ -96,20 +96,20 @@ def _robustbench(student: LoadedStudent, pixels: Tensor, run: Path, files: tuple
     return Exported(files, "robustbench", True, error, len(pixels))
 
 
-def sample_of(run: Path) -> Tensor:
+def sample_of(run: FinishedRun) -> Tensor:
     """Returns the test images that a run keeps for its report, pixels in [0, 1], ``(N, C, H, W)``.
 
     Raises:
-        UserError: It keeps none.
+        UserError: It keeps none, or other ones than its student takes.
     """
-    path = RunFolder(run).gallery
-    if not path.is_file():
+    gallery = run.gallery()
+    if gallery is None:
         raise UserError(
             "There is no test image to compare the exported network on.",
-            received=run,
+            received=run.folder,
             allowed="the folder of a finished run, which holds gallery.safetensors",
         )
-    return read_gallery(path).x
+    return gallery.x
 
 
 @torch.no_grad()

@@ -20,21 +20,23 @@ from rrm_transfer.core.files import place_of, require_writable
 from rrm_transfer.core.names import public_name
 from rrm_transfer.core.quantities import Proportion, format_eps
 from rrm_transfer.core.threat import Norm, ThreatModel
+from rrm_transfer.core.weights.identity import weights_hash
 from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.evaluation.checks import Level, parse_level, run_checks
 from rrm_transfer.evaluation.evaluator import Evaluator, Measurement
 from rrm_transfer.evaluation.metrics import (
+    MODELS,
     CorruptionRow,
     Metrics,
+    Model,
     Row,
-    best_of,
     is_evaluation,
     read_metrics,
     row,
 )
 from rrm_transfer.evaluation.scales import eps_curve, measure_corruptions
-from rrm_transfer.evaluation.state import EvaluationState, weights_hash
+from rrm_transfer.evaluation.state import EvaluationState
 from rrm_transfer.recipe.schema import TeacherSection
 from rrm_transfer.runs.models import SPLITS, ModelFacts, load_control, load_surrogate, load_with_data
 from rrm_transfer.runtime.context import Context
@@ -191,8 +193,8 @@ def evaluate(
         networks = {"weights": network, "surrogate": helper, "control": undefended}
         conditions = _conditions(wanted, networks, measurement, data.images.name, split, chosen)
         state = _open_state(output, conditions, runtime, resume=resume)
-        role = known.part if known.part in ("control", best_of("student")) else "student"
-        evaluator = Evaluator(network, chosen, measurement, model=role, split=split, state=state)
+        model_name: Model = next((name for name in MODELS if name == known.part), "student")
+        evaluator = Evaluator(network, chosen, measurement, model=model_name, split=split, state=state)
         try:
             metrics = _measure(
                 wanted, evaluator, helper, data.images.num_classes, _control_rows(known), undefended
@@ -257,6 +259,7 @@ def _worst_case(evaluator: Evaluator, threat: ThreatModel, attacks: Sequence[Att
         evaluator.model,
         evaluator.split,
         Proportion(len(survivors), len(evaluator.images)),
+        kept=survivors,
         attack=WORST,
         norm=threat.norm,
         eps=threat.eps,
@@ -301,7 +304,7 @@ def _conditions(
         "torch": torch.__version__,
         "pyautoattack": library_version(),
         "device": measurement.context.runtime.device.type,
-        **{name: None if model is None else weights_hash(model) for name, model in networks.items()},
+        **{name: None if model is None else _weights_hash(model) for name, model in networks.items()},
         "dataset": dataset,
         "data": images.fingerprint,
         "split": split,
@@ -317,6 +320,10 @@ def _conditions(
         "checks": wanted.checks,
         "corruptions": corruptions_version() if wanted.corruptions else None,
     }
+
+
+def _weights_hash(model: Teacher) -> str:
+    return weights_hash([*model.named_parameters(), *model.named_buffers()])  # normalization included
 
 
 def _open_state(

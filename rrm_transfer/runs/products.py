@@ -8,17 +8,16 @@ from typing import Any
 
 import torch
 
-from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.names import public_name
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.loader import evaluation_batches
-from rrm_transfer.evaluation.metrics import Role
+from rrm_transfer.evaluation.metrics import Model
 from rrm_transfer.objectives import PLAIN
 from rrm_transfer.recipe.resolved import ResolvedTrain
 from rrm_transfer.recipe.schema import ObjectiveSection
 from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.runs.setup import Setup
-from rrm_transfer.runs.trainables import TeacherNetworkPlan, Trainable, TrainablePlan, export_trained
+from rrm_transfer.runs.trainables import Trainable, export_trained
 from rrm_transfer.runtime.machine import library_versions
 from rrm_transfer.training.averaging import describe_average
 from rrm_transfer.training.selection import STEPS, Score
@@ -32,13 +31,13 @@ class Product:
     """A trained network that is measured and exported.
 
     Attributes:
-        model: Its name in rows.
+        model: Which of the run's networks it is.
         network: With the weights that it is exported with.
         folder: Where to.
         weights: See ``describe_weights``.
     """
 
-    model: str
+    model: Model
     network: Trainable
     folder: Path
     weights: dict[str, Any]
@@ -50,36 +49,31 @@ def control_product(control: Trainable, folder: RunFolder, steps: int) -> Produc
     return Product("control", control, folder.control, weights)
 
 
-def provenance(setup: Setup, role: Role, product: Product) -> dict[str, Any]:
+def provenance(setup: Setup, product: Product) -> dict[str, Any]:
     """Tells how a network was made; JSON values only.
 
     Args:
         setup: Of the run.
-        role: Of what the run makes, or ``control``, which has no teacher.
-        product: The network.
+        product: The network; a control has no teacher.
     """
-    recipe, data, teacher = setup.recipe, setup.loaded, setup.teacher if role != "control" else None
-    objective = _published(recipe.objective) if role != "control" else {"name": PLAIN}
+    recipe, data, plain = setup.recipe, setup.loaded, product.model == "control"
+    teacher = None if plain else setup.teacher
+    objective = {"name": PLAIN} if plain else _published(recipe.objective)
     return {
         "versions": library_versions(),
-        "role": role,
+        "model": product.model,
+        "is_teacher": setup.is_teacher,
         "recipe": recipe.name,
         "objective": objective,
         "threat": {"norm": setup.threat.norm, "eps": setup.threat.eps},
         "dataset": data.images.name,
-        "dataset_licence": data.images.licence,
+        "dataset_license": data.images.licence,
         "fit": data.fit.describe(data.images.test.size),
         "teacher": None
         if teacher is None
         else {"name": public_name(teacher.name), "sha256": teacher.provenance["sha256"]},
         "weights": product.weights,
     }
-
-
-def recorded_provenance(folder: Path) -> dict[str, Any]:
-    """Reads how an exported network was made."""
-    section: dict[str, Any] = parse_json((folder / "config.json").read_text(encoding="utf-8"))["rrm"]
-    return section
 
 
 def describe_weights(train: ResolvedTrain, total_steps: int, selected: Score | None = None) -> dict[str, Any]:
@@ -108,13 +102,12 @@ def describe_weights(train: ResolvedTrain, total_steps: int, selected: Score | N
     return facts
 
 
-def export(product: Product, setup: Setup, role: Role, images: ImageSet) -> None:
+def export(product: Product, setup: Setup, images: ImageSet) -> None:
     """Writes a network, which is moved to the CPU.
 
     Args:
         product: The network.
         setup: Of the run.
-        role: As in ``provenance``.
         images: The exported network must answer the first of them like the trained one.
 
     Raises:
@@ -128,17 +121,8 @@ def export(product: Product, setup: Setup, role: Role, images: ImageSet) -> None
         sample=next(iter(batches)).x,
         class_names=setup.loaded.images.class_names,
         licence=setup.recipe.student.licence,
-        rrm=provenance(setup, role, product),
+        rrm=provenance(setup, product),
     )
-
-
-def load_line(student: TrainablePlan, folder: RunFolder) -> str:
-    """Returns the Python, or the command, that loads what a run exported."""
-    if student.stock:
-        return f'timm.create_model("local-dir:{folder.student}", pretrained=True)'
-    if isinstance(student, TeacherNetworkPlan):
-        return f"rrm-transfer run --teacher {folder.path}"
-    return f'rrm_transfer.load_student("{folder.student}")'
 
 
 def _published(objective: ObjectiveSection) -> dict[str, Any]:

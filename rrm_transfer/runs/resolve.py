@@ -15,7 +15,6 @@ from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.images import DataSet
-from rrm_transfer.evaluation.metrics import Role
 from rrm_transfer.objectives import OBJECTIVES, argument_problems, build_objective, objective_arguments
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.recipe.defaults import (
@@ -50,7 +49,7 @@ def resolve(
     recipe: Recipe,
     context: Context,
     *,
-    role: Role = "student",
+    is_teacher: bool = False,
     recorded: Recipe | None = None,
     allow_code: frozenset[str] = frozenset(),
 ) -> Setup:
@@ -59,7 +58,7 @@ def resolve(
     Args:
         recipe: Left unchanged.
         context: Processes and voice.
-        role: Of what is trained.
+        is_teacher: Whether a robust teacher is made, from scratch.
         recorded: The recipe of the run that is to go on; what depends on the machine stays as it was then.
         allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
 
@@ -75,7 +74,7 @@ def resolve(
     if recipe.student.name != asked:
         narrator.note(f"student {asked}: {recipe.student.name}")
     source = recipe.teacher if objective.needs else None
-    _check_role(recipe, objective, role)
+    _check_source(recipe, objective, is_teacher=is_teacher)
     if source is not None:
         find_origin(source.name, arch=source.arch, weights=source.weights)
 
@@ -126,7 +125,7 @@ def resolve(
     resolved = ResolvedRecipe.of(_with_cache(recipe, objective, narrator))
     context.runtime.check_divisible(resolved.train.global_batch_size, resolved.train.accumulation)
     narrator.note(training_line(resolved, row.source, kind))
-    return Setup(resolved, role, objective, loaded, threat, teacher, known, student, context)
+    return Setup(resolved, is_teacher, objective, loaded, threat, teacher, known, student, context)
 
 
 def with_objective(setup: Setup, section: ObjectiveSection) -> Setup:
@@ -222,12 +221,12 @@ def _without_teacher(objective: str) -> UserError:
     return UserError(f"The objective {objective!r} needs a teacher.", hint="name it: --teacher T")
 
 
-def _check_role(recipe: Recipe, objective: Objective, role: Role) -> None:
+def _check_source(recipe: Recipe, objective: Objective, *, is_teacher: bool) -> None:
     """Checks that what is trained learns from what it is to learn from."""
     name = recipe.objective.name
     if not objective.needs:
         return
-    if role == "teacher":
+    if is_teacher:
         raise UserError(
             "A robust teacher is made from scratch, and this objective learns from another.",
             received=name,

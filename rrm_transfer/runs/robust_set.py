@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from rrm_transfer.attacks.ascent import ascend
-from rrm_transfer.core.documents import parse_json
+from rrm_transfer.core.documents import differences, parse_json, read_text
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file, write_text
 from rrm_transfer.core.randomness import Randomness
@@ -115,8 +115,8 @@ class RobustSet:
         if not self.folder.exists():
             return
         try:
-            found = dict(parse_json((self.folder / "robust-set.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            found = parse_json(read_text(self.folder / "robust-set.json"))
+        except (OSError, ValueError):
             if not self.folder.is_dir() or any(self.folder.iterdir()):
                 raise UserError(
                     "The folder holds no robust set, and something else.",
@@ -124,13 +124,11 @@ class RobustSet:
                     hint="another objective.folder",
                 ) from None
             return
-        facts = self.facts
-        differing = [key for key in facts if found.get(key) != facts[key]]
-        if differing:
+        if changes := differences(found, self.facts):
             raise UserError(
-                "The robust set in the folder was made otherwise.",
-                received=", ".join(f"{key} {found.get(key)!r}" for key in differing),
-                allowed=", ".join(f"{key} {facts[key]!r}" for key in differing),
+                "The robust set in the folder was made otherwise:\n"
+                + "\n".join(f"  {change}" for change in changes),
+                received=self.folder,
                 hint="another objective.folder, or the same settings",
             )
 

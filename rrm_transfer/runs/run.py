@@ -18,23 +18,21 @@ from rrm_transfer.data.workers import explaining_workers
 from rrm_transfer.evaluation.checks import run_checks
 from rrm_transfer.evaluation.evaluator import Evaluator, to_channels_last
 from rrm_transfer.evaluation.gallery import make_gallery
-from rrm_transfer.evaluation.metrics import Metrics, Role, Row, best_of
+from rrm_transfer.evaluation.metrics import BEST, Metrics, Model, Row
 from rrm_transfer.objectives import PLAIN, build_objective
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.runs.features import find_features, provide_features, with_features
+from rrm_transfer.runs.finished import FinishedRun, read_finished, read_run
 from rrm_transfer.runs.folder import RunFolder, output_folder
 from rrm_transfer.runs.products import (
     Product,
     control_product,
     describe_weights,
     export,
-    load_line,
-    provenance,
 )
 from rrm_transfer.runs.resolve import resolve
-from rrm_transfer.runs.result import RunResult, recorded_result
 from rrm_transfer.runs.robust_set import MadeImages, robust_set_of
 from rrm_transfer.runs.setup import Setup
 from rrm_transfer.runs.teacher import check_teacher, teacher_figures
@@ -52,21 +50,21 @@ from rrm_transfer.training.trainer import Trainer
 def run(
     recipe: Recipe,
     *,
-    publish: Callable[[RunResult], None],
-    role: Role = "student",
+    publish: Callable[[FinishedRun], None],
+    is_teacher: bool = False,
     allow_code: frozenset[str] = frozenset(),
     narrator: Narrator | None = None,
     overwrite: bool = False,
     resume: bool = False,
     resume_anyway: bool = False,
     tracker: str | None = None,
-) -> RunResult:
+) -> FinishedRun:
     """Trains, evaluates and exports what the recipe describes.
 
     Args:
         recipe: Values left open are chosen.
         publish: Writes what people read into the run folder; called last, before the run counts as finished.
-        role: ``student``, or ``teacher`` where a robust teacher is made from scratch.
+        is_teacher: Whether a robust teacher is made, from scratch.
         allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
         narrator: Says what happens; None: nobody.
         overwrite: Replaces a run that stands in the output folder.
@@ -103,7 +101,7 @@ def run(
 
         # All that can be wrong shows before the folder is touched: what is loaded, built and compared here
         # costs seconds, and a mistake must leave nothing half-written.
-        setup = resolve(recipe, context, role=role, recorded=recorded, allow_code=allow_code)
+        setup = resolve(recipe, context, is_teacher=is_teacher, recorded=recorded, allow_code=allow_code)
         text = dump_recipe(setup.recipe)
         facts = {"processes": runtime.world, **setup.loaded.images.identity}
         work = _Work(setup, folder, tracker)
@@ -116,7 +114,7 @@ def run(
             changes = runtime.on_main(lambda: folder.check_same(text, facts, anyway=anyway))
         if student is None:
             narrator.note(f"finished already: {folder.path}")
-            return runtime.on_main(lambda: recorded_result(folder, setup.recipe, setup.student))
+            return runtime.on_main(lambda: read_finished(folder.path))
         teacher_rows = check_teacher(setup)
 
         # From here on the folder is this run's alone.
@@ -204,10 +202,10 @@ class _Work:
         student: Trainable,
         teacher_check: list[Row],
         stop: StopRequest,
-        publish: Callable[[RunResult], None],
+        publish: Callable[[FinishedRun], None],
         *,
         resume: bool,
-    ) -> RunResult:
+    ) -> FinishedRun:
         setup, recipe, rows = self.setup, self.recipe, list(teacher_check)
         timing: dict[str, Any] = {}
 
@@ -234,9 +232,9 @@ class _Work:
             rows += self._rows(control, "control", self.attacks)
             if self.runtime.is_main:
                 product = control_product(control, self.folder, timing["control"]["steps"])
-                export(product, setup, "control", self.images)
+                export(product, setup, self.images)
         selection = self._selection()
-        timing[setup.role] = self._train(
+        timing["student"] = self._train(
             "student",
             student,
             setup.objective,
@@ -249,17 +247,14 @@ class _Work:
 
         # The test split is looked at once, at the end: the last weights, the best by the held-out part, and
         # signs that the figures mislead.
-        products = self._products(student, timing[setup.role], selection)
+        products = self._products(student, timing["student"], selection)
         for product in products:
             rows += self._rows(product.network, product.model, self.attacks)
         checks = self._checks(student, control=[row for row in rows if row.model == "control"])
         self._tell_of_broken_images()
         self.log("evaluated", {"rows": len(rows)})
         metrics = Metrics(rows, self.indices, self.images.fingerprint, timing, checks)
-        made = provenance(setup, setup.role, products[0])
-        best = products[1].weights if len(products) > 1 else None
-        line = load_line(setup.student, self.folder)
-        result = RunResult(self.folder.path, metrics, recipe, made, line, best)
+        finished = None
 
         # metrics.json is written last, as it makes the run a finished one.
         if self.runtime.is_main:
@@ -269,15 +264,16 @@ class _Work:
             gallery = make_gallery(student, self.images, attack, setup.measurement, class_names=names)
             gallery.write(self.folder.gallery)
             for product in products:
-                export(product, setup, setup.role, self.images)
-            publish(result)
+                export(product, setup, self.images)
+            finished = read_run(self.folder, metrics)
+            publish(finished)
             metrics.write(self.folder.metrics)
-        self.runtime.barrier()
-        return result
+        told: FinishedRun = self.runtime.from_main(finished)
+        return told
 
     def _train(
         self,
-        phase: str,
+        model: Model,
         student: Trainable,
         objective: Objective,
         epochs: int,
@@ -290,20 +286,20 @@ class _Work:
         setup = self.setup
         features, cost = provide_features(setup, self.folder) if objective.needs else (None, {})
         trainer = Trainer(
-            setup.plan(phase, epochs),
+            setup.plan(model, epochs),
             context=setup.context,
             student=student,
             teacher=setup.teacher if objective.needs else None,
             objective=objective,
             loader=setup.loader(None if robust is None else robust.images),
-            checkpoints=Checkpoints(self.folder.checkpoints, phase, self.narrator.warn),
+            checkpoints=Checkpoints(self.folder.checkpoints, model, self.narrator.warn),
             log=self.log,
             selection=selection,
             features=features,
         )
         passes = setup.passes(student, objective, epochs)
         result = trainer.run(stop, resume=resume)
-        self.log("trained", {"phase": phase, "step": result.steps, "seconds": round(result.seconds, 3)})
+        self.log("trained", {"model": model, "step": result.steps, "seconds": round(result.seconds, 3)})
         data_seconds = 0.0 if robust is None else robust.seconds
         return {**with_features(result.timing(epochs, data_seconds), cost), "passes": passes.to_json()}
 
@@ -317,14 +313,14 @@ class _Work:
         self, student: Trainable, timing: dict[str, Any], selection: Selection | None
     ) -> list[Product]:
         """Returns the network that training ended with, then the best one by the held-out part."""
-        train, steps, role = self.recipe.train, timing["steps"], self.setup.role
-        products = [Product(role, student, self.folder.student, describe_weights(train, steps))]
+        train, steps = self.recipe.train, timing["steps"]
+        products = [Product("student", student, self.folder.student, describe_weights(train, steps))]
         if selection is not None:
             timing["selection_seconds"] = selection.seconds
             best = copy.deepcopy(student)
             best.load_state_dict(selection.weights)
             weights = describe_weights(train, steps, selection.score)
-            products.append(Product(best_of(role), best, self.folder.best, weights))
+            products.append(Product(BEST, best, self.folder.best, weights))
         return products
 
     def _tell_of_broken_images(self) -> None:
@@ -337,7 +333,7 @@ class _Work:
         evaluate = self.recipe.evaluate
         return self.setup.measurement.pgd(threat, steps=evaluate.steps, restarts=evaluate.restarts)
 
-    def _rows(self, network: nn.Module, model: str, attacks: Sequence[Attack]) -> list[Row]:
+    def _rows(self, network: nn.Module, model: Model, attacks: Sequence[Attack]) -> list[Row]:
         to_channels_last(network)
         return self.setup.measurement.rows(network, self.images, attacks, model=model, split="test")
 
@@ -346,7 +342,7 @@ class _Work:
         setup = self.setup
         checks = run_checks(
             "quick",
-            Evaluator(student, self.images, setup.measurement, model=setup.role, split="test"),
+            Evaluator(student, self.images, setup.measurement, model="student", split="test"),
             setup.threat,
             classes=setup.loaded.images.num_classes,
             steps=self.recipe.evaluate.steps,

@@ -10,7 +10,7 @@ from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.evaluation.evaluator import Measurement
-from rrm_transfer.evaluation.metrics import Role
+from rrm_transfer.evaluation.metrics import Model
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.recipe.resolved import ResolvedRecipe
 from rrm_transfer.runs.models import LoadedData, ModelFacts
@@ -30,7 +30,7 @@ class Setup:
 
     Attributes:
         recipe: Resolved.
-        role: Of what is trained: a ``student``, or a ``teacher`` made from scratch.
+        is_teacher: Whether what is trained is meant as a robust teacher.
         objective: What is minimised.
         loaded: Images and labels.
         threat: Of training and evaluation.
@@ -41,7 +41,7 @@ class Setup:
     """
 
     recipe: ResolvedRecipe
-    role: Role
+    is_teacher: bool
     objective: Objective
     loaded: LoadedData
     threat: ThreatModel
@@ -104,15 +104,15 @@ class Setup:
             cached_views=0 if cache is None or not objective.needs else cache.views,
         )
 
-    def plan(self, phase: str, epochs: int) -> TrainingPlan:
+    def plan(self, model: Model, epochs: int) -> TrainingPlan:
         """Makes the plan of one training phase; another number of epochs stretches the whole schedule.
 
         The control is plain training: its weights are not averaged.
         """
-        train, averaged = self.recipe.train, phase != "control"
+        train, averaged = self.recipe.train, model == "student"
         stretch = epochs / train.epochs
         return TrainingPlan(
-            phase=phase,
+            model=model,
             epochs=epochs,
             optimisation=Optimisation(
                 optimizer=train.optimizer,

@@ -167,9 +167,7 @@ def _published(
     if source is None or section is None or not section.is_itself:
         return [], {}
     known = read_metrics(source)
-    # What a transfer exported is its student, what `teach` exported its teacher.
-    made = "student" if known.of("student") else "teacher"
-    timing = known.timing.get(made, {})
+    timing = known.timing.get("student", {})
     # Images of another size reach the teacher through another view, which may cost it accuracy.
     if teacher.image_size != setup.loaded.image_size or known.data != images.fingerprint:
         return [], timing
@@ -178,7 +176,7 @@ def _published(
     for attack in attacks:
         ball = (None, None) if attack.threat is None else (attack.threat.norm, attack.threat.eps)
         wanted.add(("test", attack.name, *ball, attack.steps, attack.restarts, count))
-    rows = [replace(row, model="teacher") for row in known.of(made) if row.measurement in wanted]
+    rows = [replace(row, model="teacher") for row in known.of("student") if row.measurement in wanted]
     return (rows if len(rows) == len(wanted) else []), timing
 
 

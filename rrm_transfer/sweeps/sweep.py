@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from rrm_transfer.core.documents import differences
 from rrm_transfer.core.errors import Interrupted, RecipeError, UserError
 from rrm_transfer.core.files import require_writable, write_text
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
@@ -23,6 +23,8 @@ from rrm_transfer.teachers.sources import find_origin
 
 _HEADER = "# A run of a sweep of rrm-transfer.\n"
 """Begins a sweep's recipes, by which they are known from a user's."""
+_SHOWN = 8
+"""Differences from an earlier sweep that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -124,17 +126,12 @@ class Sweep:
                 continue
             if not folder.is_started:
                 continue
-            before = dump_recipe(read_recipe(str(known))) if known.is_file() else ""
-            now = dump_recipe(run.recipe)
-            if before != now:
-                difference = [
-                    f"  {line}"
-                    for line in difflib.unified_diff(before.splitlines(), now.splitlines(), n=0, lineterm="")
-                    if line[:1] in "+-" and line[:3] not in ("+++", "---")
-                ]
+            before = read_recipe(str(known)).model_dump(mode="json") if known.is_file() else {}
+            if changes := differences(before, run.recipe.model_dump(mode="json")):
+                listing = "\n".join(f"  {change}" for change in changes[:_SHOWN])
                 problems.add(
                     UserError(
-                        "The output folder holds this run of another sweep:\n" + "\n".join(difference[:8]),
+                        f"The output folder holds this run of another sweep:\n{listing}",
                         received=folder.path,
                         hint="another --output, or the settings of before",
                     )

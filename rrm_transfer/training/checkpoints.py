@@ -52,18 +52,18 @@ class Checkpoints:
 
     Args:
         folder: Where they live.
-        phase: ``student`` or ``control``.
+        model: ``student`` or ``control``.
         warn: Told about each checkpoint that cannot be used.
     """
 
-    def __init__(self, folder: Path, phase: str, warn: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, model: str, warn: Callable[[str], None]) -> None:
         self._folder = folder
-        self._phase = phase
+        self._model = model
         self._warn = warn
 
     def save(self, checkpoint: Checkpoint, *, final: bool = False) -> Path:
         """Writes a checkpoint, then removes those that it makes unnecessary."""
-        target = self._folder / f"{self._phase}-{_FINAL if final else f'{checkpoint.step:08d}'}"
+        target = self._folder / f"{self._model}-{_FINAL if final else f'{checkpoint.step:08d}'}"
         with replacing_folder(target) as folder:
             # Copies: networks may share tensors, which safetensors refuses.
             tensors = {
@@ -81,7 +81,7 @@ class Checkpoints:
 
     def newest(self) -> tuple[Checkpoint | None, bool]:
         """Returns the newest whole checkpoint, or None, and whether it ends its phase."""
-        final = self._read(self._folder / f"{self._phase}-{_FINAL}")
+        final = self._read(self._folder / f"{self._model}-{_FINAL}")
         if final is not None:
             return final, True
         for path in reversed(self._steps()):
@@ -91,7 +91,7 @@ class Checkpoints:
         return None, False
 
     def _steps(self) -> list[Path]:
-        name = re.compile(rf"{self._phase}-\d{{8,}}")
+        name = re.compile(rf"{self._model}-\d{{8,}}")
         return sorted(path for path in self._folder.glob("*") if name.fullmatch(path.name))
 
     def _read(self, path: Path) -> Checkpoint | None:

@@ -115,6 +115,6 @@ def held_out_judge(images: ImageSet, threat: ThreatModel, measurement: Measureme
     chosen, attack = images.balanced(IMAGES), measurement.pgd(threat, steps=STEPS)
 
     def judge(network: nn.Module) -> list[Row]:
-        return silent.rows(network, chosen, [attack], model="selection", split="held-out")
+        return silent.rows(network, chosen, [attack], model="student", split="held-out")
 
     return judge

@@ -167,7 +167,7 @@ class Trainer:
         images_per_step = self.loader.global_batch_size / self.objective.replays
         self._select(saved=True)  # where an evaluation was interrupted
         begun, before, first = time.monotonic(), self._seconds, self._step
-        title = f"{plan.phase}: {type(self.objective).__name__}"
+        title = f"{plan.model}: {type(self.objective).__name__}"
         self._waiting.seconds = 0.0
         with self._narrator.task(title, self.total_steps, done=self._step) as task:
             for epoch, batch, clean in self._batches():
@@ -203,7 +203,7 @@ class Trainer:
                 # A stop is obeyed between two steps, where the state is whole.
                 if (look or ask_always) and runtime.any(stop.received):
                     self._save()
-                    raise Interrupted(f"{plan.phase} stopped at step {self._step} of {self.total_steps}")
+                    raise Interrupted(f"{plan.model} stopped at step {self._step} of {self.total_steps}")
                 if self._step % plan.checkpoint_every == 0 and not pause:
                     self._save()
 
@@ -252,32 +252,32 @@ class Trainer:
         if not saved:
             self._save()
         found = selection.evaluate(self._result(), self._step)
-        self._log("selection", {"phase": self.plan.phase, "step": self._step, **found})
+        self._log("selection", {"model": self.plan.model, "step": self._step, **found})
         self._narrator.note(
-            f"{self.plan.phase}: step {self._step}: clean {found['clean']:.1%}, robust {found['robust']:.1%} "
+            f"{self.plan.model}: step {self._step}: clean {found['clean']:.1%}, robust {found['robust']:.1%} "
             f"of {found['count']:,} held-out images{', the best so far' * found['best']}"
         )
         return time.monotonic() - began
 
     def _record(self, epoch: int, losses: dict[str, float], rate: float, waited: float) -> None:
         lr = self._updater.optimizer.param_groups[0]["lr"]
-        facts = {"phase": self.plan.phase, "step": self._step, "epoch": epoch, "losses": losses}
+        facts = {"model": self.plan.model, "step": self._step, "epoch": epoch, "losses": losses}
         self._log("step", {**facts, "lr": lr, "images_per_s": round(rate, 1), "data_share": round(waited, 3)})
 
     def _tell_of_bad_step(self) -> None:
         found = self._updater.bad_steps.found
         step, cause = found[-1]
-        self._log("skipped", {"phase": self.plan.phase, "step": step, "cause": cause})
+        self._log("skipped", {"model": self.plan.model, "step": step, "cause": cause})
         count = f"{len(found)} of {self.plan.skip_bad_steps} allowed"
         self._narrator.warn(
-            f"{self.plan.phase}: step {step}, {self._place(step)}, skipped: {cause} not finite ({count})"
+            f"{self.plan.model}: step {step}, {self._place(step)}, skipped: {cause} not finite ({count})"
         )
 
     def _tell_of_data(self, share: float) -> None:
         if share > _NOTABLE_DATA_SHARE:
             better = "more data.workers" if self.loader.overlaps else "data.augmentation does most of it"
             self._narrator.note(
-                f"{self.plan.phase}: {share:.0%} of the time went into waiting for images ({better})"
+                f"{self.plan.model}: {share:.0%} of the time went into waiting for images ({better})"
             )
 
     def _save(self, *, final: bool = False) -> None:
@@ -294,7 +294,7 @@ class Trainer:
         if self.runtime.is_main:
             checkpoint = Checkpoint(self._step, tensors, {**optimizer, **facts})
             path = self._checkpoints.save(checkpoint, final=final)
-            self._log("checkpoint", {"phase": self.plan.phase, "step": self._step, "path": path.name})
+            self._log("checkpoint", {"model": self.plan.model, "step": self._step, "path": path.name})
         self.runtime.barrier()
 
     def _check_weights(self) -> None:
@@ -326,11 +326,11 @@ class Trainer:
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as problem:
             raise UserError(
                 "The checkpoint is whole, but not of this run.",
-                received=f"{self.plan.phase}, step {checkpoint.step}: {type(problem).__name__}: {problem}",
+                received=f"{self.plan.model}, step {checkpoint.step}: {type(problem).__name__}: {problem}",
                 hint="another --output, or --overwrite to start again",
             ) from problem
-        self._log("resume", {"phase": self.plan.phase, "step": self._step})
-        self._narrator.note(f"{self.plan.phase}: resumed at step {self._step} of {self.total_steps}")
+        self._log("resume", {"model": self.plan.model, "step": self._step})
+        self._narrator.note(f"{self.plan.model}: resumed at step {self._step} of {self.total_steps}")
         return bool(finished)
 
     def _take_up(self, checkpoint: Checkpoint) -> None:

@@ -18,11 +18,12 @@ from rrm_transfer.core.errors import Interrupted
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.core.weights.identity import weights_hash
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import MemoryImages
 from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.evaluation.evaluator import Evaluator, Measurement, strict_float32, to_channels_last
-from rrm_transfer.evaluation.state import EvaluationState, weights_hash
+from rrm_transfer.evaluation.state import EvaluationState
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 from tests.attacks.toys import toy
@@ -267,6 +268,6 @@ def test_another_layout_is_the_same_network() -> None:
     laid_out.load_state_dict(net.state_dict())
     to_channels_last(laid_out)
     assert laid_out.weight.is_contiguous(memory_format=torch.channels_last)
-    assert weights_hash(laid_out) == weights_hash(net)
+    assert weights_hash(laid_out.named_parameters()) == weights_hash(net.named_parameters())
     x = torch.rand(2, 3, 8, 8)
     assert torch.allclose(laid_out(x), net(x), atol=1e-6)

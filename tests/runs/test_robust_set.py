@@ -144,7 +144,7 @@ def test_the_folder_of_another_set_is_refused(world: World, tmp_path: Path) -> N
     world.make(tmp_path / "set")
     with pytest.raises(UserError, match="made otherwise") as caught:
         world.set_in(tmp_path / "set", seed=4, inversion=replace(INVERSION, steps=7)).check()
-    assert "steps 6, seed 3" in str(caught.value)
+    assert "\n  seed: was 3, is now 4\n  steps: was 6, is now 7\n" in str(caught.value)
     (tmp_path / "other").mkdir()
     world.set_in(tmp_path / "other").check()
     (tmp_path / "other" / "photo.png").touch()

@@ -202,5 +202,5 @@ def test_a_run_goes_on_with_what_may_change_when_told_to(survivor: Survivor) -> 
     assert "resumed anyway" in ended.err
     events = [json.loads(line) for line in (survivor.folder / "changed/log.jsonl").read_text().splitlines()]
     assert [e["changes"] for e in events if e["event"] == "changed"] == [{"train.lr": [0.02, 0.01]}]
-    rates = [e["lr"] for e in events if e["event"] == "step" and e["phase"] == "student"]
+    rates = [e["lr"] for e in events if e["event"] == "step" and e["model"] == "student"]
     assert max(rates) <= 0.01

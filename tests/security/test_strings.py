@@ -18,10 +18,9 @@ from safetensors.torch import load_file, save_file
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.exports.robustbench import write_adapter
 from rrm_transfer.recipe.loading import read_recipe
+from rrm_transfer.runs.finished import read_finished, read_runs
 from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.runs.models import facts_about
-from rrm_transfer.runs.record import read_finished
-from rrm_transfer.runs.runs import read_runs
 from rrm_transfer.students.loading import load_student
 from rrm_transfer.teachers.inspection import inspect_teacher
 from rrm_transfer.teachers.loading import load_teacher
@@ -108,7 +107,7 @@ def read_as_run(folder: Path, name: str) -> None:
         _tried(lambda: facts_about(str(folder)))
         _tried(lambda: _surrogate(RunFolder(folder)))
     else:
-        _tried(lambda: write_adapter(load_student(folder), folder, Path("Adapter.py")))
+        _tried(lambda: write_adapter(load_student(folder), read_finished(folder), Path("Adapter.py")))
 
 
 def _surrogate(run: RunFolder) -> object:

@@ -89,9 +89,9 @@ def test_a_recipe_of_a_strangers(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_run_of_a_strangers(cli: Cli, tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "runs" / "a", further=figures("student\x1b[2J", 1, 1))
+    folder = write_run(tmp_path / "runs" / "a", further=figures("student-best", 1, 1))
     recipe = read_recipe(str(folder.recipe))
-    recipe.student.name = "x\x1b]0;t\x07\x7f"
+    recipe = recipe.changed(student=recipe.student.changed(name="x\x1b]0;t\x07\x7f"))
     folder.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
     hostile = tmp_path / "runs" / "b\x1b[2J\udcff"
     shutil.copytree(folder.path, hostile)
@@ -124,7 +124,7 @@ def test_what_a_run_says(speak: str, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_spreadsheet_takes_no_words_for_a_formula(name: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", seconds=60.0)
     recipe = read_recipe(str(folder.recipe))
-    recipe.student.name = name
+    recipe = recipe.changed(student=recipe.student.changed(name=name))
     folder.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
     _, *lines = csv.reader(io.StringIO(as_csv(compare([folder.path])), newline=""))
     cells = [cell for line in lines for cell in line]

@@ -17,7 +17,7 @@ from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.recipe.loading import build_recipe
 from rrm_transfer.report.card import write_card
 from rrm_transfer.report.page import write_report
-from rrm_transfer.runs.evaluations import read_evaluations
+from rrm_transfer.runs.finished import read_finished
 from tests.cli.conftest import Cli, cli
 from tests.data.fixtures import encode
 from tests.report import fixtures
@@ -98,9 +98,9 @@ def test_a_file_whose_name_is_no_text_is_told(tmp_path: Path) -> None:
 def test_an_evaluation_of_any_name_is_reported(tmp_path: Path) -> None:
     folder = fixtures.write_run(tmp_path / "run")
     fixtures.write_evaluation(folder, f"from-{LATIN}", fixtures.metrics())
-    (folder.evaluations / f"{LATIN}.json").touch()
-    assert [*read_evaluations(folder, "student")[0]] == [r"from-caf\udce9"]
-    write_card(folder, fixtures.metrics())
-    write_report(folder, fixtures.metrics())
+    run = read_finished(folder.path)
+    assert [*run.evaluations] == [r"from-caf\udce9"]
+    write_card(run)
+    write_report(run)
     for page in (folder.card, folder.report):
         assert "udce9" in page.read_text(encoding="utf-8")

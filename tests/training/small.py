@@ -34,7 +34,7 @@ CLASSES = 4
 SIZE = 8
 
 PLAN = TrainingPlan(
-    phase="student",
+    model="student",
     epochs=2,
     accumulation=1,
     optimisation=Optimisation(
@@ -168,7 +168,7 @@ class Run:
             teacher=self.teacher if objective.needs else None,
             objective=objective,
             loader=small_loader(self.images, batch=self.batch, seed=self.plan.seed, views=self.views),
-            checkpoints=Checkpoints(self.folder, self.plan.phase, self.warnings.append),
+            checkpoints=Checkpoints(self.folder, self.plan.model, self.warnings.append),
             log=self._log,
             selection=self.selection,
             features=self.features,

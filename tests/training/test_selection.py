@@ -34,8 +34,8 @@ class Scripted:
         self.shown.append({name: value.clone() for name, value in network.state_dict().items()})
         attack: dict[str, Any] = {"attack": "pgd", "norm": "Linf", "eps": 0.1, "steps": 10, "restarts": 1}
         return [
-            row("selection", "held-out", Proportion(clean, 100)),
-            row("selection", "held-out", Proportion(robust, 100), **attack),
+            row("student", "held-out", Proportion(clean, 100)),
+            row("student", "held-out", Proportion(robust, 100), **attack),
         ]
 
 
@@ -62,7 +62,7 @@ def test_the_best_weights_are_kept(script: list[tuple[int, int]], best: int, tmp
 def test_evaluations_are_logged(tmp_path: Path) -> None:
     run = Run(tmp_path, plan=PHASE, select_every=3, judge=Scripted([(90, 40), (95, 30)]))
     run()
-    common = {"event": "selection", "phase": "student", "count": 100, "eps": 0.1, "norm": "Linf", "steps": 10}
+    common = {"event": "selection", "model": "student", "count": 100, "eps": 0.1, "norm": "Linf", "steps": 10}
     assert run.of("selection") == [
         {**common, "step": 15, "clean": 0.9, "robust": 0.4, "best": True},
         {**common, "step": 20, "clean": 0.95, "robust": 0.3, "best": False},
@@ -94,7 +94,7 @@ def test_the_judge_measures_as_the_evaluation_does(tmp_path: Path) -> None:
     how = Measurement(SIZE, batch_size=20, seed=3, context=Context.begin())
     clean, robust = held_out_judge(images, threat, how)(network)
     attacks = [how.pgd(threat, steps=STEPS)]
-    expected = how.rows(network, images, attacks, model="selection", split="held-out")
+    expected = how.rows(network, images, attacks, model="student", split="held-out")
     assert [clean, robust] == expected
     assert (robust.eps, robust.steps, robust.count) == (0.1, 10, len(images))
     assert not network.training
