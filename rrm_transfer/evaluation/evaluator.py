@@ -56,7 +56,7 @@ class Measurement:
     Attributes:
         image_size: Side of the networks' input in pixels; images of any set are fitted to it.
         batch_size: Images per forward pass and process.
-        seed: Of everything random in attacks.
+        seed: Of random starts, noise and corruptions.
         context: Processes and voice.
     """
 

@@ -58,7 +58,7 @@ class Wanted:
         threats: Balls; the first nonzero one is that of the curve and the checks.
         steps: None: what is customary for each attack.
         restarts: 1 or more.
-        seed: Of everything random.
+        seed: Of random starts, noise and corruptions.
         curve: Whether an eps curve is measured.
         checks: How many checks are made.
         corruptions: Whether accuracy under common corruptions is measured.
@@ -125,7 +125,7 @@ def evaluate(
         restarts: Of PGD, APGD and the transfer attack.
         images: A balanced sample of this size; None: all.
         batch_size: Images per forward pass and process. AutoAttack's random numbers depend on it.
-        seed: Of everything random.
+        seed: Of random starts, noise and corruptions.
         output: A JSON file; None: ``evaluations/`` of a run folder, else nowhere.
         overwrite: Replaces a file that stands there and is no evaluation.
         resume: Continues an interrupted evaluation; starts where there is none.

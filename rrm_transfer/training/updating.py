@@ -53,7 +53,7 @@ class TrainingPlan:
         checkpoint_every: Optimiser steps between checkpoints.
         log_every: Optimiser steps between log lines.
         skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
-        seed: Of everything random.
+        seed: Of attacks, noise and dropout during training.
         ema: Decay of a moving average of the weights, or None.
         average_epochs: Epochs at the end over which weights are averaged, or None.
     """
