@@ -22,8 +22,8 @@ from rrm_transfer.report.card import write_card
 from rrm_transfer.report.page import write_report
 from rrm_transfer.report.publication import publication
 from rrm_transfer.runs.evaluate import evaluate as _evaluate
-from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.runs.finished import FinishedRun, read_finished
+from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.runs.run import run as _run
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.students.loading import load_student

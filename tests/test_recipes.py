@@ -18,7 +18,7 @@ from rrm_transfer import Recipe, teach, transfer
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import ObjectiveSection
 from rrm_transfer.recipe.shelf import find_recipe, recipe_names
-from rrm_transfer.runs.result import RunResult
+from rrm_transfer.runs.finished import FinishedRun
 from rrm_transfer.teachers.zoo import zoo_entry
 from tests.support import tiny
 
@@ -103,7 +103,7 @@ def stand_in(recipe: Recipe, folder: Path) -> None:
     save_file(timm.create_model(entry.architecture).state_dict(), recipe.teacher.weights)
 
 
-def run(name: str, folder: Path) -> RunResult:
+def run(name: str, folder: Path) -> FinishedRun:
     recipe = shrink(read_recipe(name), folder)
     return teach(recipe) if recipe.teacher is None else transfer(recipe)
 

@@ -17,8 +17,8 @@ from rrm_transfer.data.hub_source import parse_hub_name
 from rrm_transfer.evaluation.metrics import MODELS, Metrics, Row
 from rrm_transfer.report.table import duration
 from rrm_transfer.report.verdict import headline, verdict
-from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.runs.finished import FinishedRun, TeacherSource
+from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.teachers.networks.building import is_timm
 from rrm_transfer.teachers.zoo import zoo_entry
 

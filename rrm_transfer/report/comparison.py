@@ -108,7 +108,11 @@ class Comparison:
     def best(self, column: Column) -> Line | None:
         """Returns the line of trained networks with the highest accuracy."""
         trained = [line for line in self.lines if line.model != "teacher" and line.rows(column)]
-        return max(trained, key=lambda line: statistics.fmean(row.accuracy for row in line.rows(column)), default=None)
+        return max(
+            trained,
+            key=lambda line: statistics.fmean(row.accuracy for row in line.rows(column)),
+            default=None,
+        )
 
     def to_best(self, line: Line, column: Column) -> ToBest | None:
         """Compares a line with the best one, image by image; None where the images are not known to be the same."""

@@ -19,8 +19,8 @@ from rrm_transfer.report.pictures import exhibition
 from rrm_transfer.report.table import duration
 from rrm_transfer.report.verdict import headline, verdict
 from rrm_transfer.report.wording import at, figure, percent, points
-from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.runs.finished import FinishedRun, severity
+from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.teachers.networks.building import is_factory
 
 

@@ -12,8 +12,8 @@ from rrm_transfer.core.hub_repository import HubRepository
 from rrm_transfer.core.stems import weights_name
 from rrm_transfer.report.card import render_card
 from rrm_transfer.report.page import render
-from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.runs.finished import read_finished
+from rrm_transfer.runs.folder import RunFolder
 
 
 def publication(path: Path, repository: HubRepository) -> dict[str, bytes | Path]:

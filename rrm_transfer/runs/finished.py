@@ -141,7 +141,9 @@ class NetworkConfig(Facts):
         return self
 
     def _classes(self) -> Any:
-        return self.num_classes if self.num_classes is not None else (self.model_args or {}).get("num_classes")
+        return (
+            self.num_classes if self.num_classes is not None else (self.model_args or {}).get("num_classes")
+        )
 
     @property
     def classes(self) -> int:
@@ -417,7 +419,7 @@ def _recipe(path: Path) -> tuple[Recipe, dict[str, Any]]:
     except RecipeError as error:
         (field, message), *_ = error.problems
         raise damaged(path, field, "what no recipe holds", message) from None
-    except (UserError, ValueError, TypeError) as error:
+    except (UserError, ArithmeticError, ValueError, TypeError) as error:
         raise damaged(path, "", f"what no recipe holds ({error})", "the resolved recipe") from None
     return recipe, _public({key: value for key, value in json.loads(text).items() if key != "output"})
 

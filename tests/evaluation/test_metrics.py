@@ -16,9 +16,7 @@ from rrm_transfer.evaluation.metrics import CorruptionRow, Metrics, read_metrics
 
 def _metrics() -> Metrics:
     attack: dict[str, Any] = {"attack": "pgd", "norm": "Linf", "eps": 8 / 255, "steps": 20, "restarts": 5}
-    corrupted = [
-        CorruptionRow("student", "test", name, 1, 5, 10, 0.5, 0.2, 0.8) for name in ("fog", "mean")
-    ]
+    corrupted = [CorruptionRow("student", "test", name, 1, 5, 10, 0.5, 0.2, 0.8) for name in ("fog", "mean")]
     return Metrics(
         [
             row("student", "test", Proportion(3, 10), kept=[0, 1, 9]),
@@ -42,7 +40,11 @@ def test_a_row_knows_its_images_and_its_names() -> None:
     assert clean.kept == "c040"
     assert np.flatnonzero(clean.right()).tolist() == [0, 1, 9]
     assert (clean.title, clean.ball) == ("clean", "clean")
-    assert (attacked.title, attacked.ball, attacked.effort) == ("Linf 8/255 pgd-20×5", "Linf 8/255", "pgd-20×5")
+    assert (attacked.title, attacked.ball, attacked.effort) == (
+        "Linf 8/255 pgd-20×5",
+        "Linf 8/255",
+        "pgd-20×5",
+    )
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,9 @@ def test_lines_are_compared_with_the_best_image_by_image(tmp_path: Path) -> None
     column, lines = comparison.columns[1], named(comparison)
     found = {name: comparison.to_best(line, column) for name, line in lines.items()}
     assert found["rrm/test_resnet"] is None
-    plain, kd, teacher = (found[name] for name in ("natural/test_resnet", "kd/test_resnet", "teacher/fashion_mnist_linf"))
+    plain, kd, teacher = (
+        found[name] for name in ("natural/test_resnet", "kd/test_resnet", "teacher/fashion_mnist_linf")
+    )
     assert plain is not None
     assert plain.p is not None
     assert plain.difference.value == pytest.approx(-0.4)
@@ -219,7 +221,9 @@ def test_figures_that_know_no_images_are_not_paired(tmp_path: Path) -> None:
         metrics = read_metrics(folder.metrics)
         replace(metrics, rows=[replace(row, kept=None) for row in metrics.rows]).write(folder.metrics)
     comparison = compare([tmp_path])
-    assert {comparison.to_best(line, column) for line in comparison.lines for column in comparison.columns} == {None}
+    assert {
+        comparison.to_best(line, column) for line in comparison.lines for column in comparison.columns
+    } == {None}
 
 
 def test_cached_runs_that_differ_in_the_seed_are_one_line(tmp_path: Path) -> None:

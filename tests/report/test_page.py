@@ -98,7 +98,10 @@ def test_every_section_is_there_and_elements_are_nested(page: Page) -> None:
 
 def test_the_verdict_is_computed_from_the_rows(page: Page) -> None:
     verdict = page.words("verdict")
-    assert "keeps 79 % (interval 76 % to 82 %) of the teacher’s robust accuracy at Linf 8/255 (pgd-20)" in verdict
+    assert (
+        "keeps 79 % (interval 76 % to 82 %) of the teacher’s robust accuracy at Linf 8/255 (pgd-20)"
+        in verdict
+    )
     assert "is 51.0 points above the undefended control; 1 of 2 checks is suspicious." in verdict
 
 

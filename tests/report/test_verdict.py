@@ -14,9 +14,7 @@ EPS = 8 / 255
 THREAT = ThreatModel("Linf", EPS)
 
 
-def attacked(
-    model: Model, correct: int, attack: str = "pgd", eps: float = EPS, norm: Norm = "Linf"
-) -> Row:
+def attacked(model: Model, correct: int, attack: str = "pgd", eps: float = EPS, norm: Norm = "Linf") -> Row:
     # The control is right where the student is wrong.
     kept = range(1000 - correct, 1000) if model == "control" else range(correct)
     return row(
@@ -43,9 +41,7 @@ def test_a_measurement_with_company_comes_before_a_stronger_one_without() -> Non
 
 
 def test_the_threat_models_norm_comes_first() -> None:
-    chosen = headline(
-        [attacked("student", 600, norm="L2"), attacked("student", 700, eps=0.1)], THREAT
-    )
+    chosen = headline([attacked("student", 600, norm="L2"), attacked("student", 700, eps=0.1)], THREAT)
     assert chosen is not None
     assert chosen.student.norm == "Linf"
 

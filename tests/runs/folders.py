@@ -8,8 +8,8 @@ from typing import Any
 
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.evaluation.metrics import Metrics, Model, Row, row
-from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.recipe.loading import build_recipe, dump_recipe
+from rrm_transfer.runs.folder import RunFolder
 from tests.report.fixtures import environment, network_config
 
 EPS = 8 / 255
