@@ -58,8 +58,8 @@ def export(run: Path, file: Path, *, form: str, with_normalisation: bool = False
         with_normalisation: Take pixels in [0, 1] instead of normalised images; ``robustbench`` always does.
 
     Raises:
-        UserError: There is no finished run or no test image of it, a package is missing, or what was made does
-            not compute what the student does.
+        UserError: There is no finished run or no test image of it, a package is missing, or what was made
+            does not compute what the student does.
     """
     if form not in FORMATS:
         raise UserError("Unknown format.", received=form, allowed=FORMATS, hint=did_you_mean(form, FORMATS))

@@ -37,7 +37,7 @@ from rrm_transfer.runs.evaluated import (
 from rrm_transfer.evaluation.evaluator import Evaluator, balanced_sample
 from rrm_transfer.evaluation.state import EvaluationState
 from rrm_transfer.runtime.interruption import StopRequest
-from rrm_transfer.evaluation.metrics import MODELS, CorruptionRow, Metrics, Row, read_metrics, row
+from rrm_transfer.evaluation.metrics import MODELS, CorruptionRow, Metrics, Model, Row, read_metrics, row
 from rrm_transfer.runs.models import ModelFacts, facts_about
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.runtime.processes import Runtime
@@ -186,7 +186,7 @@ def evaluate(
         networks = {"weights": network, "surrogate": rival, "control": undefended}
         conditions = _conditions(wanted, networks, data.name, chosen, fit, batch_size, split, runtime)
         state = _open_state(output, conditions, runtime, resume=resume)
-        role = next((model for model in MODELS if model == known.part), "student")
+        role: Model = next((model for model in MODELS if model == known.part), "student")
         evaluator = Evaluator(
             network, chosen, role=role, split=split, fit=fit, batch_size=batch_size, runtime=runtime,
             narrator=narrator, state=state,

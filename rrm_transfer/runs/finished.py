@@ -1,4 +1,4 @@
-"""The one reader of a finished run: everything that its folder holds, read once, checked, fit to be published."""
+"""The one reader of a finished run: what its folder holds, read once, checked, fit to be published."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ class FinishedRun:
         if timing.get("train_seconds") is None:
             return None
         cache = timing.get("teacher_features") or {}
-        return float(timing["train_seconds"]) - cache.get("seconds", 0) + cache.get("build_seconds", 0)
+        return float(timing["train_seconds"] - cache.get("seconds", 0) + cache.get("build_seconds", 0))
 
     def measurements(self) -> Iterator[tuple[str | None, Metrics]]:
         """Yields the run's metrics, named None, and every evaluation with its name."""

@@ -227,7 +227,7 @@ class _Job:
         self._tell_of_broken_images()
         self.log("evaluated", {"rows": len(rows)})
         metrics = Metrics(rows, self.indices, self.images.fingerprint, timing, checks)
-        finished = None
+        finished: FinishedRun | None = None
         if self.runtime.is_main:
             self.tracking.accuracies(rows)
             self._exhibit(student)
@@ -236,7 +236,8 @@ class _Job:
             finished = read_run(self.folder, metrics)
             publish(finished)
             metrics.write(self.folder.metrics)
-        return self.runtime.from_main(finished)
+        told: FinishedRun = self.runtime.from_main(finished)
+        return told
 
     def _train(
         self,

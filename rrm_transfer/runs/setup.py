@@ -21,7 +21,6 @@ from rrm_transfer.runs.learners import (
     build_teacher_network,
     kind_of_learner,
 )
-from rrm_transfer.evaluation.metrics import Model
 from rrm_transfer.runs.models import ModelFacts, facts_about
 from rrm_transfer.training.optimization import Optimisation
 from rrm_transfer.training.pairing import TAKES_CLASSIFIER, pair
@@ -113,7 +112,7 @@ class Assembly:
             view_seed=None if cache is None else cache.seed,
         )
 
-    def plan(self, model: Model, epochs: int) -> TrainingPlan:
+    def plan(self, model: str, epochs: int) -> TrainingPlan:
         """Makes the plan of one training phase; another number of epochs stretches the whole schedule.
 
         The control is plain training: its weights are not averaged.

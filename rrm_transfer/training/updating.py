@@ -30,7 +30,6 @@ from rrm_transfer.training.finite import BadSteps
 from rrm_transfer.training.optimization import Optimisation, Schedule, build_optimizer
 from rrm_transfer.training.step import TrainingStep
 from rrm_transfer.training.timing import Clock, untimed
-from rrm_transfer.evaluation.metrics import Model
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class TrainingPlan:
         average_epochs: Epochs at the end over which weights are averaged, or None.
     """
 
-    model: Model
+    model: str
     epochs: int
     accumulation: int
     optimisation: Optimisation

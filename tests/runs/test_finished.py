@@ -28,12 +28,13 @@ from tests.report import fixtures
 __all__ = ["cli"]
 
 WRONG: tuple[Any, ...] = (
-    None, "text", "\ud800", "", -1, 3, 0.5, True, 10**400, float("nan"), float("inf"), 1e300, [], {}, [None], {"a": None},
-    [[]] * 3,
+    None, "text", "\ud800", "", -1, 3, 0.5, True, 10**400, float("nan"), float("inf"), 1e300, [], {}, [None],
+    {"a": None}, [[]] * 3,
 )  # fmt: skip
 """One of these stands in the place of one value."""
 FILES = (
-    "metrics.json", "evaluations/later.json", "recipe.yaml", "student/config.json", "environment.json", "log.jsonl",
+    "metrics.json", "evaluations/later.json", "recipe.yaml", "student/config.json", "environment.json",
+    "log.jsonl",
 )  # fmt: skip
 
 
@@ -44,29 +45,45 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     few = folder.log_file.read_text(encoding="utf-8").splitlines()[30:34]
     folder.log_file.write_text("".join(f"{line}\n" for line in few), encoding="utf-8")
     fixtures.write_event(
-        folder, "selection", model="student", step=640, clean=0.5, robust=0.25, count=100, eps=0.1, norm="Linf"
+        folder,
+        "selection",
+        model="student",
+        step=640,
+        clean=0.5,
+        robust=0.25,
+        count=100,
+        eps=0.1,
+        norm="Linf",
     )
     student = build_student(
         "test_resnet", num_classes=3, channels=1, image_size=32, args={"output_stride": 8}, seed=1
     )
     facts = fixtures.network_config()["rrm"]
     save_student(
-        student, folder.student, sample=torch.rand(2, 1, 32, 32), class_names=fixtures.CLASS_NAMES, licence="MIT",
-        rrm=facts,
+        student, folder.student, sample=torch.rand(2, 1, 32, 32), class_names=fixtures.CLASS_NAMES,
+        licence="MIT",         rrm=facts,
     )  # fmt: skip
     whole = fixtures.metrics()
     few_rows = [line for line in whole.rows if line.eps in (None, fixtures.EPS)]
     Metrics(few_rows, data=whole.data, timing=whole.timing, checks=whole.checks).write(folder.metrics)
     later = fixtures.corrupted("student")
-    attacked = row("student", "test", Proportion(40, 100), kept=range(40), attack="worst-case", norm="Linf", eps=0.1)
-    conditions = {"attacks": ["pgd"], "steps": 20, "restarts": 1, "surrogate": None, "dataset": "fashion-mnist-mini"}
+    attacked = row(
+        "student", "test", Proportion(40, 100), kept=range(40), attack="worst-case", norm="Linf", eps=0.1
+    )
+    conditions = {
+        "attacks": ["pgd"],
+        "steps": 20,
+        "restarts": 1,
+        "surrogate": None,
+        "dataset": "fashion-mnist-mini",
+    }
     survivors = {"autoattack Linf 8/255": {"none": 90}}
     fixtures.write_evaluation(
         folder,
         "later",
         Metrics(
-            [*later.rows, attacked], data=later.data, corruptions=later.corruptions[-7:], conditions=conditions,
-            survivors=survivors, indices=[1, 2],
+            [*later.rows, attacked], data=later.data, corruptions=later.corruptions[-7:],
+            conditions=conditions,             survivors=survivors, indices=[1, 2],
         ),
     )  # fmt: skip
     return folder.path
@@ -74,7 +91,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yields where values stand: all keys of mappings, the first and the last entry of lists."""
-    keys = list(node) if isinstance(node, dict) else sorted({0, len(node) - 1}) if isinstance(node, list) and node else []
+    keys = (
+        list(node)
+        if isinstance(node, dict)
+        else sorted({0, len(node) - 1})
+        if isinstance(node, list) and node
+        else []
+    )
     for key in keys:
         yield (*path, key)
         yield from _places(node[key], (*path, key))
@@ -135,8 +158,8 @@ def test_any_change_is_harmless_or_one_message(
         try:
             read_finished(changed)
         except UserError as problem:
-            assert "changed or is damaged" in problem.what, (place, wrong)
-            assert Path(name).name in problem.what, (place, wrong)
+            told = problem.what
+            assert "changed or is damaged" in told and Path(name).name in told, (place, wrong)  # noqa: PT018
         else:
             taken.append((place, wrong, content))
     assert taken
@@ -157,6 +180,11 @@ def _fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 WHOLE: dict[str, Callable[[Path], object]] = {
     "empty": _raw(b""),
     "no text": _raw(b"\xff\xfe\x00"),
@@ -164,13 +192,15 @@ WHOLE: dict[str, Callable[[Path], object]] = {
     "a list": _raw(b"[]\n"),
     "deep": _raw(b"[" * 100_000 + b"\n"),
     "fifo": _fifo,
-    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "folder": _folder,
 }
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_file_that_is_something_else_is_named(name: str, kind: str, run: Path, cli: Cli, tmp_path: Path) -> None:
+def test_a_file_that_is_something_else_is_named(
+    name: str, kind: str, run: Path, cli: Cli, tmp_path: Path
+) -> None:
     changed = _copy(run, tmp_path / "changed")
     WHOLE[kind](changed / name)
     if (name, kind) == ("log.jsonl", "empty"):
@@ -194,12 +224,19 @@ def test_a_damaged_run_is_left_out_of_a_comparison_with_its_reason(run: Path, tm
     bad.metrics.write_text(json.dumps(content), encoding="utf-8")
     runs, left_out = read_runs([tmp_path / "runs"])
     assert [run.folder.name for run in runs] == ["good"]
-    assert [(folder.name, "rows.0.count holds 'many'" in reason) for folder, reason in left_out] == [("bad", True)]
+    assert [(folder.name, "rows.0.count holds 'many'" in reason) for folder, reason in left_out] == [
+        ("bad", True)
+    ]
 
 
 def test_a_run_tells_what_it_is(run: Path) -> None:
     found = read_finished(run)
-    assert (found.noun, found.form, found.architecture, found.student.classes) == ("student", "stock", "test_resnet", 3)
+    assert (found.noun, found.form, found.architecture, found.student.classes) == (
+        "student",
+        "stock",
+        "test_resnet",
+        3,
+    )
     assert found.load_line == f'timm.create_model("local-dir:{run}/student", pretrained=True)'
     assert found.machine == "2 × cpu, 2 cores, 1 threads"
     assert fixtures.HOME not in repr((found.provenance, found.written_recipe))

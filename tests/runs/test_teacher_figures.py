@@ -13,7 +13,7 @@ from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.evaluation.evaluator import PGDSpec
-from rrm_transfer.evaluation.metrics import Metrics, Row, row
+from rrm_transfer.evaluation.metrics import Metrics, Model, Row, row
 from rrm_transfer.runs.models import ModelFacts
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.runtime.processes import Runtime
@@ -41,7 +41,7 @@ class Teacher:
         return rows("teacher", self.clean)[: 1 + len(specs)]
 
 
-def rows(model: str, clean: int = 15) -> list[Row]:
+def rows(model: Model, clean: int = 15) -> list[Row]:
     attack: dict[str, Any] = {"attack": "pgd", "norm": "Linf", "eps": 8 / 255, "steps": 20, "restarts": 1}
     return [row(model, "test", Proportion(clean, 20)), row(model, "test", Proportion(9, 20), **attack)]
 

@@ -18,8 +18,11 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.stems import require_shape_only
 from rrm_transfer.exports.robustbench import write_adapter
 from rrm_transfer.recipe.loading import build_recipe
+from rrm_transfer.runs.finished import read_finished
 from rrm_transfer.students.loading import load_student
 from tests.cli.conftest import Cli, cli
+from tests.report.fixtures import network_config
+from tests.runs.folders import write_run
 from tests.support import tiny
 from tests.teachers.forms import cifar_state
 
@@ -160,13 +163,14 @@ def _hurt_eps(config: dict[str, Any]) -> None:
 def test_an_adapter_holds_no_words_of_a_stranger(
     change: Callable[[dict[str, Any]], None], tiny_teacher: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run" / "student"
-    shutil.copytree(tiny_teacher, folder)
+    run = write_run(tmp_path / "run")
+    folder = run.student
+    shutil.copytree(tiny_teacher, folder, dirs_exist_ok=True)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["rrm"] = {"dataset": "x", "role": "student", "threat": {"norm": "Linf", "eps": 0.1}}
+    config["rrm"] = network_config()["rrm"]
     change(config)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     student = load_student(folder)
     with pytest.raises(UserError):
-        write_adapter(student, tmp_path / "run", tmp_path / "Me.py")
+        write_adapter(student, read_finished(run.path), tmp_path / "Me.py")
     assert not (tmp_path / "Me.py").exists()

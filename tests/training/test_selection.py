@@ -36,8 +36,8 @@ class Scripted:
         self.shown.append({name: value.clone() for name, value in network.state_dict().items()})
         attack: dict[str, Any] = {"attack": "pgd", "norm": "Linf", "eps": 0.1, "steps": 10, "restarts": 1}
         return [
-            row("selection", "held-out", Proportion(clean, 100)),
-            row("selection", "held-out", Proportion(robust, 100), **attack),
+            row("student", "held-out", Proportion(clean, 100)),
+            row("student", "held-out", Proportion(robust, 100), **attack),
         ]
 
 
@@ -96,7 +96,7 @@ def test_the_judge_measures_as_the_evaluation_does(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"fit": Fit("none", SIZE), "batch_size": 20, "seed": 3, "runtime": Runtime()}
     clean, robust = held_out_judge(images, threat, **settings)(network)
     expected = measure(
-        network, images, [PGDSpec(threat, STEPS, 1)], role="selection", split="held-out", narrator=Narrator(),
+        network, images, [PGDSpec(threat, STEPS, 1)], role="student", split="held-out", narrator=Narrator(),
         **settings,
     )  # fmt: skip
     assert [clean, robust] == expected
