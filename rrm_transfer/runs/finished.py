@@ -199,6 +199,7 @@ _EVENTS: dict[str, TypeAdapter[Any]] = {
 }
 _ANY_EVENT = TypeAdapter(Event)
 _ANYTHING = TypeAdapter(dict[str, Any])
+_ANY_JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 @dataclass(frozen=True)
@@ -434,8 +435,11 @@ def _config(folder: Path) -> NetworkConfig:
 
 
 def _evaluations(folder: Path) -> dict[str, Metrics]:
+    """Reads the evaluations of a run; a user's own file among them, which holds no rows, is left aside."""
     files = sorted(path for path in folder.glob("*.json") if not path.name.endswith(_STATE))
-    return {presentable(path.stem): read_metrics(path) for path in files}
+    documents = ((path, read_form(path, _ANY_JSON)) for path in files)
+    ours = [path for path, content in documents if isinstance(content, dict) and "rows" in content]
+    return {presentable(path.stem): read_metrics(path) for path in ours}
 
 
 def _events(path: Path) -> Iterator[Event]:

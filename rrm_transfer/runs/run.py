@@ -297,8 +297,8 @@ class _Work:
             selection=selection,
             features=features,
         )
-        passes = setup.passes(student, objective, epochs)
         result = trainer.run(stop, resume=resume)
+        passes = setup.passes(student, objective, epochs)
         self.log("trained", {"model": model, "step": result.steps, "seconds": round(result.seconds, 3)})
         data_seconds = 0.0 if robust is None else robust.seconds
         return {**with_features(result.timing(epochs, data_seconds), cost), "passes": passes.to_json()}
