@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from rrm_transfer.runtime.launch import is_first
+
 if TYPE_CHECKING:
     from rrm_transfer.runs.result import RunResult
     from rrm_transfer.runtime.progress import Narrator
@@ -24,7 +26,7 @@ def narrator(quiet: bool) -> Narrator:
 
 def is_first_process() -> bool:
     """Tells whether this process is the one that prints."""
-    return os.environ.get("RANK", "0") == "0"
+    return is_first()
 
 
 def first_to_report() -> bool:

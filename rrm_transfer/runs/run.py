@@ -91,8 +91,8 @@ def run(
         require_no_teacher(recipe)
     runtime = Runtime()
     narrator = narrator if narrator is not None and runtime.is_main else Narrator()
-    if (warning := runtime.launch_warning()) is not None:
-        narrator.warn(warning)
+    for notice in runtime.notices:
+        narrator.warn(notice)
     folder = RunFolder(output_folder(recipe, runtime))
     with StopRequest() as stop:
         folder.check(overwrite=overwrite, resume=resume)

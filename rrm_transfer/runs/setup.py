@@ -24,6 +24,7 @@ from rrm_transfer.runs.learners import (
 from rrm_transfer.runs.models import ModelFacts, facts_about
 from rrm_transfer.training.optimization import Optimisation
 from rrm_transfer.training.pairing import TAKES_CLASSIFIER, pair
+from rrm_transfer.runtime.configuration import Configuration
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.runs.recipe_names import check_names
 from rrm_transfer.runtime.processes import Runtime
@@ -224,10 +225,28 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
         row = replace(row, augmentation=row.augmentation.model_copy(update={"lighting": 0.0}))
     recipe = fill_in(recipe, row)
     recipe.evaluate.eps = recipe.evaluate.eps or [threat.eps]
+    follow_accelerate(recipe, runtime.asked, narrator)
     settle_cache(recipe, narrator)
     runtime.check_divisible(recipe.train.global_batch_size or 1, recipe.train.accumulation)
     narrator.note(training_line(recipe, row.source, kind))
     return Assembly(recipe, data, fit, teacher, known, ThreatModel.asked(threat.norm, threat.eps), broken)
+
+
+def follow_accelerate(recipe: Recipe, asked: Configuration, narrator: Narrator) -> None:
+    """Takes up what accelerate's configuration asks for where the recipe is silent, and tells where it is not."""
+    train = recipe.train
+    told = {"precision": asked.precision, "compile": asked.compile or None}
+    for name, value in told.items():
+        if value is None:
+            continue
+        said = getattr(train, name) if name in train.model_fields_set else None
+        if said is None:
+            setattr(train, name, value)
+            narrator.note(f"train.{name}={value}, as accelerate's configuration asks")
+        elif said != value:
+            narrator.warn(
+                f"the recipe's train.{name}={said} counts, not the {value} of accelerate's configuration"
+            )
 
 
 def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | None) -> Learner:
