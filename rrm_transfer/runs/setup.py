@@ -233,7 +233,7 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
 
 
 def follow_accelerate(recipe: Recipe, asked: Configuration, narrator: Narrator) -> None:
-    """Takes up what accelerate's configuration asks for where the recipe is silent, and tells where it is not."""
+    """Takes up what accelerate's configuration asks for where the recipe is silent; else tells."""
     train = recipe.train
     told = {"precision": asked.precision, "compile": asked.compile or None}
     for name, value in told.items():

@@ -52,7 +52,9 @@ def largest_fitting(images: int, attempt: Callable[[int], object], device: torch
 
 
 @contextmanager
-def advising_batch_size(images: int, attempt: Callable[[int], object], device: torch.device) -> Iterator[None]:
+def advising_batch_size(
+    images: int, attempt: Callable[[int], object], device: torch.device
+) -> Iterator[None]:
     """Explains what to do where memory runs out without training: in evaluation, selection and caches.
 
     Args:

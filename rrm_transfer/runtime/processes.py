@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -35,6 +38,10 @@ _STEP = timedelta(minutes=30)
 
 _PATIENCE = timedelta(days=1)
 """How long processes wait for one that downloads data or works on the last part of an attack."""
+
+_VISIBLE_SECONDS = 60.0
+"""Longer than a network's file system remembers that a file was absent (NFS: 30 s unless set otherwise)."""
+_LOOK_SECONDS = 0.5
 
 
 class Runtime:
@@ -77,6 +84,8 @@ class Runtime:
                 kwargs_handlers=handlers,
                 gradient_accumulation_plugin=whole,
             )
+            if self.world > 1:
+                _patient_group(dist.group.WORLD)  # here, where none of them keeps the others waiting
         launch.check_started(self.world)
         self.device = indexed(self.accelerator.device)
         self.sharding = self.asked.sharding and self.world > 1
@@ -106,6 +115,12 @@ class Runtime:
                 f"--num_processes {accelerators} -m rrm_transfer …"
             )
         return lines
+
+    def seed(self, value: int) -> None:
+        """Seeds the generators of this process; ``torch.manual_seed`` does those of all devices, slowly."""
+        torch.default_generator.manual_seed(value)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(value)
 
     def synchronise(self) -> None:
         """Waits until the device has done what it was given."""
@@ -212,6 +227,39 @@ class Runtime:
         if self.is_main:
             self.barrier()
 
+    def check_shared(self, folder: Path, *, hint: str) -> None:
+        """Checks, before work is shared out, that all processes see what one of them writes into a folder.
+
+        Raises:
+            UserError: One does not.
+        """
+        if self.world == 1:
+            return
+        name = self.from_main(f".shared-{uuid4().hex}")
+        if self.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        self.barrier()
+        try:
+            self.check_visible([folder / name], hint=hint)
+        finally:
+            if self.is_main:
+                (folder / name).unlink(missing_ok=True)
+
+    def check_visible(self, files: Sequence[Path], *, hint: str) -> None:
+        """Checks that all processes see files that they wrote; a network's file system may show them late.
+
+        Raises:
+            UserError: One does not.
+        """
+        unseen = _unseen(files)
+        if any(self.gather([len(unseen)])):
+            raise UserError(
+                "A process does not see the files that another one wrote.",
+                received=unseen[0] if unseen else files[0].parent,
+                hint=hint,
+            )
+
     def check_divisible(self, global_batch_size: int, accumulation: int) -> None:
         """Checks that every process and accumulation step gets images.
 
@@ -249,6 +297,19 @@ class Runtime:
                 received=f"train.sync_batchnorm=true on {self.device.type}",
                 hint="leave it out: the processes then average their statistics after each step",
             )
+
+
+def _unseen(files: Sequence[Path]) -> list[Path]:
+    """Returns the files that this process does not see, though it waits for them."""
+    end = time.monotonic() + _VISIBLE_SECONDS
+    while True:
+        unseen = [file for file in files if not file.is_file()]
+        if not unseen or time.monotonic() >= end:
+            return unseen
+        for folder in {file.parent for file in unseen}:
+            with suppress(OSError):
+                list(folder.iterdir())  # has NFS ask again for what it remembers as absent
+        time.sleep(_LOOK_SECONDS)
 
 
 @cache

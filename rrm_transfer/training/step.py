@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rrm_transfer.attacks.ascent import inner_attack
+from rrm_transfer.attacks.ascent import frozen, inner_attack
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
@@ -22,13 +22,15 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Puts ``module`` into evaluation mode for the block."""
-    was_training = module.training
+    """Puts ``module`` into evaluation mode for the block; if it is in it, its parts are not visited."""
+    if not module.training:
+        yield
+        return
     module.eval()
     try:
         yield
     finally:
-        module.train(was_training)
+        module.train()
 
 
 @dataclass
@@ -80,7 +82,8 @@ class TrainingStep:
 
     def attack(self, ascend: PerSampleLoss, inner: InnerAttack) -> Tensor:
         # For the whole ascent: activations that are computed again must be those of evaluation mode, too.
-        with self.clock("attack"), evaluation_mode(self.bare):
+        # Weights are frozen because compiled code computes their gradients whether asked for or not.
+        with self.clock("attack"), evaluation_mode(self.bare), frozen(self.bare):
             return inner_attack(
                 self.x,
                 loss=ascend,
