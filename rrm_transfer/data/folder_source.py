@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from rrm_transfer.core.documents import require_text
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.data.broken import BrokenImages
@@ -59,6 +60,9 @@ def _files_by_class(folder: Path, notes: list[str]) -> dict[str, list[Path]]:
     skipped = 0
     for child in _folders(folder):
         files = [path for path in sorted(child.rglob("*")) if path.is_file() and path.name[0] != "."]
+        above = len(str(folder)) + 1
+        for path in files:
+            require_text(str(path)[above:], what="A file's name in the data")
         classes[child.name] = [path for path in files if path.suffix.lower() in SUFFIXES]
         skipped += len(files) - len(classes[child.name])
     empty = [name for name, files in classes.items() if not files]

@@ -16,7 +16,8 @@ def without_tf32() -> Iterator[None]:
     By the settings that torch 2.9 introduced, where it has them: it refuses to read the older ones once
     somebody has set the newer.
     """
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn  # torch types some of it as a module
+    matmul = torch.backends.cuda.matmul
     settings: list[tuple[Any, str, object]] = [(cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
     if hasattr(matmul, "fp32_precision"):
         settings = [(place, "fp32_precision", "ieee") for place in (matmul, cudnn.conv, cudnn.rnn)]

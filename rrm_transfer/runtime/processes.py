@@ -103,6 +103,11 @@ class Runtime:
         return bool(self.accelerator.is_main_process)
 
     @property
+    def has_bf16(self) -> bool:
+        """Whether this is a GPU that computes in bf16."""
+        return self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+    @property
     def notices(self) -> list[str]:
         """What of the launch the user should know, a line each."""
         lines = []
@@ -314,7 +319,8 @@ def _unseen(files: Sequence[Path]) -> list[Path]:
 
 @cache
 def _patient_group(everyone: object) -> dist.ProcessGroup:
-    return dist.new_group(backend="gloo", timeout=_PATIENCE)
+    # Its other type is for processes that are left out, of which there are none.
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_PATIENCE))
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from rrm_transfer.core.devices import constant
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.pixels import LUMA
 
-# ITU-R BT.601 luma, which is also what Pillow's conversion to grey uses.
-_LUMA = (0.299, 0.587, 0.114)
 _COLOURS = {1: "grey", 3: "RGB"}
 
 
@@ -49,7 +48,7 @@ class View:
         if given < wanted:
             x = x.expand(-1, wanted, -1, -1)
         elif given > wanted:
-            x = (x * constant(_LUMA, x.device).to(x.dtype).view(1, -1, 1, 1)).sum(1, keepdim=True)
+            x = (x * constant(LUMA, x.device).to(x.dtype).view(1, -1, 1, 1)).sum(1, keepdim=True)
         side = self.size[1]
         if side is not None and x.shape[-2:] != (side, side):
             # Bilinear weights are not negative, so the range is kept; bicubic would leave it.

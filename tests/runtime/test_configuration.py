@@ -10,13 +10,14 @@ import torch
 from rich.console import Console
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.recipe.schema import Recipe
-from rrm_transfer.runs.setup import follow_accelerate
+from rrm_transfer.recipe.loading import build_recipe
+from rrm_transfer.recipe.resolved import ResolvedTrain
+from rrm_transfer.runs.resolve import resolve
 from rrm_transfer.runtime.configuration import Configuration, read_configuration
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.processes import Runtime
 from rrm_transfer.runtime.progress import Narrator
 from tests.support import tiny
-from tests.support.command import command
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 INDUCTOR = {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}
@@ -102,46 +103,51 @@ def test_compilation_is_the_runs_own(monkeypatch: pytest.MonkeyPatch) -> None:
         assert prepared is network
 
 
-def test_a_silent_recipe_follows_accelerates_precision(
-    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
-) -> None:
-    options = [*tiny.recipe_options(tiny_teacher, tiny_data), "--set", "train.precision=null"]
-    settings = {**LAUNCHER, "ACCELERATE_MIXED_PRECISION": "bf16"}
-    ended = command("run", *options, "--dry-run", "--json", folder=tmp_path, environment=settings)
-    assert ended.code == 0, ended.err
-    assert ended.document["recipe"]["train"]["precision"] == "bf16"
-    assert "train.precision=bf16, as accelerate's configuration asks" in ended.err
+def _train(teacher: Path, data: Path, said: list[str]) -> tuple[ResolvedTrain, str]:
+    """Resolves a recipe that leaves precision and compilation open but for what is said."""
+    content = {"teacher": {"name": str(teacher)}, "student": {"name": "test_vit"}}
+    recipe = build_recipe(content, [f"data.name={data}", *tiny.settings(), "train.precision=auto", *said])
+    heard = io.StringIO()
+    context = Context.begin(Narrator(Console(file=heard, width=500)))
+    return resolve(recipe, context).recipe.train, heard.getvalue()
 
 
 @pytest.mark.parametrize(
     ("said", "expected", "told"),
     [
-        ({}, ("bf16", True), "train.compile=True, as accelerate's configuration asks"),
-        ({"precision": "bf16", "compile": True}, ("bf16", True), None),
-        ({"compile": False}, ("bf16", False), "the recipe's train.compile=False counts, not the True"),
+        ([], ("bf16", True), ""),
+        (["train.precision=bf16", "train.compile=true"], ("bf16", True), ""),
+        (["train.compile=false"], ("bf16", False), "the recipe's train.compile=false counts"),
         (
-            {"precision": "float32"},
+            ["train.precision=float32"],
             ("float32", True),
-            "the recipe's train.precision=float32 counts, not the bf16 of accelerate's configuration",
+            "the recipe's train.precision=float32 counts, not mixed_precision: bf16 of accelerate's",
         ),
     ],
 )
-def test_what_a_recipe_says_counts(
-    said: dict[str, object], expected: tuple[str, bool], told: str | None
+def test_accelerate_counts_where_the_recipe_is_silent(
+    said: list[str],
+    expected: tuple[str, bool],
+    told: str,
+    tiny_teacher: Path,
+    tiny_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    recipe = Recipe.model_validate({"student": {"name": "test_vit"}, "train": said})
-    heard = io.StringIO()
-    narrator = Narrator(Console(file=heard, width=200))
-    follow_accelerate(recipe, Configuration("bf16", True, False, ()), narrator)
-    assert (recipe.train.precision, recipe.train.compile) == expected
-    assert (told or "") in heard.getvalue()
-    assert bool(heard.getvalue()) == (told is not None)
+    _set({**INDUCTOR, "ACCELERATE_MIXED_PRECISION": "bf16"}, monkeypatch)
+    train, heard = _train(tiny_teacher, tiny_data, said)
+    assert (train.precision, train.compile) == expected
+    assert f"{expected[0]}, contiguous{', compiled' * expected[1]}; threat" in heard
+    assert told in heard
+    assert ("of accelerate's configuration" in heard) == bool(told)
 
 
-def test_accelerate_that_asks_for_nothing_changes_nothing() -> None:
-    recipe = Recipe.model_validate({"student": {"name": "test_vit"}})
-    follow_accelerate(recipe, Configuration(None, False, False, ()), Narrator())
-    assert (recipe.train.precision, recipe.train.compile) == (None, False)
+def test_accelerate_that_asks_for_nothing_changes_nothing(
+    tiny_teacher: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _set({}, monkeypatch)
+    train, heard = _train(tiny_teacher, tiny_data, [])
+    assert (train.precision, train.compile) == ("float32", False)
+    assert "accelerate" not in heard
 
 
 def test_a_machine_with_more_accelerators_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.runtime import processes
@@ -21,7 +22,7 @@ from rrm_transfer.runtime.processes import Runtime
 def test_steps_are_waited_for_in_minutes_and_downloads_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
 
-    class Recorder(processes.Accelerator):  # type: ignore[misc]  # accelerate has no annotations
+    class Recorder(Accelerator):  # type: ignore[misc]  # accelerate has no annotations
         def __init__(self, **settings: Any) -> None:
             given.update(settings)
             super().__init__(**settings)
@@ -32,7 +33,8 @@ def test_steps_are_waited_for_in_minutes_and_downloads_for_a_day(monkeypatch: py
     assert timeout == timedelta(minutes=30)
 
     monkeypatch.setattr(dist, "new_group", lambda **settings: settings)
-    assert processes._patient_group("these") == {"backend": "gloo", "timeout": timedelta(days=1)}
+    group: Any = processes._patient_group("these")
+    assert group == {"backend": "gloo", "timeout": timedelta(days=1)}
 
 
 def test_a_seed_gives_the_numbers_of_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +80,8 @@ def test_memory_is_released_where_torch_can() -> None:
 @pytest.fixture
 def tf32() -> Any:
     """Leaves torch's settings as they were."""
-    places = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
+    cudnn: Any = torch.backends.cudnn
+    places: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
     if not hasattr(places[0], "fp32_precision"):
         pytest.skip("needs torch 2.9")
     before = [place.fp32_precision for place in places]

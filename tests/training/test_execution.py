@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import nn
 
+from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.randomness import Randomness
-from rrm_transfer.data.fit import Fit
+from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.evaluation.metrics import Row, row
-from rrm_transfer.objectives.base import InnerAttack
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.memory import is_out_of_memory
-from rrm_transfer.runtime.processes import Runtime
 from rrm_transfer.students.student import Student, build_student
 from rrm_transfer.training.execution import executing, set_checkpointing
 from rrm_transfer.training.optimization import build_optimizer
@@ -207,7 +207,7 @@ def test_selection_sees_the_plain_network(tmp_path: Path) -> None:
 
     def judge(network: nn.Module) -> list[Row]:
         seen.append(network._compiled_call_impl)
-        return [row("selection", "held-out", Proportion(1, 2), attack=name) for name in ("none", "pgd")]
+        return [row("student", "held-out", Proportion(1, 2), attack=name) for name in ("none", "pgd")]
 
     Selection(judge, every=1).evaluate(student, 1)
     assert seen == [None]
@@ -230,17 +230,15 @@ class Greedy(nn.Module):
 @pytest.mark.parametrize(("most", "batch", "fits"), [(4, 16, 4), (4, 8, 4), (1, 10, 1)])
 def test_selection_names_the_batch_that_fits(most: int, batch: int, fits: int) -> None:
     """A clean batch that fits is no sign that one under attack does."""
-    judge = held_out_judge(
-        small_images(), PLAN.threat, fit=Fit("none", SIZE), batch_size=batch, seed=0, runtime=Runtime()
-    )
+    measurement = Measurement(SIZE, batch_size=batch, seed=0, context=Context.begin())
+    judge = held_out_judge(small_images(), PLAN.threat, measurement)
     with pytest.raises(UserError, match=f"Memory ran out with {batch} images .* {fits} fit") as caught:
         judge(Greedy(most))
     assert f"--set evaluate.batch_size={fits}" in str(caught.value.hint)
 
 
 def test_evaluation_says_where_nothing_fits() -> None:
-    judge = held_out_judge(
-        small_images(), PLAN.threat, fit=Fit("none", SIZE), batch_size=8, seed=0, runtime=Runtime()
-    )
+    measurement = Measurement(SIZE, batch_size=8, seed=0, context=Context.begin())
+    judge = held_out_judge(small_images(), PLAN.threat, measurement)
     with pytest.raises(UserError, match="not even one fits"):
         judge(Greedy(0))

@@ -15,9 +15,9 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import write_text
 from rrm_transfer.core.locks import FileLock
 from rrm_transfer.data.loader import TrainingLoader
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.memory import advising_batch_size
-from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator, Task
+from rrm_transfer.runtime.progress import Task
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.training.features.cache import FeatureCache
 from rrm_transfer.training.features.shards import Shard
@@ -40,8 +40,7 @@ class FeatureBuilder:
         teacher: Whose outputs; on the CPU again when the cache is whole.
         loader: Of the training images.
         batch_size: Of the teacher's forward passes, the same for any number of processes.
-        runtime: Processes and devices.
-        narrator: Shows progress.
+        context: Processes and voice.
     """
 
     def __init__(
@@ -51,16 +50,15 @@ class FeatureBuilder:
         loader: TrainingLoader,
         *,
         batch_size: int,
-        runtime: Runtime,
-        narrator: Narrator,
+        context: Context,
     ) -> None:
         self._cache = cache
         self._shards = cache.shards
         self._teacher = teacher
         self._loader = loader
         self._batch_size = batch_size
-        self._runtime = runtime
-        self._narrator = narrator
+        self._runtime = context.runtime
+        self._narrator = context.narrator
 
     def complete(self) -> dict[str, Any]:
         """Checks every shard and computes those that are not whole.
@@ -171,9 +169,11 @@ class FeatureBuilder:
         teacher = self._teacher.to(self._runtime.device)
         said: list[dict[str, Tensor]] = []
         for batch in self._loader.batches(parts, view=view):
-            with advising_batch_size(
-                len(batch.y), lambda images, x=batch.x: infer(teacher, x[:images]), self._runtime.device
-            ):
+
+            def fewer(images: int, x: Tensor = batch.x) -> None:
+                infer(teacher, x[:images])
+
+            with advising_batch_size(len(batch.y), fewer, self._runtime.device):
                 said.append(self._cache.of(infer(teacher, batch.x)))
             done += len(batch.y)
             if task is not None:
