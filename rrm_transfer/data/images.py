@@ -49,8 +49,8 @@ class ImageSet(ABC):
     def balanced(self, count: int | None, *, skip: int = 0) -> Self:
         """Returns ``count`` images, the first ones of each class, in their own order.
 
-        Samples of growing size are nested. So figures can be taken on images that chose nothing: those that are
-        left when the sample that chose is skipped.
+        Samples of growing size are nested, so figures can be taken on images that chose nothing: those that
+        are left when the sample that chose is skipped.
 
         Args:
             count: None: all that are left; all of them where nothing is skipped is the set itself.

@@ -29,8 +29,8 @@ from rrm_transfer.core.threat import Norm
 
 SCHEMA = 1
 Model = Literal["teacher", "control", "student", "student-best"]
-"""Which network a row is about. A run trains a student, also where it is meant as a teacher; ``student-best`` is
-the student with the best weights by the held-out part, beside which its own are the last."""
+"""Which network a row is about. A run trains a student, also where it is meant as a teacher; ``student-best``
+is the student with the best weights by the held-out part, beside which its own are the last."""
 MODELS: tuple[Model, ...] = get_args(Model)
 BEST: Model = "student-best"
 
@@ -78,9 +78,9 @@ class Row:
         accuracy: ``correct / count``.
         low: Lower end of the 95 % Wilson interval.
         high: Upper end.
-        kept: Which images are still classified correctly: one bit for each in the order of the measured images,
-            the first the highest of its byte, as hexadecimal digits; None where that is not known. Rows of the
-            same images can be compared image by image.
+        kept: Which images are still classified correctly: one bit for each in the order of the measured
+            images, the first the highest of its byte, as hexadecimal digits; None where that is not known.
+            Rows of the same images can be compared image by image.
     """
 
     __pydantic_config__ = _CLOSED

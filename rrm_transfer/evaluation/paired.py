@@ -1,7 +1,7 @@
 """Two accuracies on the same images: what their difference and their ratio are known to be.
 
-Images that both networks get right, or both get wrong, tell nothing about the difference; intervals that know which
-images those are, are narrower than those of two samples.
+Images that both networks get right, or both get wrong, tell nothing about the difference; intervals that
+know which images those are, are narrower than those of two samples.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Paired:
 
     @classmethod
     def of(cls, first: Row, second: Row) -> Paired | None:
-        """Pairs two rows of the same images, which the caller vouches for; None where a row knows no images."""
+        """Pairs two rows, whose images the caller knows to be the same; None where a row knows no images."""
         one, other = first.right(), second.right()
         if one is None or other is None or len(one) != len(other):
             return None
@@ -61,8 +61,8 @@ class Paired:
     def difference(self) -> Interval:
         """Returns the first accuracy less the second.
 
-        Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired
-        data", Statistics in Medicine 1998, method 10.
+        Newcombe, "Improved confidence intervals for the difference between binomial proportions based on
+        paired data", Statistics in Medicine 1998, method 10.
         """
         n, p, q = self.count, (self.both + self.first) / self.count, (self.both + self.second) / self.count
         return _square_and_add(p, wilson_interval(p, n), q, wilson_interval(q, n), self._correlation())
@@ -80,9 +80,10 @@ class Paired:
     def ratio(self) -> Interval | None:
         """Returns the first accuracy divided by the second; None where the second is 0.
 
-        Bonett and Price, "Confidence intervals for a ratio of binomial proportions based on paired data", Statistics
-        in Medicine 2006: Wilson intervals of the two, among the images that at least one gets right, narrowed by what
-        the pairs have in common. Unlike a bootstrap's it has a width where the two agree on every image.
+        Bonett and Price, "Confidence intervals for a ratio of binomial proportions based on paired data",
+        Statistics in Medicine 2006: Wilson intervals of the two, among the images that at least one gets
+        right, narrowed by what the pairs have in common. Unlike a bootstrap's it has a width where the two
+        agree on every image.
         """
         n, one, other = self.count - self.neither, self.both + self.first, self.both + self.second
         if not other:
@@ -108,10 +109,10 @@ class Paired:
 
 
 def difference(first: Row, second: Row) -> Interval:
-    """Returns the difference of two accuracies on the same images: paired where the rows know which were right.
+    """Returns the difference of two accuracies on the same images, paired where both rows know them.
 
-    Else it is the interval of two independent samples (Newcombe, "Interval estimation for the difference between
-    independent proportions", Statistics in Medicine 1998, method 10), which is rather too wide.
+    Else the interval is that of two independent samples (Newcombe, "Interval estimation for the difference
+    between independent proportions", Statistics in Medicine 1998, method 10), which is rather too wide.
     """
     paired = Paired.of(first, second)
     if paired is not None:
@@ -123,8 +124,8 @@ def difference(first: Row, second: Row) -> Interval:
 def mean_difference(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> Interval:
     """Returns the difference of two mean accuracies, each over several trainings, on the same images.
 
-    The interval is that of the mean of the images' differences, for large samples. It is about other images; how much
-    other trainings would differ, the standard deviation over seeds tells.
+    The interval is that of the mean of the images' differences, for large samples. It is about other images;
+    how much other trainings would differ, the standard deviation over seeds tells.
 
     Args:
         first: Share of the trainings that got each image right, ``(N,)``.

@@ -61,8 +61,8 @@ def export(
         overwrite: Replaces files that stand there.
 
     Raises:
-        UserError: A file would be lost, there is no finished run or no test image of it, a package is missing,
-            or what was made does not compute what the student does.
+        UserError: A file would be lost, there is no finished run or no test image of it, a package is
+            missing, or what was made does not compute what the student does.
     """
     if form not in FORMATS:
         raise UserError("Unknown format.", received=form, allowed=FORMATS, hint=did_you_mean(form, FORMATS))

@@ -63,7 +63,7 @@ class Line:
         return [entry.figures[column] for entry in self.entries if column in entry.figures]
 
     def right(self, column: Column) -> npt.NDArray[np.float64] | None:
-        """Returns the share of the runs that got each image right, ``(count,)``; None where that is not known."""
+        """Returns the share of the runs that got each image right, ``(count,)``; None where not known."""
         found = [right for row in self.rows(column) if (right := row.right()) is not None]
         if not found or len(found) < len(self.rows(column)):
             return None
@@ -115,7 +115,7 @@ class Comparison:
         )
 
     def to_best(self, line: Line, column: Column) -> ToBest | None:
-        """Compares a line with the best one, image by image; None where the images are not known to be the same."""
+        """Compares a line with the best one, image by image; None where their images may be others."""
         best = self.best(column)
         if best is None or best is line or column.data is None:
             return None

@@ -60,7 +60,7 @@ def render(run: FinishedRun) -> str:
 
 
 def _weaker(run: FinishedRun, student: Row) -> Row | None:
-    """Returns the student's lowest accuracy on the same images and in the same ball, where it is lower still."""
+    """Returns the student's lowest accuracy on these images in this ball, where it is lower still."""
     rows = [
         row
         for _, metrics in run.measurements()

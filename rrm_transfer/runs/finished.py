@@ -1,4 +1,4 @@
-"""The one reader of a finished run: everything that its folder holds, read once, checked, fit to be published."""
+"""The one reader of a finished run: what its folder holds, read once, checked, fit to be published."""
 
 from __future__ import annotations
 
@@ -420,7 +420,7 @@ def _recipe(path: Path) -> tuple[Recipe, dict[str, Any]]:
     except RecipeError as error:
         (field, message), *_ = error.problems
         raise damaged(path, field, "what no recipe holds", message) from None
-    except (UserError, ValueError, TypeError) as error:
+    except (UserError, ArithmeticError, ValueError, TypeError) as error:
         raise damaged(path, "", f"what no recipe holds ({error})", "the resolved recipe") from None
     return recipe, _public({key: value for key, value in json.loads(text).items() if key != "output"})
 

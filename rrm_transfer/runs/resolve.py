@@ -266,8 +266,8 @@ def _tell_of_student(student: StudentPlan, teacher: Teacher | None, narrator: Na
         narrator.note(f"student: {note}")
     if teacher is not None and teacher.fits(plan.model):
         narrator.warn(
-            "the teacher's weights fit this student tensor by tensor: the teacher can be deployed as it is, or "
-            "be the start of training (student.weights)"
+            "the teacher's weights fit this student tensor by tensor: the teacher can be deployed as it is, "
+            "or be the start of training (student.weights)"
         )
 
 

@@ -254,7 +254,7 @@ class _Work:
         self._tell_of_broken_images()
         self.log("evaluated", {"rows": len(rows)})
         metrics = Metrics(rows, self.indices, self.images.fingerprint, timing, checks)
-        finished = None
+        finished: FinishedRun | None = None
 
         # metrics.json is written last, as it makes the run a finished one.
         if self.runtime.is_main:

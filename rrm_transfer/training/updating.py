@@ -16,7 +16,6 @@ from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness, derive_seed
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.loader import Batch
-from rrm_transfer.evaluation.metrics import Model
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.runtime.memory import is_out_of_memory, largest_fitting
 from rrm_transfer.runtime.parallel import whole
@@ -58,7 +57,7 @@ class TrainingPlan:
         average_epochs: Epochs at the end over which weights are averaged, or None.
     """
 
-    model: Model
+    model: str
     epochs: int
     accumulation: int
     optimisation: Optimisation

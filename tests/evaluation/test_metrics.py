@@ -38,9 +38,7 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
 def test_a_row_knows_its_images_and_its_names() -> None:
     clean, attacked = _metrics().rows
     assert clean.kept == "c040"
-    right = clean.right()
-    assert right is not None
-    assert np.flatnonzero(right).tolist() == [0, 1, 9]
+    assert np.flatnonzero(np.asarray(clean.right())).tolist() == [0, 1, 9]
     assert (clean.title, clean.ball) == ("clean", "clean")
     assert (attacked.title, attacked.ball, attacked.effort) == (
         "Linf 8/255 pgd-20×5",

@@ -133,7 +133,7 @@ def test_evaluations_and_the_best_weights_are_picked_up(tmp_path: Path) -> None:
     assert accuracies(comparison, lines["rrm/test_resnet"]) == [0.8, 0.4, 0.5, 0.38]
     assert accuracies(comparison, lines["rrm (best)/test_resnet"]) == [0.79, None, 0.55, None]
     (folder.evaluations / "notes.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(UserError, match="notes.json holds"):
+    with pytest.raises(UserError, match=r"notes\.json holds"):
         compare([tmp_path / "a"])
 
 

@@ -224,7 +224,7 @@ def test_the_state_is_bound_to_everything_the_figures_depend_on(
         with pytest.raises(UserError, match=f"cannot be resumed:(?s:.)*  {name}: "):
             run(**{"folder": folder, "output": output, "resume": True, **other})
     monkeypatch.setattr("rrm_transfer.runs.evaluate.library_version", lambda: "9.9")
-    with pytest.raises(UserError, match=r"pyautoattack: .* then, 9\.9 now"):
+    with pytest.raises(UserError, match=r"pyautoattack: was .*, is now 9\.9"):
         run(folder, output=output, resume=True)
 
 

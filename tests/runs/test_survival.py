@@ -61,7 +61,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_
 
 TRAINING = "rrm_transfer.training.updating:Updater.update"
 SAVING = "rrm_transfer.training.checkpoints:save_file"
-EVALUATION = "rrm_transfer.runs.run:_Job._measure"
+EVALUATION = "rrm_transfer.runs.run:_Work._rows"
 EXPORT = "rrm_transfer.students.saving:save_for_hf"
 
 

@@ -30,7 +30,7 @@ def test_tensorboard_is_told_losses_rates_and_accuracies(
     rows = {row["model"]: row["accuracy"] for row in ended.document["rows"] if row["attack"] == "none"}
     ((_, accuracy),) = found["accuracy/student/clean"]
     assert accuracy == pytest.approx(rows["student"])
-    assert "accuracy/student/pgd Linf 8 of 255" in found
+    assert "accuracy/student/Linf 8 of 255 pgd-2" in found
 
 
 def test_an_unknown_or_missing_tracker_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
