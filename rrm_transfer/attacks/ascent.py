@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
@@ -16,6 +18,24 @@ PerSampleLoss = Callable[[Tensor], Tensor]
 """Maps pixels ``(B, C, H, W)`` to what an attack ascends, one value per sample, ``(B,)``."""
 
 Start = Literal["uniform", "gaussian", "noise", "none"]
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Makes a model's weights constants for the block, in which only its input is differentiated by.
+
+    Weights that processes hold in parts stay as they are: what is gathered of them would stay frozen.
+    """
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if any(isinstance(weight, DTensor) for weight in weights):
+        weights = []
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_()
 
 
 def ascend(
@@ -30,7 +50,7 @@ def ascend(
 ) -> Tensor:
     """Moves ``delta`` uphill on ``loss``.
 
-    Only the gradient with respect to ``delta`` is computed: weights get none. The caller chooses precision
+    Only the gradient with respect to ``delta`` is asked for: weights get none. The caller chooses precision
     and puts the model in evaluation mode.
 
     Args:

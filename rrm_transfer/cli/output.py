@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from rrm_transfer.report.screen import show
+from rrm_transfer.runtime.launch import is_first
 
 if TYPE_CHECKING:
     from rrm_transfer.runs.finished import FinishedRun
@@ -26,7 +27,7 @@ def narrator(quiet: bool) -> Narrator:
 
 def is_first_process() -> bool:
     """Tells whether this process is the one that prints."""
-    return os.environ.get("RANK", "0") == "0"
+    return is_first()
 
 
 def first_to_report() -> bool:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rrm_transfer.core.devices import constant
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.pixels import LUMA
 from rrm_transfer.core.randomness import Randomness
@@ -155,7 +156,7 @@ def _jitter(x: Tensor, factors: Tensor) -> Tensor:
 def _grey(x: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return x
-    weights = torch.tensor(LUMA, device=x.device).view(1, 3, 1, 1)
+    weights = constant(LUMA, x.device).view(1, 3, 1, 1)
     return (x * weights).sum(1, keepdim=True)
 
 
@@ -172,6 +173,6 @@ def _rotate(x: Tensor, degrees: Tensor) -> Tensor:
 
 
 def _light(x: Tensor, amounts: Tensor) -> Tensor:
-    values = torch.tensor(PCA_VALUES, device=x.device)
-    vectors = torch.tensor(PCA_VECTORS, device=x.device)
+    values = constant(PCA_VALUES, x.device)
+    vectors = constant(PCA_VECTORS, x.device)
     return (x + ((amounts * values) @ vectors.T)[:, :, None, None]).clamp_(0, 1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rrm_transfer.core.devices import send
+from rrm_transfer.core.devices import indexed, send
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.data.augment import Augmentation
@@ -102,7 +102,7 @@ class TrainingLoader:
         self.global_batch_size = global_batch_size
         share = global_batch_size // world
         self._part = slice(rank * share, (rank + 1) * share)
-        self.device = torch.device(device)
+        self.device = indexed(device)
         self._workers = workers
 
     @property
@@ -185,7 +185,7 @@ def evaluation_batches(
     Raises:
         UserError: An image is broken or does not suit the rule.
     """
-    device = torch.device(device)
+    device = indexed(device)
     positions = torch.arange(len(images))
     parts = [positions[start : start + batch_size] for start in range(0, len(images), batch_size)]
     for positions, pixels in fitted_batches(

@@ -16,16 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rrm_transfer.attacks.ascent import frozen
 from rrm_transfer.attacks.attack import Attack, Logits
 from rrm_transfer.attacks.autoattack import library_version
 from rrm_transfer.attacks.catalogue import build_attack
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.evaluation.evaluator import (
-    Evaluator,
-    strict_float32,
-    without_weight_gradients,
-)
+from rrm_transfer.evaluation.evaluator import Evaluator, strict_float32
 from rrm_transfer.evaluation.metrics import Row
 from rrm_transfer.evaluation.scales import eps_curve
 
@@ -173,7 +170,7 @@ def parse_level(text: str) -> Level:
 def _outputs(evaluator: Evaluator) -> dict[str, float]:
     """Looks at the outputs and input gradients of one batch."""
     batch = evaluator.batch()
-    with strict_float32(batch.x.device), without_weight_gradients(evaluator.network):
+    with strict_float32(batch.x.device), frozen(evaluator.network):
         logits, again = evaluator.logits(batch.x), evaluator.logits(batch.x)
         correct = logits.argmax(1) == batch.y
         gradient = _gradient(evaluator.logits, batch.x, batch.y)[correct]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rrm_transfer.attacks.ascent import frozen
 from rrm_transfer.attacks.attack import CLEAN, GRADIENT_COST, Attack, Stage, Victims
 from rrm_transfer.attacks.autoattack import library_warnings
 from rrm_transfer.attacks.catalogue import pgd_attack
@@ -21,32 +22,21 @@ from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.evaluation.metrics import Model, Row, row
 from rrm_transfer.evaluation.state import EvaluationState, Found
 from rrm_transfer.runtime.context import Context
+from rrm_transfer.runtime.memory import advising_batch_size
+from rrm_transfer.runtime.numerics import without_tf32
 
 
 @contextmanager
 def strict_float32(device: torch.device) -> Iterator[None]:
     """Neither autocast nor TF32, and the same kernels every time."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = (cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark)
-    cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark = False, False, True, False
+    cudnn = torch.backends.cudnn
+    before = (cudnn.deterministic, cudnn.benchmark)
+    cudnn.deterministic, cudnn.benchmark = True, False
     try:
-        with torch.autocast(device.type, enabled=False):
+        with without_tf32(), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
-
-
-@contextmanager
-def without_weight_gradients(network: nn.Module) -> Iterator[None]:
-    """Attacks differentiate by the input; gradients of weights would only cost and stay behind."""
-    wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_()
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 @dataclass(frozen=True)
@@ -170,7 +160,7 @@ class Evaluator:
             after = {CLEAN.name: len(alive)}
             with (
                 strict_float32(self.runtime.device),
-                without_weight_gradients(self.network),
+                frozen(self.network),
                 library_warnings(self.narrator.warn),
             ):
                 for number in range(len(attack.stages)):
@@ -265,12 +255,18 @@ class Evaluator:
             advance(min(spent / stage.cost, len(positions)))
             return self.logits(x)
 
-        x_adv = stage.perturb(logits, victims)
-        if attack.threat is not None:
-            _check_inside(attack.threat, victims.x, x_adv)
-        with torch.no_grad():
-            output = self.logits(x_adv)
-            kept = (output.argmax(1) == victims.y) & output.isfinite().all(1)
+        def fewer(images: int) -> None:
+            x = victims.x[:images].detach().requires_grad_()  # as the attacks to come want it
+            with torch.enable_grad():
+                torch.autograd.grad(self.logits(x).sum(), x)
+
+        with advising_batch_size(len(positions), fewer, self.runtime.device):
+            x_adv = stage.perturb(logits, victims)
+            if attack.threat is not None:
+                _check_inside(attack.threat, victims.x, x_adv)
+            with torch.no_grad():
+                output = self.logits(x_adv)
+                kept = (output.argmax(1) == victims.y) & output.isfinite().all(1)
         return Found("".join("01"[flag] for flag in kept.tolist()), time.perf_counter() - started)
 
     def _victims(self, images: ImageSet) -> Victims:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rrm_transfer.attacks.ascent import frozen
 from rrm_transfer.attacks.attack import Attack, Victims
 from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
@@ -20,7 +21,7 @@ from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.loader import evaluation_batches
-from rrm_transfer.evaluation.evaluator import Measurement, strict_float32, without_weight_gradients
+from rrm_transfer.evaluation.evaluator import Measurement, strict_float32
 
 EXHIBITS = 10
 _TENSORS = ("index", "labels", "x", "x_adv", "logits", "logits_adv")
@@ -128,7 +129,7 @@ def make_gallery(
     fit = choose_fit(few.size, measurement.image_size)
     victims = Victims(*next(iter(evaluation_batches(few, fit=fit, batch_size=EXHIBITS, device=device))))
     [stage] = attack.stages
-    with strict_float32(device), without_weight_gradients(network):
+    with strict_float32(device), frozen(network):
         x_adv = stage.perturb(logits, victims)
         with torch.no_grad():
             tensors = (victims.index, victims.y, victims.x, x_adv, logits(victims.x), logits(x_adv))

@@ -128,11 +128,11 @@ class Numerics:
         return f"{self.precision}, {'channels_last' if self.channels_last else 'contiguous'}"
 
 
-NUMERICS: dict[tuple[Literal["gpu with bf16", "other"], Kind], Numerics] = {
-    ("gpu with bf16", "convolutional"): Numerics("bf16", channels_last=True),
-    ("gpu with bf16", "transformer"): Numerics("bf16", channels_last=False),
-    ("other", "convolutional"): Numerics("float32", channels_last=True),
-    ("other", "transformer"): Numerics("float32", channels_last=False),
+NUMERICS: dict[tuple[Literal["bf16", "float32"], Kind], Numerics] = {
+    ("bf16", "convolutional"): Numerics("bf16", channels_last=True),
+    ("bf16", "transformer"): Numerics("bf16", channels_last=False),
+    ("float32", "convolutional"): Numerics("float32", channels_last=True),
+    ("float32", "transformer"): Numerics("float32", channels_last=False),
 }
 """A rule and not a stopwatch, so that a recipe is the same run today and tomorrow."""
 
@@ -142,17 +142,17 @@ def training_defaults(kind: Kind, image_size: int) -> TrainingDefaults:
     return DEFAULTS[kind, "small" if image_size <= SMALL_IMAGE else "large"]
 
 
-def numerics(kind: Kind, *, has_bf16: bool) -> Numerics:
+def numerics(kind: Kind, *, bf16: bool) -> Numerics:
     """Returns the row for a kind of student.
 
     Args:
         kind: Of student.
-        has_bf16: Whether the device is a GPU that computes in bf16.
+        bf16: Whether the device is a GPU that computes in it, or the launcher asks for it.
     """
-    return NUMERICS["gpu with bf16" if has_bf16 else "other", kind]
+    return NUMERICS["bf16" if bf16 else "float32", kind]
 
 
-def fill_in(recipe: Recipe, row: TrainingDefaults, numbers: Numerics) -> Recipe:
+def fill_in(recipe: Recipe, row: TrainingDefaults, numbers: Numerics, *, compiled: bool = False) -> Recipe:
     """Returns the recipe with all that is left open of training replaced by what the tables say.
 
     Milestones and warm-up are the row's share of the epochs, however many those are.
@@ -161,6 +161,7 @@ def fill_in(recipe: Recipe, row: TrainingDefaults, numbers: Numerics) -> Recipe:
         recipe: Left unchanged.
         row: From ``training_defaults``.
         numbers: From ``numerics``.
+        compiled: Whether the launcher asks for ``torch.compile``.
 
     Raises:
         RecipeError: The optimiser is one whose learning rate the table does not know, or values do not go
@@ -184,6 +185,7 @@ def fill_in(recipe: Recipe, row: TrainingDefaults, numbers: Numerics) -> Recipe:
         "select_every": 1 if recipe.data.held_out else None,
         "precision": numbers.precision,
         "channels_last": numbers.channels_last,
+        "compile": compiled,
     }
     if train.optimizer not in (AUTO, row.optimizer) and train.lr == AUTO:
         # A learning rate means nothing without its optimiser.
@@ -232,6 +234,6 @@ def training_line(recipe: ResolvedRecipe, source: str, kind: str) -> str:
         f"{train.global_batch_size}, {train.optimizer} lr {train.lr:g} ({train.schedule}), "
         f"weight decay {train.weight_decay:g}, "
         f"{'pretrained' if recipe.student.pretrained else 'from scratch'}, "
-        f"{Numerics(train.precision, train.channels_last)}; "
+        f"{Numerics(train.precision, train.channels_last)}{', compiled' * train.compile}; "
         f"threat {recipe.threat.norm} {format_eps(recipe.threat.eps)}  [defaults: {source}]"
     )

@@ -62,6 +62,7 @@ class ResolvedTrain(TrainSection):
     select_every: Count | None
     precision: Literal["float32", "bf16"]
     channels_last: bool
+    compile: bool
 
 
 class ResolvedControl(ControlSection):

@@ -225,10 +225,12 @@ class TrainSection(Section):
         average_epochs: Epochs at the end over which weights are averaged, 2 or more; null: no such average.
         select_every: Epochs between evaluations on ``data.held_out``, by which the best weights are selected;
             null: no selection; ``auto``: 1 where a part is held out, else null.
-        precision: ``bf16`` is autocast; weights and losses stay float32. ``auto``: by kind of device.
+        precision: ``bf16`` is autocast; weights and losses stay float32. ``auto``: by kind of device, or
+            as accelerate's configuration asks.
         channels_last: Memory format of the student's images and weights. ``auto``: by kind of student.
         sync_batchnorm: Whether batch norms normalise by the images of all processes (GPUs).
         compile: Runs the student through ``torch.compile``: the first step takes long, the others less.
+            ``auto``: where accelerate's configuration asks for it.
         gradient_checkpointing: Computes activations again in the backward pass: less memory, about a third
             more time.
         checkpoint_every: Optimiser steps between checkpoints.
@@ -256,7 +258,7 @@ class TrainSection(Section):
     precision: Open[Literal["float32", "bf16"]] = AUTO
     channels_last: Open[bool] = AUTO
     sync_batchnorm: bool = False
-    compile: bool = False
+    compile: Open[bool] = AUTO
     gradient_checkpointing: bool = False
     checkpoint_every: Count = 500
     log_every: Count = 20

@@ -35,6 +35,7 @@ from rrm_transfer.runs.trainables import (
     plan_trainable,
     resolve_trainable_name,
 )
+from rrm_transfer.runtime.configuration import Configuration
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.students.pretrained import require_hub_weights
@@ -117,13 +118,15 @@ def resolve(
         train=recipe.train if recorded is None else _as_recorded(recipe, recorded),
         evaluate=recipe.evaluate.changed(eps=[eps]) if recipe.evaluate.eps == AUTO else recipe.evaluate,
     )
-    numbers = numerics(kind, has_bf16=context.runtime.has_bf16)
-    recipe = fill_in(recipe, _for_channels(row, data.channels), numbers)
+    accelerate = context.runtime.asked
+    numbers = numerics(kind, bf16=context.runtime.has_bf16 or accelerate.precision == "bf16")
+    recipe = fill_in(recipe, _for_channels(row, data.channels), numbers, compiled=accelerate.compile)
 
     # The cache needs the augmentation and the epochs; whatever is left open now is a fault of this module.
     resolved = ResolvedRecipe.of(_with_cache(recipe, objective, narrator))
     context.runtime.check_divisible(resolved.train.global_batch_size, resolved.train.accumulation)
     narrator.note(training_line(resolved, row.source, kind))
+    _tell_what_counts(resolved, accelerate, narrator)
     return Setup(resolved, is_teacher, objective, loaded, threat, teacher, known, student, context)
 
 
@@ -291,8 +294,20 @@ def _is_pretrained(
 
 def _as_recorded(recipe: Recipe, recorded: Recipe) -> TrainSection:
     """Keeps what the table could answer otherwise on another machine: a run goes on to the last bit."""
-    names = [name for name in ("precision", "channels_last") if getattr(recipe.train, name) == AUTO]
+    names = [
+        name for name in ("precision", "channels_last", "compile") if getattr(recipe.train, name) == AUTO
+    ]
     return recipe.train.changed(**{name: getattr(recorded.train, name) for name in names})
+
+
+def _tell_what_counts(recipe: ResolvedRecipe, accelerate: Configuration, narrator: Narrator) -> None:
+    train = recipe.train
+    if accelerate.precision not in (None, train.precision):
+        said, wish = f"train.precision={train.precision}", f"mixed_precision: {accelerate.precision}"
+        narrator.warn(f"the recipe's {said} counts, not {wish} of accelerate's configuration")
+    if accelerate.compile and not train.compile:
+        said, wish = "train.compile=false", "dynamo_config"
+        narrator.warn(f"the recipe's {said} counts, not {wish} of accelerate's configuration")
 
 
 def _for_channels(row: TrainingDefaults, channels: int) -> TrainingDefaults:

@@ -42,6 +42,7 @@ EQUATION = (
 )
 SOURCE = "Ilyas et al., Adversarial Examples Are Not Bugs, They Are Features, NeurIPS 2019, section 3.1"
 _SECONDS = b"rrm_transfer.seconds"
+_SHARE = "objective.folder must be one that all machines see"
 _NO_BALL = ThreatModel("L2", math.inf)
 
 
@@ -148,6 +149,8 @@ class RobustSet:
         numbers = range(self._count)
         missing = runtime.from_main([n for n in numbers if not self._file(n).is_file()])
         teacher = self._teacher.to(runtime.device)
+        if missing:
+            runtime.check_shared(self.folder, hint=_SHARE)
         own = missing[runtime.rank :: runtime.world]
         with context.narrator.task("robust set", len(own)) as task:
             for done, number in enumerate(own, start=1):
@@ -163,13 +166,7 @@ class RobustSet:
                 self._write(number, pixels, labels, seconds)
                 task.update(done)
         runtime.barrier()
-        absent = [self._file(number).name for number in numbers if not self._file(number).is_file()]
-        if absent:
-            raise UserError(
-                "Files of the robust set that other processes wrote are not here.",
-                received=f"{len(absent)} of {self._count}, the first {absent[0]}",
-                hint="objective.folder must be one that all machines see",
-            )
+        runtime.check_visible([self._file(number) for number in numbers], hint=_SHARE)
         images = load_parquet(self.folder, BrokenImages()).images["train"]
         stored = [pq.read_metadata(self._file(number)).metadata[_SECONDS] for number in numbers]
         return MadeImages(images, sum(map(float, stored)))

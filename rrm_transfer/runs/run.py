@@ -88,8 +88,8 @@ def run(
     check_tracker(tracker)
     context = Context.begin(narrator)
     runtime, narrator = context.runtime, context.narrator
-    if (warning := runtime.launch_warning()) is not None:
-        narrator.warn(warning)
+    for notice in runtime.notices:
+        narrator.warn(notice)
     folder = RunFolder(output_folder(recipe, runtime))
     with StopRequest() as stop:
         # What stands in the folder decides whether this is a new run, one that goes on, or one that is done.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from timm.layers import convert_sync_batchnorm
@@ -13,55 +11,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-
-from rrm_transfer.core.errors import UserError
-
-_DISTRIBUTED = "docs/distributed.md says what is"
-
-
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
-
-
-def sharding_asked_for() -> bool:
-    """Tells whether accelerate's configuration asks for FSDP2.
-
-    Raises:
-        UserError: It asks for what is not supported.
-    """
-    if _is_set("ACCELERATE_USE_DEEPSPEED"):
-        raise UserError(
-            "DeepSpeed is not supported.",
-            received="ACCELERATE_USE_DEEPSPEED",
-            hint=f"FSDP2 shares out the same things (fsdp_version: 2); {_DISTRIBUTED}",
-        )
-    if not _is_set("ACCELERATE_USE_FSDP"):
-        return False
-    version = os.environ.get("FSDP_VERSION", "1")
-    if version != "2":
-        raise UserError(
-            "The first version of FSDP is not supported.",
-            received=f"fsdp_version: {version}",
-            hint=f"fsdp_version: 2 in accelerate's configuration; {_DISTRIBUTED}",
-        )
-    if _is_set("FSDP_OFFLOAD_PARAMS"):
-        raise UserError(
-            "Weights are not moved to the CPU's memory.",
-            received="fsdp_offload_params: true",
-            hint=f"fsdp_offload_params: false; {_DISTRIBUTED}",
-        )
-    return True
-
-
-@contextmanager
-def unsharded_accelerate() -> Iterator[None]:
-    """Hides FSDP from accelerate, which ignores it on CPUs and would have it its own way elsewhere."""
-    hidden = os.environ.pop("ACCELERATE_USE_FSDP", None)
-    try:
-        yield
-    finally:
-        if hidden is not None:
-            os.environ["ACCELERATE_USE_FSDP"] = hidden
 
 
 def shard(student: nn.Module, mesh: DeviceMesh) -> nn.Module:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from rrm_transfer.core.devices import constant
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.pixels import LUMA
 
@@ -47,7 +48,7 @@ class View:
         if given < wanted:
             x = x.expand(-1, wanted, -1, -1)
         elif given > wanted:
-            x = (x * x.new_tensor(LUMA).view(1, -1, 1, 1)).sum(1, keepdim=True)
+            x = (x * constant(LUMA, x.device).to(x.dtype).view(1, -1, 1, 1)).sum(1, keepdim=True)
         side = self.size[1]
         if side is not None and x.shape[-2:] != (side, side):
             # Bilinear weights are not negative, so the range is kept; bicubic would leave it.

@@ -6,13 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from rrm_transfer.core.errors import UserError
-
-_CPU_ALLOCATION = "DefaultCPUAllocator"
 
 
 def set_checkpointing(student: nn.Module, enabled: bool) -> None:
@@ -54,6 +51,16 @@ def executing(student: nn.Module, *, compiled: bool, checkpointing: bool) -> Ite
 
 
 @contextmanager
+def uncompiled(student: nn.Module) -> Iterator[None]:
+    """Runs a student plainly for the block, in which every other shape would be compiled anew."""
+    compiled, student._compiled_call_impl = student._compiled_call_impl, None
+    try:
+        yield
+    finally:
+        student._compiled_call_impl = compiled
+
+
+@contextmanager
 def kept_statistics(student: nn.Module) -> Iterator[None]:
     """Undoes what the block does to batch statistics.
 
@@ -65,11 +72,6 @@ def kept_statistics(student: nn.Module) -> Iterator[None]:
     yield
     for buffer, value in zip(buffers, before, strict=True):
         buffer.copy_(value)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tells whether memory could not be had, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or _CPU_ALLOCATION in str(error)
 
 
 def out_of_memory(images: int, fits: int | None, batch: int) -> UserError:

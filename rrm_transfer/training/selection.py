@@ -19,6 +19,7 @@ from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.evaluation.metrics import Row
+from rrm_transfer.training.execution import uncompiled
 
 IMAGES = 1000
 """Of the held-out part, a fixed balanced sample, where it has more."""
@@ -76,7 +77,8 @@ class Selection:
             What to log.
         """
         began = time.monotonic()
-        clean, robust = self._judge(network)
+        with uncompiled(network):
+            clean, robust = self._judge(network)
         self._last_step = step
         score = Score(step, clean.correct, robust.correct, robust.count)
         best = score.beats(self.score)

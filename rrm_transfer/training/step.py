@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rrm_transfer.attacks.ascent import InnerAttack, PerSampleLoss
+from rrm_transfer.attacks.ascent import InnerAttack, PerSampleLoss, frozen
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.outputs import Outputs, at_least_float32
 from rrm_transfer.core.randomness import Randomness
@@ -59,13 +59,15 @@ def pair(student: Student, teacher: Teacher, objective: Objective, *, seed: int)
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Puts ``module`` into evaluation mode for the block."""
-    was_training = module.training
+    """Puts ``module`` into evaluation mode for the block; if it is in it, its parts are not visited."""
+    if not module.training:
+        yield
+        return
     module.eval()
     try:
         yield
     finally:
-        module.train(was_training)
+        module.train()
 
 
 @dataclass
@@ -121,7 +123,8 @@ class TrainingStep:
         # the RRM code attack in training mode. Pang et al. (ICLR 2021, arXiv 2010.00467) find more clean
         # accuracy and about as much robustness this way. It is set for the whole ascent, as activations that
         # are computed again in a backward pass must be those of evaluation mode, too.
-        with self.clock("attack"), evaluation_mode(self.bare):
+        # Weights are frozen because compiled code computes their gradients whether asked for or not.
+        with self.clock("attack"), evaluation_mode(self.bare), frozen(self.bare):
             return inner.perturb(self.x, loss, self.threat, self.randomness)
 
     def _run(self, module: nn.Module, x: Tensor) -> Outputs:

@@ -235,7 +235,7 @@ class Trainer:
         if average.statistics_lag:
             epoch = self._step // self._updater.steps_per_epoch - 1
             # Dropout runs, too.
-            torch.manual_seed(derive_seed(self.plan.seed, "statistics", self._step, self.runtime.rank))
+            self.runtime.seed(derive_seed(self.plan.seed, "statistics", self._step, self.runtime.rank))
             with average.catching_up() as network:
                 for batch, clean in islice(self._epoch(epoch), STATISTICS_BATCHES):
                     self._updater.show(network, epoch, batch, clean)

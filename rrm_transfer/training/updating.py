@@ -17,12 +17,12 @@ from rrm_transfer.core.randomness import Randomness, derive_seed
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.loader import Batch
 from rrm_transfer.objectives.base import Objective
+from rrm_transfer.runtime.memory import is_out_of_memory, largest_fitting
 from rrm_transfer.runtime.parallel import whole
 from rrm_transfer.runtime.processes import Precision, Runtime
 from rrm_transfer.training.execution import (
     compiler_error,
     executing,
-    is_out_of_memory,
     kept_statistics,
     out_of_memory,
 )
@@ -181,9 +181,10 @@ class Updater:
     ) -> dict[str, Tensor]:
         """Adds up the gradients of one batch and returns its loss terms."""
         plan, accelerator = self.plan, self.runtime.accelerator
-        self.student.train()
+        if not self.student.training:  # it would walk over all modules
+            self.student.train()
         # Dropout and drop path draw from the global generator: a resumed run must find it in the same state.
-        torch.manual_seed(derive_seed(plan.seed, plan.model, self.step, self.runtime.rank))
+        self.runtime.seed(derive_seed(plan.seed, plan.model, self.step, self.runtime.rank))
         totals: dict[str, Tensor] = {}
         parts = self._parts(prepared, self.student, epoch, batch, clean, accumulation)
         for number, step in enumerate(parts):
@@ -251,21 +252,15 @@ class Updater:
             self._given.to(self.runtime.device)
 
     def _out_of_memory(self, epoch: int, batch: Batch, clean: Outputs | None) -> UserError:
-        """Looks for the largest half, quarter, … of a forward pass that there is memory for."""
+        """Returns the advice: what there would be memory for."""
         size = -(-len(batch.index) // self.plan.accumulation)
-        fits = size // 2
-        while fits:
+
+        def attempt(images: int) -> None:
             self.optimizer.zero_grad(set_to_none=True)
-            torch.accelerator.empty_cache()
-            try:
-                few = None if clean is None else clean.map(itemgetter(slice(fits)))
-                self._backward(self.student, epoch, Batch(*(t[:fits] for t in batch)), few, 1)
-                break
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-            fits //= 2
-        return out_of_memory(size, fits or None, len(batch.index))
+            few = None if clean is None else clean.map(itemgetter(slice(images)))
+            self._backward(self.student, epoch, Batch(*(t[:images] for t in batch)), few, 1)
+
+        return out_of_memory(size, largest_fitting(size, attempt, self.runtime.device), len(batch.index))
 
     def _threat(self) -> ThreatModel:
         warmup = self.plan.eps_warmup_epochs * self.steps_per_epoch

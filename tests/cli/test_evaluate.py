@@ -69,7 +69,7 @@ def test_strict_checks_exit_with_three_where_one_is_suspicious(folder: Path, tmp
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def test_two_processes_find_what_one_finds(folder: Path, tmp_path: Path) -> None:

@@ -134,3 +134,16 @@ def test_a_box_that_fits_no_attempt_is_the_largest_centred_one() -> None:
 def test_values_out_of_range_are_mistakes(arguments: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(arguments))):
         Augmentation(**arguments)
+
+
+def test_constants_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would have the host wait for the device."""
+    pixels, randomness = sample()
+    augmentation = Augmentation(flip=True, jitter=0.4, lighting=0.1)
+    first = augmentation(pixels, randomness)
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a constant is made again")
+
+    monkeypatch.setattr(torch, "tensor", forbidden)
+    assert torch.equal(augmentation(pixels, randomness), first)

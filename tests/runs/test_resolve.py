@@ -143,8 +143,10 @@ def test_a_resumed_run_stays_what_it_was_on_another_machine(
     with pytest.raises(Interrupted, match="enough"):
         run(recipe, publish=interrupted)
     monkeypatch.setattr(Runtime, "has_bf16", True)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
     result = run(recipe, publish=lambda _: None, resume=True)
-    assert (result.recipe.train.precision, result.recipe.train.channels_last) == ("float32", True)
+    train = result.recipe.train
+    assert (train.precision, train.channels_last, train.compile) == ("float32", True, False)
     given = resolve(
         _recipe(tiny_teacher, tiny_data, "train.precision=bf16"), Context.begin(), recorded=result.recipe
     )

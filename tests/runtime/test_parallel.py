@@ -11,9 +11,9 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import sha256_of
-from rrm_transfer.runtime.parallel import blocks, sharding_asked_for, synchronise_statistics
+from rrm_transfer.runtime.configuration import read_configuration
+from rrm_transfer.runtime.parallel import blocks, synchronise_statistics
 from rrm_transfer.runtime.processes import Runtime
 from tests.support import tiny
 from tests.support.command import Moment, command, together
@@ -31,25 +31,8 @@ def test_sharding_is_read_from_accelerates_configuration(
 ) -> None:
     for variable, value in settings.items():
         monkeypatch.setenv(variable, value)
-    assert sharding_asked_for() == asked
+    assert read_configuration().sharding == asked
     assert not Runtime().sharding, "one process holds everything"
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported"),
-        ({"ACCELERATE_USE_FSDP": "true"}, "first version of FSDP"),
-        ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, "not moved to the CPU"),
-    ],
-)
-def test_what_is_not_supported_is_refused(
-    settings: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable, value in settings.items():
-        monkeypatch.setenv(variable, value)
-    with pytest.raises(UserError, match=message):
-        Runtime()
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
+import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from rrm_transfer.objectives.base import Step, Term
 from rrm_transfer.objectives.matching import RRM
 from rrm_transfer.runtime.processes import Runtime
 from tests.support import tiny
-from tests.support.command import Command, Moment, command, together
+from tests.support.command import Command, Moment, command, free_port, together
 
 UPDATE = "rrm_transfer.training.updating:Updater.update"
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -241,11 +244,11 @@ class _BadLoss(Moment):
     """Spoils the loss of one step on its process."""
 
     def arrange(self) -> None:
-        original, calls = RRM.__call__, itertools.count(1)
+        original = RRM.__call__
 
         def spoilt(objective: RRM, step: Step) -> list[Term]:
             terms = original(objective, step)
-            if next(calls) == self.count:
+            if step.progress == (self.count - 1) / 4:  # of four steps; passes are counted at the ends
                 terms = [term._replace(value=term.value * math.nan) for term in terms]
             return terms
 
@@ -277,55 +280,124 @@ def test_a_problem_of_one_process_is_told_and_ends_both(
     assert "Traceback" not in first.err + second.err
 
 
-def _launch(*command_line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "ACCELERATE_USE_CPU": "true"}
+LAUNCHERS = {"torchrun": "torch.distributed.run", "accelerate": "accelerate.commands.accelerate_cli"}
+SAID = ("ACCELERATE_", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "SLURM_", "FSDP_")
+
+
+def _documented(page: str) -> list[str]:
+    """Returns the lines of a page that start two processes on the CPUs of one machine."""
+    text = (CHECKOUT / "docs" / page).read_text(encoding="utf-8")
+    lines = re.findall(r"(?:torchrun|accelerate launch) [^`\n]*-m rrm_transfer run\b[^`\n]*", text)
+    return [line for line in lines if re.search(r"--(nproc_per_node|num_processes) 2 ", line)]
+
+
+def _launch(line: str, options: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a documented line as it stands, its dots replaced, with no variable that the documents lack."""
+    launcher, *words = shlex.split(line.replace("…", shlex.join(options)))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(SAID)}
     return subprocess.run(
-        [sys.executable, "-m", *command_line],
+        [sys.executable, "-m", LAUNCHERS[launcher], *words],
         cwd=folder,
-        env=environment,
+        env={**environment, "PYTHONPATH": str(CHECKOUT)},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=400,
         check=False,
     )
 
 
-def test_torchrun_and_accelerate_launch_start_two_processes(
+def test_documented_lines_start_two_processes_that_end_bit_for_bit(
     tiny_teacher: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    options = _options(tiny_teacher, tiny_data, epochs=1)
-    torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    accelerate = (
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--main_process_port",
-        "0",
-    )
-    for number, launcher in enumerate((torchrun, accelerate)):
-        ended = _launch(*launcher, "-m", "rrm_transfer", *options, "--output", str(number), folder=tmp_path)
+    of_table, of_tutorial = _documented("distributed.md"), _documented("tutorials/many-gpus.md")
+    assert [line.split()[0] for line in of_table] == ["torchrun", "accelerate"]
+    assert [line.split()[0] for line in of_tutorial] == ["torchrun"]
+    assert not {line for line in (*of_table, *of_tutorial) if "ACCELERATE" in line}
+    _, *options = _options(tiny_teacher, tiny_data, epochs=1)
+    weights = set()
+    for number, line in enumerate(of_table):
+        ended = _launch(line, [*options, "--output", str(number)], tmp_path)
         assert ended.returncode == 0, ended.stderr
         assert json.loads(ended.stdout)["folder"] == str(number)
         environment = json.loads((tmp_path / str(number) / "environment.json").read_text())
         assert environment["processes"] == 2
-    weights = [sha256_of(tmp_path / n / "student" / "model.safetensors") for n in ("0", "1")]
-    assert weights[0] == weights[1]
-
-
-def test_a_launcher_that_silently_starts_one_process_is_named(
-    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
-) -> None:
-    options = [option for option in _options(tiny_teacher, tiny_data, epochs=1) if option != "--quiet"]
-    launcher = ("accelerate.commands.launch", "--cpu", "--num_processes", "2")
-    ended = _launch(*launcher, "-m", "rrm_transfer", *options, "--output", "run", folder=tmp_path)
+        weights.add(sha256_of(tmp_path / str(number) / "student" / "model.safetensors"))
+    ended = _launch(f"{of_tutorial[0]} …", options, tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert "asked for 2 processes and started one" in ended.stderr
-    assert json.loads(ended.stdout)["folder"] == "run"
+    weights.add(sha256_of(tmp_path / "runs" / "two" / "student" / "model.safetensors"))
+    assert len(weights) == 1
 
 
-def test_an_ordinary_start_warns_of_nothing() -> None:
-    assert Runtime().launch_warning() is None
+SRUN = "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"
+OPEN_MPI = tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))
+
+
+@pytest.mark.parametrize("names", [SRUN, OPEN_MPI], ids=["srun", "mpirun"])
+def test_other_launchers_start_two_processes(
+    names: tuple[str, ...], tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = [*_options(tiny_teacher, tiny_data, epochs=1), "--output", "run"]
+    port = {"MASTER_PORT": str(free_port())}
+    commands = [
+        Command(
+            options,
+            folder=tmp_path,
+            environment={**port, **dict(zip(names, (str(rank), "2", str(rank), "2"), strict=True))},
+        )
+        for rank in range(2)
+    ]
+    first, second = (running.end() for running in commands)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert first.document["folder"] == "run"
+    assert second.out == ""
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
+
+
+CONFIGURATION = """
+compute_environment: LOCAL_MACHINE
+distributed_type: "NO"
+mixed_precision: "no"
+num_machines: 1
+num_processes: 2
+use_cpu: true
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"), [("--cpu --num_processes 2", "2"), ("--config_file two.yaml", "several")]
+)
+def test_a_launcher_that_silently_starts_one_process_is_refused(
+    options: str, asked: str, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "two.yaml").write_text(CONFIGURATION)
+    _, *settings = _options(tiny_teacher, tiny_data, epochs=1)
+    line = f"accelerate launch {options} -m rrm_transfer run … --output run"
+    ended = _launch(line, settings, tmp_path)
+    assert ended.returncode != 0
+    assert f"error: accelerate launch was asked for {asked} processes" in ended.stderr
+    assert "torchrun --nproc_per_node" in ended.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_that_is_no_number_is_told(tmp_path: Path) -> None:
+    told = command("run", "--output", "run", folder=tmp_path, environment={"RANK": "abc", "WORLD_SIZE": "2"})
+    assert (told.code, told.out) == (2, "")
+    assert "received: RANK=abc" in told.err
+    assert "Traceback" not in told.err
+
+
+def test_processes_that_cannot_meet_are_told(tmp_path: Path) -> None:
+    """Somebody else listens at the port: the first process cannot, and says where."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        settings = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        told = command("run", "--output", "run", folder=tmp_path, environment=settings)
+    assert told.code == 2, told.err
+    assert "could not meet" in told.err
+    assert f"127.0.0.1:{port}" in told.err
+    assert "Traceback" not in told.err
 
 
 def test_one_process_needs_no_communication() -> None:

@@ -131,6 +131,13 @@ def command(
     return Command(arguments, folder=folder, moment=moment, environment=environment).end()
 
 
+def free_port() -> int:
+    """Finds a port at which processes can meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def together(
     arguments: Sequence[str],
     *,
@@ -140,20 +147,17 @@ def together(
     environment: Mapping[str, str] | None = None,
 ) -> list[Command]:
     """Starts one command on ``world`` processes, as torchrun does; ``moments`` are the ranks'."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     common = {
         **(environment or {}),
         "WORLD_SIZE": str(world),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(free_port()),
     }
     return [
         Command(
             arguments,
             folder=folder,
-            environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
+            environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             moment=moments[rank],
         )
         for rank in range(world)

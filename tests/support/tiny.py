@@ -114,5 +114,5 @@ def resolved(content: dict[str, Any], overrides: Iterable[str] = ()) -> Resolved
         threat=recipe.threat.changed(norm="Linf", eps=8 / 255),
         evaluate=recipe.evaluate.changed(eps=[8 / 255]),
     )
-    row, numbers = training_defaults("convolutional", 32), numerics("convolutional", has_bf16=False)
+    row, numbers = training_defaults("convolutional", 32), numerics("convolutional", bf16=False)
     return ResolvedRecipe.of(fill_in(recipe, row, numbers))

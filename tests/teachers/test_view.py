@@ -36,3 +36,16 @@ def test_resizing_keeps_the_pixel_range_and_says_so(target: int) -> None:
 def test_other_channels_are_refused() -> None:
     with pytest.raises(UserError, match="channels do not fit"):
         View((4, 3), (32, None))
+
+
+def test_luma_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time would have the host wait for the device."""
+    view, x = View((3, 1), (32, None)), pixels()
+    first = view(x)
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a constant is made again")
+
+    monkeypatch.setattr(torch.Tensor, "new_tensor", forbidden)
+    monkeypatch.setattr(torch, "tensor", forbidden)
+    assert torch.equal(view(x), first)

@@ -14,12 +14,18 @@ from torch import nn
 
 from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.randomness import Randomness
+from rrm_transfer.evaluation.evaluator import Measurement
+from rrm_transfer.evaluation.metrics import Row, row
+from rrm_transfer.runtime.context import Context
+from rrm_transfer.runtime.memory import is_out_of_memory
 from rrm_transfer.students.student import Student, build_student
-from rrm_transfer.training.execution import executing, is_out_of_memory, set_checkpointing
+from rrm_transfer.training.execution import executing, set_checkpointing
 from rrm_transfer.training.optimization import build_optimizer
+from rrm_transfer.training.selection import Selection, held_out_judge
 from rrm_transfer.training.step import TrainingStep
-from tests.training.small import PLAN, Network, Run, equal, with_optimisation
+from tests.training.small import PLAN, SIZE, Network, Run, equal, small_images, with_optimisation
 
 
 def _student() -> Student:
@@ -183,3 +189,56 @@ def test_fused_steps_are_the_plain_ones(name: str) -> None:
             optimizer.zero_grad()
     for mine, theirs in zip(*(network.parameters() for network in networks), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_advice_needs_nothing_that_older_versions_of_torch_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.accelerator, "empty_cache", raising=False)
+    test_memory_that_runs_out_names_the_batch_that_fits(4, 3, tmp_path)
+
+
+def test_selection_sees_the_plain_network(tmp_path: Path) -> None:
+    """Its batches have other shapes, for each of which a compiled one would be compiled again."""
+    student = Network()
+    student.compile(backend="eager")
+    compiled = student._compiled_call_impl
+    seen: list[Any] = []
+
+    def judge(network: nn.Module) -> list[Row]:
+        seen.append(network._compiled_call_impl)
+        return [row("student", "held-out", Proportion(1, 2), attack=name) for name in ("none", "pgd")]
+
+    Selection(judge, every=1).evaluate(student, 1)
+    assert seen == [None]
+    assert student._compiled_call_impl is compiled is not None
+
+
+class Greedy(nn.Module):
+    """Has memory for a number of images, with gradients for fewer."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.network, self.most = Network(), most
+
+    def forward(self, x: torch.Tensor) -> Any:
+        if len(x) > (self.most if x.requires_grad else 2 * self.most):
+            raise torch.OutOfMemoryError("out of memory")
+        return self.network(x)
+
+
+@pytest.mark.parametrize(("most", "batch", "fits"), [(4, 16, 4), (4, 8, 4), (1, 10, 1)])
+def test_selection_names_the_batch_that_fits(most: int, batch: int, fits: int) -> None:
+    """A clean batch that fits is no sign that one under attack does."""
+    measurement = Measurement(SIZE, batch_size=batch, seed=0, context=Context.begin())
+    judge = held_out_judge(small_images(), PLAN.threat, measurement)
+    with pytest.raises(UserError, match=f"Memory ran out with {batch} images .* {fits} fit") as caught:
+        judge(Greedy(most))
+    assert f"--set evaluate.batch_size={fits}" in str(caught.value.hint)
+
+
+def test_evaluation_says_where_nothing_fits() -> None:
+    measurement = Measurement(SIZE, batch_size=8, seed=0, context=Context.begin())
+    judge = held_out_judge(small_images(), PLAN.threat, measurement)
+    with pytest.raises(UserError, match="not even one fits"):
+        judge(Greedy(0))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -166,3 +166,58 @@ def test_a_step_reads_no_value_of_the_device(objective: str, tmp_path: Path) -> 
     with _Reads() as reads:
         updater.update(updater.student, *next(batches))
     assert reads.found == []
+
+
+class _WeightGradients(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
+    """Records whether convolutions' backward passes compute the gradients of their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.asked: list[bool] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ == "convolution_backward":
+            self.asked.append(bool(args[-1][1]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_compiled_attacks_compute_no_gradients_of_weights() -> None:
+    """A compiled backward pass computes those of all weights that have any, whatever is asked for."""
+    student = Network().train()
+    step = _step(student)
+    student.compile(backend="aot_eager")
+    with _WeightGradients() as convolutions:
+        step.attack(partial(_energy, step), InnerAttack(2, 0.5))
+    assert convolutions.asked == [False, False]
+    assert all(weight.requires_grad for weight in student.parameters())
+    assert student.training
+
+
+def test_an_attack_visits_the_parts_of_a_network_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into evaluation mode and back, not at each of its steps."""
+    student = Network().train()
+    step, visits = _step(student), []
+    visit = nn.Module.train
+
+    def counted(self: nn.Module, mode: bool = True) -> nn.Module:
+        if self is student:
+            visits.append(mode)
+        return visit(self, mode)
+
+    monkeypatch.setattr(nn.Module, "train", counted)
+    step.attack(partial(_energy, step), InnerAttack(5, 0.5))
+    assert visits == [False, True]
+
+
+def test_a_step_leaves_a_network_that_trains_in_that_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Run(tmp_path).trainer
+    batches, updater = trainer._batches(), trainer._updater
+    updater.update(updater.student, *next(batches))
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("its parts are visited for nothing")
+
+    monkeypatch.setattr(type(updater.student), "train", forbidden)
+    updater.update(updater.student, *next(batches))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rrm_transfer.attacks.ascent import frozen
 from rrm_transfer.attacks.catalogue import build_attack
 from rrm_transfer.core.quantities import Proportion, format_eps, parse_fraction
 from rrm_transfer.core.threat import ThreatModel
@@ -23,7 +24,6 @@ from rrm_transfer.evaluation.evaluator import (
     Evaluator,
     Measurement,
     strict_float32,
-    without_weight_gradients,
 )
 from rrm_transfer.recipe.schema import TeacherSection
 from rrm_transfer.runs.models import load_with_data
@@ -69,7 +69,7 @@ def _directly(
 ) -> set[int]:
     import pyautoattack
 
-    with strict_float32(x.device), without_weight_gradients(tool.network):
+    with strict_float32(x.device), frozen(tool.network):
         library: Any = pyautoattack.AutoAttack(
             tool.logits, norm=threat.norm, eps=threat.eps, seed=seed, version="standard", device=x.device
         )

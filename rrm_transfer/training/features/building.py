@@ -16,6 +16,7 @@ from rrm_transfer.core.files import write_text
 from rrm_transfer.core.locks import FileLock
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.runtime.context import Context
+from rrm_transfer.runtime.memory import advising_batch_size
 from rrm_transfer.runtime.progress import Task
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.training.features.cache import FeatureCache
@@ -26,6 +27,7 @@ _PROBES = 8
 _TOLERANCE = 0.05
 """Relative; larger than what another device or thread count does, smaller than what another network does."""
 _WAIT_SECONDS = 1.0
+_SHARE = "set RRM_TRANSFER_CACHE to a folder that all machines share, or --set teacher.cache=null"
 
 
 class FeatureBuilder:
@@ -73,6 +75,7 @@ class FeatureBuilder:
         with self._locked():
             lacking = self._lacking()
             if lacking:
+                runtime.check_shared(self._shards.folder, hint=_SHARE)
                 narrator.note(
                     f"teacher features: {len(lacking)} of {len(cache.files)} shards to compute, "
                     f"{cache.nbytes / 1e6:,.0f} MB in {self._shards.folder}"
@@ -80,13 +83,7 @@ class FeatureBuilder:
                 self._build(lacking)
             self._teacher.to("cpu")
             runtime.barrier()
-        unseen = [shard.name for shard in cache.files if not self._shards.path(shard).is_file()]
-        if unseen:
-            raise UserError(
-                "A process does not see the teacher features that another one wrote.",
-                received=self._shards.folder,
-                hint="set RRM_TRANSFER_CACHE to a folder that all machines share",
-            )
+        runtime.check_visible([self._shards.path(shard) for shard in cache.files], hint=_SHARE)
         facts = {
             "cache": "built" if lacking else "hit",
             "build_seconds": round(self._shards.seconds(cache.files), 3),
@@ -172,7 +169,12 @@ class FeatureBuilder:
         teacher = self._teacher.to(self._runtime.device)
         said: list[dict[str, Tensor]] = []
         for batch in self._loader.batches(parts, view=view):
-            said.append(self._cache.of(infer(teacher, batch.x)))
+
+            def fewer(images: int, x: Tensor = batch.x) -> None:
+                infer(teacher, x[:images])
+
+            with advising_batch_size(len(batch.y), fewer, self._runtime.device):
+                said.append(self._cache.of(infer(teacher, batch.x)))
             done += len(batch.y)
             if task is not None:
                 task.update(done)

@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from rrm_transfer.recipe.loading import read_recipe
+from rrm_transfer.runtime import processes
+from rrm_transfer.training.features import building
 from rrm_transfer.training.features import shards as feature_shards
-from rrm_transfer.training.step import TrainingStep
+from rrm_transfer.training.step import TrainingStep, infer
 from tests.cli.conftest import Cli, cli
 from tests.support import tiny
-from tests.support.command import command, together
+from tests.support.command import Command, Moment, command, free_port, together
 
 __all__ = ["cli"]
 
@@ -135,3 +137,53 @@ def test_two_processes_build_and_read_what_one_does(
         assert torch.equal(tensors["features"], two[name]["features"])
     losses = [_events(tmp_path / run, "step")[0]["losses"] for run in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+class _Hasty(Moment):
+    """Waits for files of other machines a moment only."""
+
+    def arrange(self) -> None:
+        processes._VISIBLE_SECONDS = 0.3
+
+
+def test_a_folder_that_is_not_shared_is_told_before_the_work(
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = _options(tiny_teacher, tiny_data, "run")
+    port = str(free_port())
+    commands = [
+        Command(
+            options,
+            folder=tmp_path,
+            moment=_Hasty(""),
+            environment={
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "RRM_TRANSFER_CACHE": str(tmp_path / f"cache-{rank}"),
+            },
+        )
+        for rank in range(2)
+    ]
+    first, second = (running.end() for running in commands)
+    assert (first.code, second.code) == (2, 2), first.err + second.err
+    assert (first.err + second.err).count("does not see the files that another one wrote") == 1
+    assert "RRM_TRANSFER_CACHE" in first.err + second.err
+    assert not [*tmp_path.glob("cache-*/features/**/*.safetensors")]
+    assert not [*tmp_path.glob("cache-*/features/**/.shared-*")]
+
+
+def test_memory_that_runs_out_is_explained(
+    tiny_teacher: Path, tiny_data: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(module: Any, x: torch.Tensor, *rest: Any) -> Any:
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return infer(module, x, *rest)
+
+    monkeypatch.setattr(building, "infer", greedy)
+    ended = cli(*_options(tiny_teacher, tiny_data, "run"))
+    assert (ended.code, "Traceback" in ended.err) == (2, False)
+    assert "Memory ran out with 8 images in a forward pass outside training; 2 fit" in ended.err
+    assert "--set evaluate.batch_size=2" in ended.err
