@@ -17,7 +17,7 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.costs.estimate import SAT, Cost, CostReport
 from rrm_transfer.costs.feature_sample import FeatureSample, is_cacheable, sample_features
 from rrm_transfer.data.loader import Batch, TrainingLoader
-from rrm_transfer.objectives import PLAIN, build_objective
+from rrm_transfer.objectives import PLAIN
 from rrm_transfer.objectives.base import Need
 from rrm_transfer.recipe.schema import ObjectiveSection, Recipe
 from rrm_transfer.runs.calibration import calibrate
@@ -27,6 +27,7 @@ from rrm_transfer.runtime.machine import devices, peak_bytes, resident_bytes
 from rrm_transfer.runtime.processes import Runtime
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.training.features.shards import Dtype
+from rrm_transfer.training.objective import objective_of
 from rrm_transfer.training.timing import Stopwatch, untimed
 from rrm_transfer.training.updating import Updater
 
@@ -126,6 +127,7 @@ def measure(
         data_seconds=data_seconds,
         data_overlaps=loader.overlaps,
         costs=costs,
+        extra_batches=0 if assembly.extra is None else len(assembly.extra) / loader.global_batch_size,
     )
 
 
@@ -239,14 +241,18 @@ def _draw(loader: TrainingLoader, count: int, runtime: Runtime) -> tuple[list[Ba
 
 
 def _needs(recipe: Recipe) -> frozenset[Need]:
-    return build_objective(recipe.objective.name, **recipe.objective.arguments).needs
+    return objective_of(recipe).needs
 
 
 def _with(recipe: Recipe, objective: str) -> Recipe:
-    """Returns the recipe with another objective and its default arguments, or as it is."""
+    """Returns the recipe with another objective, its default arguments and no extra images, or as it is.
+
+    The batches that are measured are the same: what a step costs does not depend on who has a label.
+    """
     if objective == recipe.objective.name:
         return recipe
-    return recipe.model_copy(update={"objective": ObjectiveSection(name=objective)})
+    data = recipe.data.model_copy(update={"extra": []})
+    return recipe.model_copy(update={"objective": ObjectiveSection(name=objective), "data": data})
 
 
 def _part(assembly: Assembly, name: str) -> Assembly:

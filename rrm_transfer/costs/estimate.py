@@ -68,6 +68,7 @@ class CostReport:
         data_seconds: To make or wait for one batch, with nothing else going on.
         data_overlaps: Whether other processes decode while the step works.
         costs: Of the objectives; plain training first.
+        extra_batches: Global batches that the images beside the labelled ones make.
     """
 
     recipe: Recipe
@@ -77,6 +78,7 @@ class CostReport:
     data_seconds: float
     data_overlaps: bool
     costs: Sequence[Cost]
+    extra_batches: float = 0.0
 
     def cost(self, name: str, *, cached: bool = False) -> Cost | None:
         return next((c for c in self.costs if (c.name, c.cached) == (name, cached)), None)
@@ -111,7 +113,7 @@ class CostReport:
         steps = self._epochs * self.batches * cost.replays * cost.median
         if cached is None or teacher is None or teacher.cache is None:
             return steps
-        return steps + teacher.cache.views * self.batches * live.parts["teacher"]
+        return steps + teacher.cache.views * (self.batches + self.extra_batches) * live.parts["teacher"]
 
     @property
     def control_seconds(self) -> float:

@@ -81,6 +81,7 @@ def _facts(assembly: Assembly, student: Learner) -> dict[str, dict[str, Any]]:
             "input": list(shape),
             "fit": assembly.fit.describe(data.train.size),
             "steps_per_epoch": len(data.train) // (train.global_batch_size or 1),
+            "extra": 0 if assembly.extra is None else len(assembly.extra),
         },
         "student": {"architecture": student.architecture, "parameters": _parameters(student)},
     }

@@ -7,6 +7,7 @@ from torch import Tensor
 from rrm_transfer.objectives.arguments import Amount, Count, Share
 from rrm_transfer.objectives.base import InnerAttack, Objective, Step, Term
 from rrm_transfer.objectives.divergences import cross_entropy
+from rrm_transfer.objectives.labels import labels_of
 
 
 def attack_labels(step: Step, inner: InnerAttack) -> Tensor:
@@ -17,7 +18,7 @@ def attack_labels(step: Step, inner: InnerAttack) -> Tensor:
 def adversarial_cross_entropy(step: Step, inner: InnerAttack, label_smoothing: float) -> list[Term]:
     """Returns ``CE(S(x'), y)`` as the only term."""
     logits = step.student(attack_labels(step, inner)).logits
-    return [Term("adversarial_ce", 1.0, cross_entropy(logits, step.y, label_smoothing).mean())]
+    return [Term("adversarial_ce", 1.0, labels_of(step).cross_entropy(logits, label_smoothing).mean())]
 
 
 class PGDAT(Objective):

@@ -8,8 +8,9 @@ from torch import Tensor
 from rrm_transfer.objectives.adversarial import attack_labels
 from rrm_transfer.objectives.arguments import Amount, Count, Positive, Share
 from rrm_transfer.objectives.base import InnerAttack, Objective, Step, Term, sight
-from rrm_transfer.objectives.divergences import cross_entropy, kl_divergence
+from rrm_transfer.objectives.divergences import kl_divergence
 from rrm_transfer.objectives.igdm import igdm_terms
+from rrm_transfer.objectives.labels import labels_of
 
 _SMALL_GAUSSIAN = 0.001
 """Standard deviation of the start in RSLAD's and AdaAD's code, in pixel units."""
@@ -52,7 +53,7 @@ class ARD(Objective):
         divergence = kl_divergence(step.clean_teacher().logits, logits, self.temperature)
         terms = [Term("adversarial_kd", self.alpha, divergence.mean())]
         if self.alpha < 1:
-            clean = cross_entropy(step.student(step.x).logits, step.y)
+            clean = labels_of(step).cross_entropy(step.student(step.x).logits)
             terms.append(Term("clean_ce", 1 - self.alpha, clean.mean()))
         return terms + igdm_terms(step, x_adv, logits, self.igdm_weight)
 
@@ -123,6 +124,7 @@ class RSLAD(Objective):
     """
 
     needs = frozenset({"logits"})
+    labels_optional = True
 
     def __init__(
         self,
@@ -161,6 +163,7 @@ class AdaAD(Objective):
     """
 
     needs = frozenset({"logits"})
+    labels_optional = True
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ from rrm_transfer.objectives.base import (
 from rrm_transfer.objectives.divergences import cosine_distance, cross_entropy, kl_divergence, relative_l2
 from rrm_transfer.objectives.igdm import igdm_terms
 from rrm_transfer.objectives.inputs import add_noise, mix
+from rrm_transfer.objectives.labels import Labels, labels_of
 
 Distance = Literal["cosine", "relative_l2", "both"]
 Classifier = Literal["own", "teacher", "frozen-teacher"]
@@ -90,6 +91,7 @@ class Matching(Objective):
             )
         self.needs = self._asked(weights) | self._classifier_need(weights)
         self.teacher_sees = self._sight() if self.asks else frozenset()
+        self.labels_optional = self._learns_without_labels(weights)
 
     def balances(self) -> list[Balance]:
         """Returns the weights for each kind of input."""
@@ -102,6 +104,9 @@ class Matching(Objective):
 
     def _sight(self) -> frozenset[Sight]:
         return sight(clean=True, other=False)
+
+    def _learns_without_labels(self, weights: Balance) -> bool:
+        return bool(weights.features or weights.kd)
 
     def _pairs(self) -> tuple[LayerPair, ...]:
         teachers = self.student_layers if self.teacher_layers is None else self.teacher_layers
@@ -152,20 +157,20 @@ class Matching(Objective):
         return kl_divergence(teacher_logits, logits, self.temperature)
 
     def terms(
-        self, student: Outputs, teacher: Outputs | None, y: Tensor, balance: Balance, prefix: str = ""
+        self, student: Outputs, teacher: Outputs | None, labels: Labels, balance: Balance, prefix: str = ""
     ) -> list[Term]:
         """Returns the terms whose weight is not 0.
 
         Args:
             student: The student's outputs.
             teacher: The teacher's, or None where nothing of it is needed.
-            y: Class indices ``(B,)`` or probabilities ``(B, classes)``.
+            labels: Of the cross-entropy.
             balance: The weights.
             prefix: Goes before the terms' names.
         """
         parts: list[tuple[str, float, Tensor]] = []
         if balance.ce:
-            parts.append(("ce", balance.ce, cross_entropy(student.logits, y)))
+            parts.append(("ce", balance.ce, labels.cross_entropy(student.logits)))
         if teacher is not None and balance.features:
             by_name = self.distances(student.features, teacher.features)
             parts += [(name, balance.features, distance) for name, distance in by_name.items()]
@@ -207,11 +212,11 @@ class CleanMatching(Matching):
         if not self.mixup:
             teacher = self.clean_teacher(step)
             student = step.student(add_noise(step, step.x, self.noise))
-            return self.terms(student, teacher, step.y, balance)
+            return self.terms(student, teacher, labels_of(step), balance)
         mixture = mix(step, self.mixup)
         teacher = step.teacher(mixture.x) if self.asks else None
         student = step.student(add_noise(step, mixture.x, self.noise))
-        return self.terms(student, teacher, mixture.probabilities(student.logits.shape[1]), balance)
+        return self.terms(student, teacher, mixture.labels(student.logits.shape[1]), balance)
 
 
 _START_SCALES: dict[Start, float] = {"gaussian": 0.001, "noise": 2.0}
@@ -269,6 +274,9 @@ class AdversarialMatching(Matching):
     def _sight(self) -> frozenset[Sight]:
         return sight(clean=True, other=self.igdm_weight > 0)
 
+    def _learns_without_labels(self, weights: Balance) -> bool:
+        return self.ascend != "ce" and super()._learns_without_labels(weights)
+
     def balances(self) -> list[Balance]:
         clean = Balance(self.clean_feature_weight, self.clean_kd_weight, self.clean_ce_weight)
         return [*super().balances(), clean]
@@ -286,13 +294,13 @@ class AdversarialMatching(Matching):
         if step.progress < self.begin:
             student = step.student(add_noise(step, step.x, self.noise))
             both = Balance(*map(sum, zip(adversarial, clean, strict=True)))
-            return self.terms(student, teacher, step.y, both, "clean_")
+            return self.terms(student, teacher, labels_of(step), both, "clean_")
         x_adv = step.attack(lambda x: self._ascended(step, teacher, step.student_eval(x)), self.inner)
         student = step.student(x_adv)
-        terms = self.terms(student, teacher, step.y, adversarial, "adversarial_")
+        terms = self.terms(student, teacher, labels_of(step), adversarial, "adversarial_")
         if any(clean):
             beside = step.student(add_noise(step, step.x, self.noise))
-            terms += self.terms(beside, teacher, step.y, clean, "clean_")
+            terms += self.terms(beside, teacher, labels_of(step), clean, "clean_")
         return terms + igdm_terms(step, x_adv, student.logits, self.igdm_weight)
 
     def _ascended(self, step: Step, teacher: Outputs | None, student: Outputs) -> Tensor:

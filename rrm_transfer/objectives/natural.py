@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rrm_transfer.objectives.arguments import Share
 from rrm_transfer.objectives.base import Objective, Step, Term
-from rrm_transfer.objectives.divergences import cross_entropy
+from rrm_transfer.objectives.labels import labels_of
 
 
 class Natural(Objective):
@@ -18,5 +18,5 @@ class Natural(Objective):
         self.label_smoothing = label_smoothing
 
     def __call__(self, step: Step) -> list[Term]:
-        loss = cross_entropy(step.student(step.x).logits, step.y, self.label_smoothing)
+        loss = labels_of(step).cross_entropy(step.student(step.x).logits, self.label_smoothing)
         return [Term("ce", 1.0, loss.mean())]

@@ -6,7 +6,8 @@ import torch
 
 from rrm_transfer.objectives.arguments import Amount, Count
 from rrm_transfer.objectives.base import InnerAttack, Objective, Step, Term
-from rrm_transfer.objectives.divergences import cross_entropy, kl_divergence
+from rrm_transfer.objectives.divergences import kl_divergence
+from rrm_transfer.objectives.labels import labels_of
 
 
 class TRADES(Objective):
@@ -22,6 +23,8 @@ class TRADES(Objective):
         step_size: Of one step in units of eps.
         start_scale: Standard deviation of the start in pixel units.
     """
+
+    labels_optional = True
 
     def __init__(
         self,
@@ -41,6 +44,6 @@ class TRADES(Objective):
         clean = step.student(step.x).logits
         unstable = kl_divergence(clean, step.student(x_adv).logits)
         return [
-            Term("ce", 1.0, cross_entropy(clean, step.y).mean()),
+            Term("ce", 1.0, labels_of(step).cross_entropy(clean).mean()),
             Term("stability", self.beta, unstable.mean()),
         ]

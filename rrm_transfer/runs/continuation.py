@@ -14,6 +14,7 @@ CONTINUABLE = frozenset(
         "processes",
         "training_images",
         "test_images",
+        "extra_images",
         "name",
         "description",
         "student.licence",

@@ -7,7 +7,9 @@ from typing import Any
 
 from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.core.names import did_you_mean
+from rrm_transfer.runs.extra import check_extra
 from rrm_transfer.runs.learners import resolve_learner_name
+from rrm_transfer.training.objective import objective_of
 from rrm_transfer.training.optimization import check_optimizer
 from rrm_transfer.objectives import OBJECTIVES, argument_problems, build_objective, objective_arguments
 from rrm_transfer.recipe.defaults import check_together
@@ -27,6 +29,7 @@ def check_names(recipe: Recipe) -> Recipe:
     check_together(recipe)
     recipe.student.name = resolve_learner_name(recipe.student.name)
     _check_objective(recipe)
+    check_extra(recipe)
     if recipe.train.optimizer is not None:
         check_optimizer(recipe.train.optimizer)
     return recipe
@@ -38,11 +41,11 @@ def require_no_teacher(recipe: Recipe) -> None:
     Raises:
         UserError: Its objective learns from another.
     """
-    objective = check_names(recipe).objective
-    if build_objective(objective.name, **objective.arguments).needs:
+    recipe = check_names(recipe)
+    if objective_of(recipe).needs:
         raise UserError(
             "A robust teacher is made from scratch, and this objective learns from another.",
-            received=objective.name,
+            received=recipe.objective.name,
             allowed="an objective without a teacher: pgd-at, trades, fast-at, n-fgsm, free-at or natural",
             hint="--objective pgd-at, or rrm-transfer run to learn from a teacher",
         )

@@ -107,7 +107,7 @@ def run(
             adopt(assembly.recipe, runtime.on_main(lambda: read_recipe(str(folder.recipe))))
         calibrate(assembly, student, runtime, narrator)
         text = dump_recipe(assembly.recipe)
-        facts = {"processes": runtime.world, **assembly.data.identity}
+        facts = {"processes": runtime.world, **assembly.identity}
         changes = []
         if resume or finished:
             anyway = resume_anyway and not finished
@@ -262,7 +262,9 @@ class _Job:
             student=student,
             teacher=self.assembly.teacher if objective.needs else None,
             objective=objective,
-            loader=self.assembly.loader(self.runtime, None if robust is None else robust.images),
+            loader=self.assembly.loader(
+                self.runtime, None if robust is None else robust.images, extra=phase == "student"
+            ),
             checkpoints=Checkpoints(self.folder.checkpoints, phase, self.narrator.warn),
             narrator=self.narrator,
             log=self.log,

@@ -9,11 +9,13 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.broken import BrokenImages
+from rrm_transfer.data.extra import Extra
 from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.training.features.cache import settle_cache
+from rrm_transfer.runs.extra import find_extra
 from rrm_transfer.runs.labels import align_labels
 from rrm_transfer.runs.learners import (
     Learner,
@@ -22,13 +24,13 @@ from rrm_transfer.runs.learners import (
     kind_of_learner,
 )
 from rrm_transfer.runs.models import ModelFacts, facts_about
+from rrm_transfer.training.objective import objective_of
 from rrm_transfer.training.optimization import Optimisation
 from rrm_transfer.training.pairing import TAKES_CLASSIFIER, pair
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.runs.recipe_names import check_names
 from rrm_transfer.runtime.processes import Runtime
 from rrm_transfer.training.updating import TrainingPlan
-from rrm_transfer.objectives import build_objective
 from rrm_transfer.objectives.base import Need, Objective
 from rrm_transfer.recipe.defaults import SMALL_IMAGE, fill_in, training_defaults, training_line
 from rrm_transfer.recipe.schema import Recipe
@@ -53,6 +55,7 @@ class Assembly:
         teacher_facts: What its source says about it.
         threat: Of training and evaluation.
         broken: Images that this process could not read.
+        extra: Images that the student is trained on beside those of ``data``.
     """
 
     recipe: Recipe
@@ -62,6 +65,12 @@ class Assembly:
     teacher_facts: ModelFacts
     threat: ThreatModel
     broken: BrokenImages
+    extra: Extra | None = None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells the images of the run from others."""
+        return {**self.data.identity, **({} if self.extra is None else self.extra.identity)}
 
     def control(self) -> Learner:
         """Builds the same student for plain training."""
@@ -84,14 +93,17 @@ class Assembly:
 
     def objective(self) -> Objective:
         """Builds the recipe's objective."""
-        return build_objective(self.recipe.objective.name, **self.recipe.objective.arguments)
+        return objective_of(self.recipe)
 
-    def loader(self, runtime: Runtime, images: ImageSet | None = None) -> TrainingLoader:
+    def loader(
+        self, runtime: Runtime, images: ImageSet | None = None, *, extra: bool = True
+    ) -> TrainingLoader:
         """Builds this process's stream of training batches.
 
         Args:
             runtime: Says which part of each batch it is.
             images: To train on; None: the data's training part.
+            extra: Whether the run's extra images, if any, take their share of each batch.
         """
         images = self.data.train if images is None else images
         train, data = self.recipe.train, self.recipe.data
@@ -108,6 +120,7 @@ class Assembly:
             world=runtime.world,
             device=runtime.device,
             workers=data.workers,
+            extra=self.extra if extra else None,
             views=None if cache is None else cache.views,
             view_seed=None if cache is None else cache.seed,
         )
@@ -155,7 +168,7 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     recipe = check_names(recipe)
     if recipe.student.name != asked:
         narrator.note(f"student {asked}: {recipe.student.name}")
-    needs = build_objective(recipe.objective.name, **recipe.objective.arguments).needs
+    needs = objective_of(recipe).needs
     if needs and recipe.teacher is None:
         raise UserError(
             f"The objective {recipe.objective.name!r} needs a teacher.", hint="name it: --teacher T"
@@ -188,6 +201,8 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
         )
     for note in data.notes:
         narrator.note(f"data: {note}")
+    with runtime.main_first():
+        extra = find_extra(recipe, data, broken, narrator)
     recipe.data.image_size = recipe.data.image_size or automatic_size(data)
     fit = choose_fit(data.train.size, recipe.data.image_size)
     narrator.note(f"data: {data.name}, {len(data.train)} training and {len(data.test)} test images, {fit}")
@@ -227,7 +242,8 @@ def assemble(recipe: Recipe, runtime: Runtime, narrator: Narrator, *, allow_code
     settle_cache(recipe, narrator)
     runtime.check_divisible(recipe.train.global_batch_size or 1, recipe.train.accumulation)
     narrator.note(training_line(recipe, row.source, kind))
-    return Assembly(recipe, data, fit, teacher, known, ThreatModel.asked(threat.norm, threat.eps), broken)
+    asked_threat = ThreatModel.asked(threat.norm, threat.eps)
+    return Assembly(recipe, data, fit, teacher, known, asked_threat, broken, extra)
 
 
 def make_student(recipe: Recipe, data: DataSet, image_size: int, width: int | None) -> Learner:

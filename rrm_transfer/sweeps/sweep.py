@@ -11,7 +11,6 @@ from typing import Literal
 
 from rrm_transfer.core.errors import Interrupted, RecipeError, UserError
 from rrm_transfer.core.files import write_text
-from rrm_transfer.objectives import build_objective
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.runs.folder import RunFolder
@@ -20,6 +19,7 @@ from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.sweeps.launchers import Launcher, Task
 from rrm_transfer.teachers.sources import find_origin
+from rrm_transfer.training.objective import objective_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def check_runs(runs: Sequence[PlannedRun], problems: Problems) -> None:
     for run in runs:
         try:
             recipe = check_names(run.recipe)
-            if not build_objective(recipe.objective.name, **recipe.objective.arguments).needs:
+            if not objective_of(recipe).needs:
                 continue
             teacher = recipe.teacher
             if teacher is None:

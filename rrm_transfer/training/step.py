@@ -50,6 +50,7 @@ class TrainingStep:
     frozen: nn.Module | None
     x: Tensor
     y: Tensor
+    label_weight: Tensor
     threat: ThreatModel
     randomness: Randomness
     progress: float

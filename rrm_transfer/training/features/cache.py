@@ -16,11 +16,11 @@ from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.disk import require_space
 from rrm_transfer.data.loader import TrainingLoader
-from rrm_transfer.objectives import build_objective
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.teachers.teacher import Teacher
+from rrm_transfer.training.objective import objective_of
 from rrm_transfer.training.features.shards import DTYPES, Bits, Dtype, Shard, ShardSet, gather_rows
 
 _FORMAT = 1
@@ -31,7 +31,7 @@ def settle_cache(recipe: Recipe, narrator: Narrator) -> None:
     if recipe.teacher is None or recipe.teacher.cache is None:
         return
     cache = recipe.teacher.cache
-    objective = build_objective(recipe.objective.name, **recipe.objective.arguments)
+    objective = objective_of(recipe)
     if "clean" not in objective.teacher_sees:
         narrator.note(
             f"teacher features: not cached, {recipe.objective.name} with these arguments never asks about "
