@@ -72,7 +72,16 @@ def provenance(assembly: Assembly, role: Role, product: Product) -> dict[str, An
         if teacher is None
         else {"name": public_name(teacher.name), "sha256": teacher.provenance["sha256"]},
         "weights": product.weights,
+        **_extra_images(assembly, role),
     }
+
+
+def _extra_images(assembly: Assembly, role: Role) -> dict[str, Any]:
+    """Tells of the images beside the labelled ones that a network was trained on, if there were any."""
+    if assembly.extra is None or role == "control":
+        return {}
+    labels = assembly.recipe.data.extra_labels
+    return {"extra_images": {"count": len(assembly.extra), "share": assembly.extra.share, "labels": labels}}
 
 
 def recorded_provenance(folder: Path) -> dict[str, Any]:
