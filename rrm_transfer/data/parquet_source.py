@@ -50,10 +50,7 @@ def load_parquet(path: Path, broken: BrokenImages, *, labelled: bool = True) -> 
         features = datasets.Features.from_arrow_schema(schema)
         columns = find_columns(features, where=str(path), labelled=labelled)
         wanted = [name for name in (columns.image, columns.label) if name is not None]
-        tables = {
-            part: (_read(group, *wanted), _identity(group))
-            for part, group in files.items()
-        }
+        tables = {part: (_read(group, *wanted), _identity(group)) for part, group in files.items()}
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"The parquet files cannot be read: {error}.", received=path) from error
     root = path if path.is_dir() else path.parent

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +29,9 @@ def lazy(tmp_path_factory: pytest.TempPathFactory) -> LazyImages:
     )
 
 
-def loader(extra: ImageSet, *, share: float = 0.5, labelled: bool = False, **changes: object) -> TrainingLoader:
+def loader(
+    extra: ImageSet, *, share: float = 0.5, labelled: bool = False, **changes: object
+) -> TrainingLoader:
     settings: dict[str, object] = {
         "fit": Fit("none", 32),
         "augmentation": Augmentation(crop_padding=4, flip=True, jitter=0.2),
@@ -39,7 +40,9 @@ def loader(extra: ImageSet, *, share: float = 0.5, labelled: bool = False, **cha
         "device": "cpu",
     }
     return TrainingLoader(
-        memory_images(channels=1), extra=Extra((extra,), share, labelled), **(settings | changes)  # type: ignore[arg-type]
+        memory_images(channels=1),
+        extra=Extra((extra,), share, labelled),
+        **(settings | changes),  # type: ignore[arg-type]
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ def test_labels_count_so_that_the_mean_is_that_of_the_labelled() -> None:
 def test_a_sequence_goes_on_from_pass_to_pass() -> None:
     def taken(*bounds: int) -> Tensor:
         sequence = Passes(7, seed=0, purpose="test")
-        return torch.cat([sequence.take(a, b - a) for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+        return torch.cat([sequence.take(start, end - start) for start, end in pairwise(bounds)])
 
     assert torch.equal(taken(0, 30), taken(0, 3, 7, 14, 15, 30))
 

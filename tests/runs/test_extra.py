@@ -105,7 +105,9 @@ def test_a_run_learns_from_them_and_its_control_does_not(
     assert facts["student"]["teacher_features"]["bytes"] == (64 + 40) * tiny.CLASSES * 2
     environment = json.loads((tmp_path / "beside" / "environment.json").read_text())
     assert environment["extra_images"].startswith("40, ")
-    assert json.loads((tmp_path / "beside" / "student" / "config.json").read_text())["rrm"]["extra_images"] == {
+    assert json.loads((tmp_path / "beside" / "student" / "config.json").read_text())["rrm"][
+        "extra_images"
+    ] == {
         "count": 40,
         "share": 0.25,
         "labels": "none",

@@ -42,7 +42,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "kd-adv": {"objective": "kd-adv", "arguments": {"ce_weight": 0.5}},
     "accumulation": {"objective": "rrm", "plan": replace(PLAN, accumulation=2)},
     "labels by the teacher": {"objective": "n-fgsm", "teacher_labels": True},
-    "labels of the source": {"objective": "free-at", "arguments": {"replays": 2}, "extra": extra(labelled=True)},
+    "labels of the source": {
+        "objective": "free-at",
+        "arguments": {"replays": 2},
+        "extra": extra(labelled=True),
+    },
     "a mean, whose statistics are estimated": {
         "objective": "trades",
         "arguments": {"steps": 2},
@@ -88,7 +92,7 @@ def test_the_classes_of_extra_images_are_never_seen(objective: str, tmp_path: Pa
 
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_parts_of_unequal_share_add_up_to_the_whole_batch(accumulation: int, tmp_path: Path) -> None:
-    """Eight images of which three have a label, in parts of two; nothing ties the images of a part together."""
+    """Eight images of which three have a label; nothing ties the images of a part together."""
     losses = []
     for parts in (1, accumulation):
         run = Run(
