@@ -69,7 +69,7 @@ class NpzArray:
         if self.member.compress_type == zipfile.ZIP_STORED:
             return self._map(self.file, self._start())
         if self.nbytes <= UNPACKED_LIMIT:
-            values = np.empty(self.nbytes, dtype=np.uint8)
+            values = np.zeros(self.nbytes, dtype=np.uint8)
             for start, piece in self._pieces():
                 values[start : start + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
             return values.view(self.dtype).reshape(self.shape)
@@ -106,8 +106,8 @@ class NpzArray:
     def _unpacked(self) -> Path:
         """Returns a file of the values alone, written where it is missing."""
         folder = cache_folder() / "images"
-        name = f"{self.file.stem}-{self.name}-{self.nbytes}-{self.member.CRC:08x}.bytes"
-        target = folder / name
+        # Without the array's name, which the file chooses.
+        target = folder / f"{self.file.stem}-{self.nbytes}-{self.member.CRC:08x}.bytes"
         if not target.is_file() or target.stat().st_size != self.nbytes:
             require_space(
                 self.nbytes, folder, what=f"An unpacked copy of {self.file}", variable="RRM_TRANSFER_CACHE"
