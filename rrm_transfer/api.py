@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import ParamSpec, TypedDict, Unpack
 
 from rrm_transfer import __version__
 from rrm_transfer.core.errors import UserError
@@ -14,7 +14,7 @@ from rrm_transfer.core.hub_repository import HubRepository
 from rrm_transfer.costs.bench import bench
 from rrm_transfer.costs.estimate import CostReport
 from rrm_transfer.costs.preview import Preview, preview
-from rrm_transfer.evaluation.metrics import Metrics, read_metrics
+from rrm_transfer.evaluation.metrics import Metrics
 from rrm_transfer.exports.formats import Exported, export
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
@@ -22,8 +22,8 @@ from rrm_transfer.report.card import write_card
 from rrm_transfer.report.page import write_report
 from rrm_transfer.report.publication import publication
 from rrm_transfer.runs.evaluate import evaluate as _evaluate
+from rrm_transfer.runs.finished import FinishedRun, read_finished
 from rrm_transfer.runs.folder import RunFolder
-from rrm_transfer.runs.result import RunResult
 from rrm_transfer.runs.run import run as _run
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.students.loading import load_student
@@ -32,11 +32,11 @@ from rrm_transfer.training.timm_task import RRMTask
 __all__ = [
     "CostReport",
     "Exported",
+    "FinishedRun",
     "Preview",
     "Pushed",
     "RRMTask",
     "Recipe",
-    "RunResult",
     "bench",
     "evaluate",
     "export",
@@ -66,78 +66,53 @@ class Pushed:
     address: str | None
 
 
-def transfer(
-    recipe: Recipe,
-    *,
-    allow_code: bool = False,
-    narrator: Narrator | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    resume_anyway: bool = False,
-    tracker: str | None = None,
-) -> RunResult:
+class RunOptions(TypedDict, total=False):
+    """What ``transfer`` and ``teach`` take beside a recipe.
+
+    Attributes:
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
+        narrator: Says what happens; None: nobody.
+        overwrite: Replaces a run that stands in the output folder.
+        resume: Continues the run that stands there; starts where there is none, and gives the result of one
+            that is finished.
+        resume_anyway: As ``resume``, also where what a run can go on with has changed.
+        tracker: ``tensorboard``, ``wandb`` or ``trackio``; None: nobody is told.
+    """
+
+    allow_code: frozenset[str]
+    narrator: Narrator | None
+    overwrite: bool
+    resume: bool
+    resume_anyway: bool
+    tracker: str | None
+
+
+def transfer(recipe: Recipe, **options: Unpack[RunOptions]) -> FinishedRun:
     """Trains a student to inherit a teacher's robustness, measures it and exports it.
 
     Args:
         recipe: What to do; see ``read_recipe``.
-        allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
-        narrator: Says what happens; None: nobody.
-        overwrite: Replaces a run that stands in the output folder.
-        resume: Continues the run that stands there; starts where there is none, and gives the result of one
-            that is finished.
-        resume_anyway: As ``resume``, also where what a run can go on with has changed.
-        tracker: ``tensorboard``, ``wandb`` or ``trackio``; None: nobody is told.
+        options: See ``RunOptions``.
 
     Raises:
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
-    return _run(
-        recipe,
-        publish=_publish,
-        allow_code=allow_code,
-        narrator=narrator,
-        overwrite=overwrite,
-        resume=resume,
-        resume_anyway=resume_anyway,
-        tracker=tracker,
-    )
+    return _run(recipe, publish=_tell, **options)
 
 
-def teach(
-    recipe: Recipe,
-    *,
-    narrator: Narrator | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    resume_anyway: bool = False,
-    tracker: str | None = None,
-) -> RunResult:
+def teach(recipe: Recipe, **options: Unpack[RunOptions]) -> FinishedRun:
     """Trains a robust teacher from scratch; its run folder is a teacher for ``transfer``.
 
     Args:
         recipe: With an objective that needs no teacher.
-        narrator: Says what happens; None: nobody.
-        overwrite: Replaces a run that stands in the output folder.
-        resume: Continues the run that stands there; starts where there is none, and gives the result of one
-            that is finished.
-        resume_anyway: As ``resume``, also where what a run can go on with has changed.
-        tracker: ``tensorboard``, ``wandb`` or ``trackio``; None: nobody is told.
+        options: See ``RunOptions``.
 
     Raises:
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
-    return _run(
-        recipe,
-        role="teacher",
-        publish=_publish,
-        narrator=narrator,
-        overwrite=overwrite,
-        resume=resume,
-        resume_anyway=resume_anyway,
-        tracker=tracker,
-    )
+    return _run(recipe, is_teacher=True, publish=_tell, **options)
 
 
 def push(
@@ -180,7 +155,7 @@ def _reporting(
             folder = RunFolder(written.parent.parent)
             if written.parent == folder.evaluations and folder.is_finished:
                 try:
-                    _tell(folder, read_metrics(folder.metrics))
+                    _tell(read_finished(folder.path))
                 except UserError as problem:  # what was measured stands nevertheless
                     narrator = options.get("narrator")
                     if isinstance(narrator, Narrator):
@@ -193,10 +168,6 @@ def _reporting(
 evaluate = _reporting(_evaluate)
 
 
-def _publish(result: RunResult) -> None:
-    _tell(RunFolder(result.folder), result.metrics)
-
-
-def _tell(folder: RunFolder, metrics: Metrics) -> None:
-    write_card(folder, metrics)
-    write_report(folder, metrics)
+def _tell(run: FinishedRun) -> None:
+    write_card(run)
+    write_report(run)

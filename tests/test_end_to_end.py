@@ -134,9 +134,9 @@ def test_metrics_have_their_documented_form(finished: Finished) -> None:
     test = [row for row in rows if row["split"] == "test"]
     assert {row["count"] for row in test} == {16}
     assert len(content["indices"]) == 16
-    for phase, steps in (("control", 4), ("student", 8)):
-        assert content["timing"][phase]["steps"] == steps
-        assert content["timing"][phase]["train_seconds"] > 0
+    for model, steps in (("control", 4), ("student", 8)):
+        assert content["timing"][model]["steps"] == steps
+        assert content["timing"][model]["train_seconds"] > 0
     assert read_metrics(finished.run / "metrics.json").to_json() == content
 
 
@@ -173,7 +173,7 @@ def test_the_teacher_is_as_it_was(finished: Finished) -> None:
 
 def test_the_log_holds_one_object_a_line(finished: Finished) -> None:
     events = [json.loads(line) for line in (finished.run / "log.jsonl").read_text().splitlines()]
-    steps = [(event["phase"], event["step"]) for event in events if event["event"] == "step"]
+    steps = [(event["model"], event["step"]) for event in events if event["event"] == "step"]
     assert steps == [("control", 2), ("control", 4), *(("student", step) for step in (2, 4, 6, 8))]
     assert all(value >= 0 for event in events for value in event.get("losses", {}).values())
     assert {"teacher", "step", "checkpoint", "trained", "evaluated"} == {event["event"] for event in events}

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from rrm_transfer import Recipe, teach, transfer
 from rrm_transfer.recipe.loading import read_recipe
-from rrm_transfer.recipe.schema import ObjectiveSection
+from rrm_transfer.recipe.schema import AUTO, ObjectiveSection, TeacherSection
 from rrm_transfer.recipe.shelf import find_recipe, recipe_names
-from rrm_transfer.runs.result import RunResult
+from rrm_transfer.runs.finished import FinishedRun
 from rrm_transfer.teachers.zoo import zoo_entry
 from tests.support import tiny
 
@@ -56,57 +56,53 @@ def write_images(folder: Path, *, classes: int, grey: bool) -> Path:
     return folder
 
 
+def write_extra(path: Path) -> Path:
+    np.savez(path, image=np.zeros((BATCH, 32, 32, 3), dtype=np.uint8))
+    return path
+
+
 def shrink(recipe: Recipe, folder: Path) -> Recipe:
     """Returns the recipe with nothing changed but data, weights and the amount of work."""
-    small = recipe.model_copy(deep=True)
-    fashion = recipe.data.name in (None, "fashion-mnist-mini")
+    fashion = recipe.data.name in (AUTO, "fashion-mnist-mini")
     imagenet = recipe.data.name == "ILSVRC/imagenet-1k"
-    small.data.name = str(
-        write_images(
-            folder / "images",
-            classes=1000 if imagenet else 10,
-            grey=fashion,
-        )
-    )
-    small.data.held_out, small.data.workers = 0.0, 0
-    if small.data.extra:
-        np.savez(folder / "extra.npz", image=np.zeros((BATCH, 32, 32, 3), dtype=np.uint8))
-        small.data.extra = [str(folder / "extra.npz")]
-    small.student.pretrained = False
-    small.train.epochs, small.train.global_batch_size, small.train.precision = 1, BATCH, "float32"
-    small.train.warmup_epochs, small.train.eps_warmup_epochs = 0, 0
-    if small.train.milestones is not None:
-        small.train.milestones = [1]
-    small.control.enabled = False
-    if small.objective.name == "rdt":
-        small.objective = ObjectiveSection.model_validate({"name": "rdt", "steps": 2})
-    small.evaluate.images, small.evaluate.steps, small.evaluate.batch_size = TEST, 1, TEST
-    small.output = folder / "run"
-    if small.teacher is not None:
-        small.teacher.check = False
-        stand_in(small, folder)
-    return small
+    images = write_images(folder / "images", classes=1000 if imagenet else 10, grey=fashion)
+    train, rdt = recipe.train, ObjectiveSection.model_validate({"name": "rdt", "steps": 2})
+    milestones = train.milestones if train.milestones == AUTO else [1]
+    extra = recipe.data.extra and (str(write_extra(folder / "extra.npz")),)
+    return recipe.changed(
+        output=folder / "run",
+        teacher=None if recipe.teacher is None else stand_in(recipe.teacher, folder),
+        student=recipe.student.changed(pretrained=False),
+        data=recipe.data.changed(name=str(images), held_out=0.0, workers=0, extra=extra),
+        objective=rdt if recipe.objective.name == "rdt" else recipe.objective,
+        train=train.changed(
+            epochs=1, global_batch_size=BATCH, precision="float32", warmup_epochs=0, eps_warmup_epochs=0,
+            milestones=milestones,
+        ),
+        control=recipe.control.changed(enabled=False),
+        evaluate=recipe.evaluate.changed(images=TEST, steps=1, batch_size=TEST),
+    )  # fmt: skip
 
 
-def stand_in(recipe: Recipe, folder: Path) -> None:
+def stand_in(teacher: TeacherSection, folder: Path) -> TeacherSection:
     """Gives the recipe its teacher with other weights: random ones, or of its own recipe's two steps."""
-    assert recipe.teacher is not None
-    made = MADE.fullmatch(recipe.teacher.name)
+    teacher = teacher.changed(check=False)
+    made = MADE.fullmatch(teacher.name)
     if made is not None:
         family = find_recipe(made["recipe"].replace("-teacher-", "/teacher-"))
         (folder / "teacher").mkdir()
-        recipe.teacher.name = str(teach(shrink(read_recipe(str(family)), folder / "teacher")).folder)
-        return
-    entry = zoo_entry(recipe.teacher.name)
+        return teacher.changed(name=str(teach(shrink(read_recipe(str(family)), folder / "teacher")).folder))
+    entry = zoo_entry(teacher.name)
     assert entry is not None
     if entry.source == "embedded":
-        return
+        return teacher
     assert entry.architecture is not None
-    recipe.teacher.weights = folder / "weights.safetensors"
-    save_file(timm.create_model(entry.architecture).state_dict(), recipe.teacher.weights)
+    weights = folder / "weights.safetensors"
+    save_file(timm.create_model(entry.architecture).state_dict(), weights)
+    return teacher.changed(weights=weights)
 
 
-def run(name: str, folder: Path) -> RunResult:
+def run(name: str, folder: Path) -> FinishedRun:
     recipe = shrink(read_recipe(name), folder)
     return teach(recipe) if recipe.teacher is None else transfer(recipe)
 
@@ -121,13 +117,12 @@ def _cases() -> list[ParameterSet]:
 @pytest.mark.parametrize("name", _cases())
 def test_a_recipe_takes_its_steps(name: str, tmp_path: Path) -> None:
     result = run(name, tmp_path)
-    role = "student" if result.recipe.teacher is not None else "teacher"
     replays = result.recipe.objective.arguments.get("replays", 1)
-    assert result.metrics.timing[role]["steps"] == STEPS * replays
+    assert result.metrics.timing["student"]["steps"] == STEPS * replays
     given = read_recipe(name).objective
     assert result.recipe.objective.name == given.name
     assert given.arguments.items() <= result.recipe.objective.arguments.items()
-    assert result.metrics.of(role)
+    assert result.metrics.of("student")
     assert (result.folder / "student" / "config.json").is_file()
 
 

@@ -18,13 +18,13 @@ from rich.console import Console
 from rrm_transfer.core.files import replacing_folder, sha256_of, write_text
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.fashion_mnist_mini import NAME
-from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.sources import load_dataset_by_name
-from rrm_transfer.evaluation.evaluator import PGDSpec, balanced_sample, measure
+from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.evaluation.metrics import read_metrics
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
+from rrm_transfer.recipe.resolved import ResolvedRecipe
 from rrm_transfer.runs.folder import RunFolder
-from rrm_transfer.runtime.processes import Runtime
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.teachers.loading import load_teacher
 from rrm_transfer.teachers.zoo import EMBEDDED
@@ -37,27 +37,16 @@ STEPS = 20
 def embed(run: RunFolder, target: Path, narrator: Narrator) -> None:
     """Writes the folder of the embedded teacher."""
     recipe = read_recipe(str(run.recipe))
-    data = load_dataset_by_name(NAME)
-    fit = choose_fit(data.test.size, recipe.data.image_size)
-    teacher = load_teacher(str(run.path), channels=data.channels, image_size=fit.size)
-    indices = balanced_sample(data.test.labels, QUICKSTART_IMAGES)
-    assert indices is not None
-    images = data.test.select(indices)
-    rows = measure(
-        teacher,
-        images,
-        [PGDSpec(ThreatModel("Linf", eps), STEPS, restarts=1) for eps in EPS],
-        role="teacher",
-        split="test",
-        fit=fit,
-        batch_size=250,
-        seed=0,
-        runtime=Runtime(),
-        narrator=narrator,
-    )
+    size, data = ResolvedRecipe.of(recipe).data.image_size, load_dataset_by_name(NAME)
+    teacher = load_teacher(str(run.path), channels=data.channels, image_size=size)
+    images = data.test.balanced(QUICKSTART_IMAGES)
+    indices = data.test.positions_of(images)
+    measurement = Measurement(size, batch_size=250, seed=0, context=Context.begin(narrator))
+    attacks = [measurement.pgd(ThreatModel("Linf", eps), steps=STEPS) for eps in EPS]
+    rows = measurement.rows(teacher, images, attacks, model="student", split="test")
     made = read_metrics(run.metrics)
     # Folders of this machine say nothing to anybody else.
-    recipe.data.name, recipe.output = "fashion-mnist", None
+    recipe = recipe.changed(data=recipe.data.changed(name="fashion-mnist"), output=None)
     with replacing_folder(target) as folder:
         for name in ("config.json", "model.safetensors"):
             shutil.copyfile(run.student / name, folder / name)

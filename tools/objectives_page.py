@@ -27,7 +27,7 @@ def page() -> str:
     groups = {"With a teacher": True, "From scratch": False}
     for title, taught in groups.items():
         lines += [f"## {title}", ""]
-        for name in OBJECTIVES.names:
+        for name in sorted(OBJECTIVES):
             if bool(build_objective(name).needs) == taught:
                 lines += section(name)
     lines.append(

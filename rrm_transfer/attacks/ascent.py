@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,6 +13,8 @@ from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 
 PerSampleLoss = Callable[[Tensor], Tensor]
+"""Maps pixels ``(B, C, H, W)`` to what an attack ascends, one value per sample, ``(B,)``."""
+
 Start = Literal["uniform", "gaussian", "noise", "none"]
 
 
@@ -52,57 +55,60 @@ def ascend(
     return delta
 
 
-def inner_attack(
-    x: Tensor,
-    *,
-    loss: PerSampleLoss,
-    threat: ThreatModel,
-    randomness: Randomness,
-    steps: int,
-    step_size: float,
-    start: Start = "uniform",
-    start_scale: float = 1.0,
-    clip: bool = True,
-) -> Tensor:
-    """Makes the adversarial inputs of a training step.
+@dataclass(frozen=True)
+class InnerAttack:
+    """How the adversarial inputs of a training step are made.
 
-    Args:
-        x: Pixels in [0, 1], ``(B, C, H, W)``.
-        loss: Maps pixels to what is ascended, ``(B,)``.
-        threat: The ball.
-        randomness: The batch's random numbers.
-        steps: Of the ascent.
-        step_size: Of one step in units of eps.
+    Attributes:
+        steps: Steps of the ascent.
+        step_size: Size of one step in units of eps.
         start: ``uniform`` in the ball; ``gaussian`` with standard deviation ``start_scale`` in pixel units;
-            ``noise``, uniform in ``start_scale`` times the ball; ``none``, at ``x``.
-        start_scale: See ``start``.
-        clip: Whether each step ends in the ball; the image range holds in any case.
-
-    Returns:
-        Pixels in [0, 1], ``(B, C, H, W)``, detached.
+            ``noise``, uniform in ``start_scale`` times the ball; ``none``, at the image.
+        start_scale: Size of a ``gaussian`` or ``noise`` start.
+        clip: Whether each step ends in the ball (N-FGSM's does not); the image range holds in any case.
     """
-    delta = ascend(
-        x,
-        loss=loss,
-        threat=threat,
-        steps=steps,
-        step_size=step_size * threat.eps,
-        delta=_start(x, threat, randomness, start, start_scale),
-        clip=clip,
-    )
-    return (x + delta).clamp(0.0, 1.0)
 
+    steps: int
+    step_size: float
+    start: Start = "uniform"
+    start_scale: float = 1.0
+    clip: bool = True
 
-def _start(x: Tensor, threat: ThreatModel, randomness: Randomness, start: Start, scale: float) -> Tensor:
-    match start:
-        case "uniform":
-            return threat.random_start(x, randomness, "inner")
-        case "noise":
-            return threat.with_eps(scale * threat.eps).random_start(x, randomness, "inner")
-        case "gaussian":
-            return _into_image(x, scale * randomness.normal("inner", tuple(x.shape[1:])).to(x.dtype))
-        case "none":
-            return torch.zeros_like(x)
+    def perturb(self, x: Tensor, loss: PerSampleLoss, threat: ThreatModel, randomness: Randomness) -> Tensor:
+        """Moves images uphill on ``loss``.
+
+        Args:
+            x: Pixels in [0, 1], ``(B, C, H, W)``.
+            loss: What is ascended.
+            threat: The ball that the perturbation stays in.
+            randomness: The batch's random numbers.
+
+        Returns:
+            Pixels in [0, 1], ``(B, C, H, W)``, detached.
+        """
+        delta = ascend(
+            x,
+            loss=loss,
+            threat=threat,
+            steps=self.steps,
+            step_size=self.step_size * threat.eps,
+            delta=self._start(x, threat, randomness),
+            clip=self.clip,
+        )
+        return (x + delta).clamp(0.0, 1.0)
+
+    def _start(self, x: Tensor, threat: ThreatModel, randomness: Randomness) -> Tensor:
+        match self.start:
+            case "uniform":
+                return threat.random_start(x, randomness, "inner")
+            case "noise":
+                ball = threat.with_eps(self.start_scale * threat.eps)
+                return ball.random_start(x, randomness, "inner")
+            case "gaussian":
+                drawn = randomness.normal("inner", tuple(x.shape[1:])).to(x.dtype)
+                return _into_image(x, self.start_scale * drawn)
+            case "none":
+                return torch.zeros_like(x)
 
 
 def _into_image(x: Tensor, delta: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ Logits = Callable[[Tensor], Tensor]
 
 
 GRADIENT_COST = 3.0
-"""Of a forward pass and the input's gradient, in forward passes."""
+"""Price of a forward pass and the input's gradient, in forward passes."""
 
 
 class Victims(NamedTuple):
@@ -53,11 +53,11 @@ class Attack:
     """One measurement: the images that survive every stage are robust.
 
     Attributes:
-        name: Of the row in metrics.json.
+        name: Names the attack in rows of metrics.json.
         threat: None where nobody attacks: on clean and on corrupted images. Such a measurement takes all
             images, an attack those that are classified correctly without it.
         steps: Iterations, queries or draws of a stage; None where the word means nothing.
-        restarts: Of each stage.
+        restarts: Restarts of each stage; None where there are none.
         stages: In order.
     """
 

@@ -18,7 +18,7 @@ from rrm_transfer.core.threat import ThreatModel
 STEPS = 100
 """Iterations of APGD and FAB in every version of the suite."""
 QUERIES = 5000
-"""Of Square in every version of the suite."""
+"""Queries of Square in every version of the suite."""
 TARGETS = 9
 """Target classes of APGD-T and FAB-T, where there are so many others."""
 
@@ -59,9 +59,9 @@ def suite(name: str, threat: ThreatModel, *, seed: int, classes: int) -> Attack:
 
     Args:
         name: ``autoattack`` (the standard version), ``autoattack-plus`` or ``autoattack-rand``.
-        threat: The ball.
+        threat: The ball to search.
         seed: Given to the library as it is.
-        classes: Of the logits.
+        classes: How many classes the logits have.
 
     Raises:
         UserError: The library is not installed, or there is only one class.
@@ -89,11 +89,11 @@ def part(
 
     Args:
         name: ``apgd-ce`` (also ``apgd``), ``apgd-dlr``, ``apgd-t``, ``fab-t`` or ``square``.
-        threat: The ball.
+        threat: The ball to search.
         seed: Given to the library as it is.
-        classes: Of the logits.
+        classes: How many classes the logits have.
         steps: Iterations, or Square's queries; None: as in the suite.
-        restarts: Of APGD; FAB-T and Square have one.
+        restarts: Restarts of APGD; FAB-T and Square have one.
 
     Raises:
         UserError: The library is not installed, or there are too few classes for the attack.

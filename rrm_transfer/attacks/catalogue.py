@@ -18,7 +18,7 @@ from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 
 STEPS = 20
-"""Of PGD and the transfer attack, and the draws of random noise, where nothing else is asked for."""
+"""Steps of PGD and the transfer attack, and draws of random noise, where nothing else is asked for."""
 
 OWN = ("none", "pgd", "noise", "transfer")
 ATTACKS = (*OWN, *PARTS, *SUITES)
@@ -52,9 +52,9 @@ def build_attack(
 
     Args:
         name: One of ``ATTACKS``.
-        threat: The ball; unused by ``none``.
-        seed: Of everything random in the attack.
-        classes: Of the logits.
+        threat: The ball to search; unused by ``none``.
+        seed: Seeds everything random in the attack.
+        classes: How many classes the logits have.
         steps: None: what is customary for the attack. AutoAttack's suites have their own, and so has what
             they call restarts.
         restarts: 1 or more, where the attack has restarts.

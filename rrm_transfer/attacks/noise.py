@@ -28,7 +28,7 @@ def random_noise(
         logits: The attacked model, in evaluation mode and float32.
         x: Pixels in [0, 1], ``(B, C, H, W)``.
         y: Class indices, ``(B,)``.
-        threat: The ball.
+        threat: The ball to search.
         draws: Points per image.
         randomness: Holds the images' indices.
 

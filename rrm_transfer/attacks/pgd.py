@@ -31,7 +31,6 @@ def pgd(
     *,
     threat: ThreatModel,
     steps: int,
-    step_size: float | None = None,
     restarts: int = 1,
     randomness: Randomness,
 ) -> Tensor:
@@ -46,9 +45,8 @@ def pgd(
         logits: The attacked model, in evaluation mode and float32.
         x: Pixels in [0, 1], ``(B, C, H, W)``.
         y: Class indices, ``(B,)``.
-        threat: The ball.
+        threat: The ball to search.
         steps: Per restart, 1 or more.
-        step_size: In pixel units; None: ``default_step_size``.
         restarts: 1 or more.
         randomness: Holds the images' indices.
 
@@ -56,7 +54,7 @@ def pgd(
         Pixels in [0, 1] within the ball, ``(B, C, H, W)``: for a lost image the point where it was lost, for
         another the last iterate of the restart with the highest cross-entropy.
     """
-    step_size = default_step_size(threat.eps, steps) if step_size is None else step_size
+    step_size = default_step_size(threat.eps, steps)
     alive = (logits(x).argmax(1) == y).nonzero().flatten()
     x_adv = x.clone()
     worst = x.new_full((len(x),), -torch.inf)

@@ -36,7 +36,7 @@ def transfer(
         x: Pixels in [0, 1], ``(B, C, H, W)``.
         y: Class indices, ``(B,)``.
         surrogate: The model whose gradients are used.
-        threat: The ball.
+        threat: The ball to search.
         steps: Per restart, 1 or more.
         restarts: 1 or more.
         randomness: Holds the images' indices.

@@ -26,7 +26,7 @@ from rrm_transfer.cli import (
 )
 from rrm_transfer.cli.output import first_to_report
 from rrm_transfer.core.errors import Interrupted, UserError
-from rrm_transfer.core.printing import without_secrets
+from rrm_transfer.report.screen import show
 
 EXIT_BUG = 1
 EXIT_MISTAKE = 2
@@ -101,12 +101,12 @@ def main() -> None:
 
 def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Prints a traceback as Python does, but for what gives access: people paste them."""
-    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
+    show("".join(traceback.format_exception(kind, error, trace)).removesuffix("\n"), error=True)
 
 
 def _end(code: int, message: str, *, label: str = "error") -> NoReturn:
     """Prints a message once, however many processes have the same problem, and exits."""
     if first_to_report():
         typer.secho(f"{label}: ", nl=False, err=True, bold=True)
-        typer.echo(message, err=True)
+        show(message, error=True)
     sys.exit(code)

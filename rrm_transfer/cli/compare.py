@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rrm_transfer.cli import options
-from rrm_transfer.cli.output import narrator
+from rrm_transfer.cli.output import narrator, print_json
 
 if TYPE_CHECKING:
     from rrm_transfer.report.comparison import Comparison
@@ -26,6 +26,7 @@ def compare(
         Path | None,
         typer.Option(help="Draw robust accuracy against training cost to this .png or .svg file."),
     ] = None,
+    overwrite: options.OverwriteFile = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -42,12 +43,14 @@ def compare(
 
         rrm-transfer compare sweeps/grid --plot grid.svg
     """
+    from rrm_transfer.core.files import require_writable
     from rrm_transfer.report.comparison import compare as compare_runs
     from rrm_transfer.report.comparison_plot import check_plot_file, draw
 
     voice = narrator(quiet)
     if plot is not None:
         check_plot_file(plot)
+        require_writable(plot, overwrite=overwrite)
     comparison = compare_runs(runs)
     print_comparison(comparison, "json" if as_json else form, voice)
     if plot is not None:
@@ -57,10 +60,13 @@ def compare(
 
 def print_comparison(comparison: Comparison, form: str, voice: Narrator) -> None:
     """Prints the table; what cannot be compared is told by ``voice``."""
-    from rrm_transfer.report.comparison_text import FORMATS
+    from rrm_transfer.report.comparison_text import FORMATS, comparison_document
     from rrm_transfer.report.screen import show
 
-    show(FORMATS[form](comparison))
+    if form == "json":
+        print_json(comparison_document(comparison))
+    else:
+        show(FORMATS[form](comparison))
     for folder, reason in comparison.left_out:
         voice.warn(f"left out: {folder}: {reason}")
     for note in comparison.notes:

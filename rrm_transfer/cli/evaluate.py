@@ -9,12 +9,16 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json
+from rrm_transfer.report.screen import show
 
 EXIT_SUSPICIOUS = 3
 QUICKSTART_TEACHER = "fashion_mnist_linf"
 
 
+@options.grouped
 def evaluate(
+    source: options.Source,
+    voice: options.Voice,
     model: Annotated[
         str, typer.Argument(help="A run folder, or any teacher: zoo, timm or hf-hub: name, weights file.")
     ] = QUICKSTART_TEACHER,
@@ -43,6 +47,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Write metrics to this JSON file. Default: a run folder's evaluations/."),
     ] = None,
+    overwrite: options.OverwriteFile = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the evaluation that was interrupted; else start.")
     ] = False,
@@ -62,11 +67,6 @@ def evaluate(
     strict_checks: Annotated[
         bool, typer.Option("--strict-checks", help="Exit with code 3 if a check is suspicious.")
     ] = False,
-    teacher_arch: options.TeacherArch = None,
-    teacher_weights: options.TeacherWeights = None,
-    teacher_normalisation: options.TeacherNormalisation = None,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Measure clean and robust accuracy, in float32 and evaluation mode.
 
@@ -83,7 +83,6 @@ def evaluate(
         rrm-transfer evaluate model.pth --teacher-normalisation cifar10 --dataset uoft-cs/cifar10
     """
     from rrm_transfer import api
-    from rrm_transfer.cli.request import names_code
     from rrm_transfer.core.quantities import parse_fraction
     from rrm_transfer.report.evaluation import print_evaluation
 
@@ -100,23 +99,24 @@ def evaluate(
         batch_size=batch_size,
         seed=seed,
         output=output,
+        overwrite=overwrite,
         resume=resume,
         surrogate=surrogate,
         curve=curve,
         checks=checks,
         corruptions=corruptions,
-        arch=teacher_arch,
-        weights=teacher_weights,
-        normalisation=teacher_normalisation,
-        allow_code=names_code(model, teacher_arch),
-        narrator=narrator(quiet),
+        arch=source.teacher_arch,
+        weights=source.teacher_weights,
+        normalisation=source.teacher_normalisation,
+        allow_code=source.code(model),
+        narrator=narrator(voice.quiet),
     )
     if is_first_process():
-        if as_json:
+        if voice.as_json:
             print_json(metrics.to_json())
         else:
             print_evaluation(metrics)
             if written is not None:
-                typer.echo(f"metrics: {written}")
+                show(f"metrics: {written}")
     if strict_checks and any(check["status"] == "suspicious" for check in metrics.checks):
         raise typer.Exit(EXIT_SUSPICIOUS)

@@ -9,6 +9,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import print_json
+from rrm_transfer.report.screen import show
 
 
 def export(
@@ -22,6 +23,7 @@ def export(
             help="Take pixels in [0, 1] instead of normalised images.",
         ),
     ] = False,
+    overwrite: options.OverwriteFile = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -37,7 +39,7 @@ def export(
     """
     from rrm_transfer import api
 
-    made = api.export(run, output, form=form, with_normalisation=with_normalisation)
+    made = api.export(run, output, form=form, with_normalisation=with_normalisation, overwrite=overwrite)
     if as_json:
         print_json(
             {
@@ -49,7 +51,7 @@ def export(
             }
         )
         return
-    typer.echo("\n".join(map(str, made.files)))
+    show(*map(str, made.files))
     takes = "pixels in [0, 1]" if made.normalises else "images normalised as the student's config.json says"
-    typer.echo(f"takes {takes}, any batch size")
-    typer.echo(f"differs from PyTorch by {made.error:.1e} of the largest logit on {made.images} test images")
+    show(f"takes {takes}, any batch size")
+    show(f"differs from PyTorch by {made.error:.1e} of the largest logit on {made.images} test images")

@@ -10,14 +10,17 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import narrator, print_facts, print_json
-from rrm_transfer.cli.request import key_values, names_code
+from rrm_transfer.cli.request import key_values
 from rrm_transfer.core.errors import UserError
 
 if TYPE_CHECKING:
     from rrm_transfer.students.description import StudentDescription
 
 
+@options.grouped
 def inspect(
+    source: options.Source,
+    voice: options.Voice,
     name: Annotated[
         str | None, typer.Argument(help="A teacher, a run folder or a weights file. Without: the zoo.")
     ] = None,
@@ -41,11 +44,6 @@ def inspect(
         Path | None,
         typer.Option(help="Write the file's tensors here as .safetensors; nothing in the file is run."),
     ] = None,
-    teacher_arch: options.TeacherArch = None,
-    teacher_weights: options.TeacherWeights = None,
-    teacher_normalisation: options.TeacherNormalisation = None,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Tell what a teacher, a file or a student is, before it is used.
 
@@ -64,20 +62,20 @@ def inspect(
     if max_params is not None or (student is not None and any(mark in student for mark in "*?[")):
         others = {"NAME": name, "--dataset": dataset, "--convert": convert, "--student-arg": student_arg}
         _refuse_beside("a search", others)
-        _search(student or "*", max_params, image_size, channels, as_json=as_json, quiet=quiet)
+        _search(student or "*", max_params, image_size, channels, as_json=voice.as_json, quiet=voice.quiet)
         return
     if student is not None:
         _refuse_beside("--student", {"NAME": name, "--dataset": dataset, "--convert": convert})
         facts = _student(student, image_size, channels, key_values(student_arg or []) or {})
     elif name is None:
         _refuse_beside("no NAME", {"--dataset": dataset, "--convert": convert})
-        _print_zoo(as_json)
+        _print_zoo(voice.as_json)
         return
     elif convert is not None:
         facts = _convert(name, convert)
     else:
-        facts = _teacher(name, dataset, teacher_arch, teacher_weights, teacher_normalisation, quiet=quiet)
-    if as_json:
+        facts = _teacher(name, dataset, source, quiet=voice.quiet)
+    if voice.as_json:
         print_json(facts)
     else:
         print_facts(facts)
@@ -100,40 +98,31 @@ def _student(name: str, image_size: int | None, channels: int, args: dict[str, A
 
 
 def _convert(name: str, target: Path) -> dict[str, Any]:
-    from rrm_transfer.core.files import sha256_of
+    from rrm_transfer.core.files import place_of, sha256_of
     from rrm_transfer.teachers.convert import convert
 
-    convert(Path(name), target)
+    convert(Path(name), place_of(target))
     return {"converted": name, "to": str(target), "sha256": sha256_of(target)}
 
 
-def _teacher(
-    name: str,
-    dataset: str | None,
-    arch: str | None,
-    weights: Path | None,
-    normalisation: str | None,
-    *,
-    quiet: bool,
-) -> dict[str, Any]:
+def _teacher(name: str, dataset: str | None, source: options.Source, *, quiet: bool) -> dict[str, Any]:
     from rrm_transfer.teachers.inspection import inspect_teacher
 
-    allow_code = names_code(name, arch)
+    allow_code = source.code(name)
     facts = inspect_teacher(
-        name, arch=arch, weights=weights, normalisation=normalisation, allow_code=allow_code
+        name,
+        arch=source.teacher_arch,
+        weights=source.teacher_weights,
+        normalisation=source.teacher_normalisation,
+        allow_code=allow_code,
     )
     if dataset is not None:
+        from rrm_transfer.recipe.schema import TeacherSection
         from rrm_transfer.runs.teacher import quick_accuracy
+        from rrm_transfer.runtime.context import Context
 
-        facts |= quick_accuracy(
-            name,
-            dataset,
-            arch=arch,
-            weights=weights,
-            normalisation=normalisation,
-            allow_code=allow_code,
-            narrator=narrator(quiet),
-        )
+        model = TeacherSection(**source.section(name))
+        facts |= quick_accuracy(model, dataset, Context.begin(narrator(quiet)), allow_code=allow_code)
     return facts
 
 

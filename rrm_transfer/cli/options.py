@@ -1,12 +1,21 @@
-"""Options that several commands share, spelled once."""
+"""Options that several commands share, spelled once: each by itself, and the groups in which they come."""
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+from rrm_transfer.cli.request import code_named_by, key_values, request
+
+if TYPE_CHECKING:
+    from rrm_transfer.recipe.schema import Recipe
 
 _BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 """Keep libraries silent that read them when they are imported, and the processes that a command starts."""
@@ -60,6 +69,9 @@ Output = Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<re
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace a run that stands in the output folder.")
 ]
+OverwriteFile = Annotated[
+    bool, typer.Option("--overwrite", help="Replace another file that stands where one is to be written.")
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue the run in the output folder; start where there is none.")
 ]
@@ -88,3 +100,108 @@ Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="No progress, only results and errors.", callback=_silence_libraries),
 ]
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a model is read, where its source does not tell it."""
+
+    teacher_arch: TeacherArch = None
+    teacher_weights: TeacherWeights = None
+    teacher_normalisation: TeacherNormalisation = None
+
+    def section(self, name: str | None) -> dict[str, Any]:
+        """Returns the section of a recipe that names the model."""
+        return {
+            "name": name,
+            "arch": self.teacher_arch,
+            "weights": self.teacher_weights,
+            "normalisation": self.teacher_normalisation,
+        }
+
+    def code(self, name: str | None) -> frozenset[str]:
+        """Returns the ``package.module:factory`` that the command line itself names."""
+        return code_named_by(name, self.teacher_arch)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is trained, and the recipe that says how."""
+
+    student: Student = None
+    recipe: RecipeName = None
+    overrides: Overrides = None
+    student_arg: StudentArgs = None
+
+    def wanted(self, base: str, sections: Mapping[str, dict[str, Any]], **top_level: Any) -> Recipe:
+        """Returns the recipe that is asked for; see ``request``."""
+        own = {"name": self.student, "args": key_values(self.student_arg or [])}
+        return request(
+            recipe=self.recipe,
+            base=base,
+            overrides=self.overrides or [],
+            sections={**sections, "student": {**own, **sections.get("student", {})}},
+            **top_level,
+        )
+
+
+@dataclass(frozen=True)
+class Where:
+    """The folder of a run, and what to do with a run that stands there."""
+
+    output: Output = None
+    overwrite: Overwrite = False
+    resume: Resume = False
+    resume_anyway: ResumeAnyway = False
+    tracker: Tracker = None
+
+    def for_python(self) -> dict[str, Any]:
+        """Returns the options of ``api.transfer`` and ``api.teach``; the folder is in the recipe."""
+        return {name: value for name, value in asdict(self).items() if name != "output"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training can be told beside its recipe."""
+
+    skip_bad_steps: SkipBadSteps = None
+    seed: Seed = None
+    pretrained: Pretrained = None
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How a command speaks."""
+
+    as_json: AsJson = False
+    quiet: Quiet = False
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Has a command take the options of each group that it names, in the place of the group."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name not in groups:
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+            continue
+        group = groups[parameter.name]
+        own = get_type_hints(group, include_extras=True)
+        parameters += [
+            parameter.replace(name=field.name, default=field.default, annotation=own[field.name])
+            for field in fields(group)
+        ]
+
+    @wraps(command)
+    def expanded(**given: Any) -> None:
+        made = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**given, **made)
+
+    # What typer reads.
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return expanded

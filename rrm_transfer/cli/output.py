@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from rrm_transfer.report.screen import show
+
 if TYPE_CHECKING:
-    from rrm_transfer.runs.result import RunResult
+    from rrm_transfer.runs.finished import FinishedRun
     from rrm_transfer.runtime.progress import Narrator
 
 
@@ -43,8 +45,8 @@ def first_to_report() -> bool:
 
 
 def print_json(document: Any) -> None:
-    """Prints one JSON document."""
-    print(json.dumps(document, indent=1))
+    """Prints one JSON document, in which every character that steers a terminal is escaped."""
+    print(json.dumps(document, indent=1).replace("\x7f", "\\u007f"))
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
@@ -52,10 +54,10 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     width = max(map(len, facts))
     for key, value in facts.items():
         text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        print(f"{key.replace('_', ' '):<{width}}  {'–' if text in (None, '') else text}")
+        show(f"{key.replace('_', ' '):<{width}}  {'–' if text in (None, '') else text}")
 
 
-def print_run(result: RunResult, *, as_json: bool) -> None:
+def print_run(result: FinishedRun, *, as_json: bool) -> None:
     """Prints what a run made, once for all processes."""
     from rrm_transfer.report.table import print_result, result_document
 

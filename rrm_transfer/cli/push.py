@@ -9,6 +9,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import print_json
+from rrm_transfer.report.screen import show
 
 
 def push(
@@ -41,5 +42,5 @@ def push(
         document = {"repo": pushed.repo, "files": pushed.files}
         print_json(document if pushed.address is None else {**document, "url": pushed.address})
         return
-    typer.echo("\n".join(pushed.files))
-    typer.echo("not pushed: --dry-run" if pushed.address is None else f"pushed to: {pushed.address}")
+    show(*pushed.files)
+    show("not pushed: --dry-run" if pushed.address is None else f"pushed to: {pushed.address}")

@@ -9,8 +9,8 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import print_json
-from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.files import write_text
+from rrm_transfer.core.files import require_writable, write_text
+from rrm_transfer.report.screen import show as print_text
 
 app = typer.Typer(help="The recipes that come with the package.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A recipe's name or YAML file.")]
@@ -33,7 +33,7 @@ def list_recipes(as_json: options.AsJson = False, quiet: options.Quiet = False) 
     else:
         width = max(map(len, found))
         for name, description in found.items():
-            typer.echo(f"{name:<{width}}  {description}")
+            print_text(f"{name:<{width}}  {description}")
 
 
 @app.command("show")
@@ -50,13 +50,14 @@ def show(name: Name, as_json: options.AsJson = False, quiet: options.Quiet = Fal
     if as_json:
         print_json(read_recipe(name).model_dump(mode="json", exclude_unset=True))
         return
-    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+    print_text(find_recipe(name).read_text(encoding="utf-8").removesuffix("\n"))
 
 
 @app.command("cp")
 def copy(
     name: Name,
     target: Annotated[Path, typer.Argument(help="File to write.")],
+    overwrite: options.OverwriteFile = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -69,8 +70,7 @@ def copy(
     from rrm_transfer.recipe.shelf import find_recipe
 
     source = find_recipe(name)
-    if target.exists():
-        raise UserError("The file exists already.", received=target, hint="another name")
+    require_writable(target, overwrite=overwrite)
     write_text(target, source.read_text(encoding="utf-8"))
     _confirm({"written": str(target)}, str(target), as_json=as_json, quiet=quiet)
 
@@ -89,7 +89,7 @@ def validate(
         rrm-transfer recipes validate my-recipe.yaml --set train.epochs=8
     """
     from rrm_transfer.recipe.loading import read_recipe
-    from rrm_transfer.runs.recipe_names import check_names, objective_problems
+    from rrm_transfer.runs.resolve import check_names, objective_problems
 
     check_names(read_recipe(name, overrides or [], further=objective_problems))
     _confirm({"recipe": name, "valid": True}, f"{name}: valid", as_json=as_json, quiet=quiet)
@@ -99,4 +99,4 @@ def _confirm(document: dict[str, object], text: str, *, as_json: bool, quiet: bo
     if as_json:
         print_json(document)
     elif not quiet:
-        typer.echo(text)
+        print_text(text)

@@ -36,7 +36,7 @@ def request(
         top_level: Options that are recipe keys themselves; None values were not given.
     """
     from rrm_transfer.recipe.loading import build_recipe, read_recipe
-    from rrm_transfer.runs.recipe_names import objective_problems
+    from rrm_transfer.runs.resolve import objective_problems
 
     given = {
         section: {key: value for key, value in options.items() if value is not None}
@@ -84,8 +84,11 @@ def key_values(pairs: Iterable[str]) -> dict[str, Any] | None:
     return result or None
 
 
-def names_code(*names: str | None) -> bool:
-    """Tells whether the command line itself names ``package.module:factory``; recipes may not."""
+def code_named_by(*names: str | None) -> frozenset[str]:
+    """Returns the names that are code, ``package.module:factory``.
+
+    Leave to run code is given name by name: to what the user wrote, never to what a file says in its place.
+    """
     from rrm_transfer.teachers.networks.building import is_factory
 
-    return any(name is not None and is_factory(name) for name in names)
+    return frozenset(name for name in names if name is not None and is_factory(name))

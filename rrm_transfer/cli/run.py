@@ -8,30 +8,26 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json, print_run, silence_profiler
-from rrm_transfer.cli.request import key_values, names_code, request
+from rrm_transfer.cli.request import code_named_by
+from rrm_transfer.report.screen import show
 
 if TYPE_CHECKING:
     from rrm_transfer.recipe.schema import Recipe
 
 
+@options.grouped
 def run(
+    asked: options.Asked,
+    where: options.Where,
+    training: options.Training,
+    source: options.Source,
+    voice: options.Voice,
     teacher: options.Teacher = None,
-    student: options.Student = None,
     dataset: options.Dataset = None,
     objective: Annotated[str | None, typer.Option(help="What is minimised: rrm, natural, pgd-at, …")] = None,
     help_objective: Annotated[
         bool, typer.Option("--help-objective", help="Explain --objective, list its arguments and stop.")
     ] = False,
-    recipe: options.RecipeName = None,
-    overrides: options.Overrides = None,
-    output: options.Output = None,
-    overwrite: options.Overwrite = False,
-    resume: options.Resume = False,
-    resume_anyway: options.ResumeAnyway = False,
-    skip_bad_steps: options.SkipBadSteps = None,
-    seed: options.Seed = None,
-    pretrained: options.Pretrained = None,
-    student_arg: options.StudentArgs = None,
     control: Annotated[
         bool | None,
         typer.Option("--control/--no-control", help="Train the undefended control too.", show_default=False),
@@ -43,17 +39,11 @@ def run(
         str | None,
         typer.Option(help="Push the result to user/name of a hub; write access is checked before training."),
     ] = None,
-    teacher_arch: options.TeacherArch = None,
-    teacher_weights: options.TeacherWeights = None,
-    teacher_normalisation: options.TeacherNormalisation = None,
-    tracker: options.Tracker = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show the resolved recipe, memory, time and cost; write nothing."),
     ] = False,
     allow_code: options.AllowCode = False,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Transfer a teacher's robustness into a student: train, evaluate, export.
 
@@ -70,34 +60,28 @@ def run(
         accelerate launch -m rrm_transfer run --recipe quickstart
     """
     if help_objective:
-        _print_objective(objective or "rrm", as_json=as_json)
+        _print_objective(objective or "rrm", as_json=voice.as_json)
         return
     if dry_run:
         silence_profiler()
-    wanted = request(
-        recipe=recipe,
-        base="quickstart",
-        overrides=overrides or [],
-        sections={
-            "teacher": {
-                "name": teacher,
-                "arch": teacher_arch,
-                "weights": teacher_weights,
-                "normalisation": teacher_normalisation,
-                "check": False if skip_teacher_check else None,
-            },
-            "student": {"name": student, "pretrained": pretrained, "args": key_values(student_arg or [])},
+    wanted = asked.wanted(
+        "quickstart",
+        {
+            "teacher": {**source.section(teacher), "check": False if skip_teacher_check else None},
+            "student": {"pretrained": training.pretrained},
             "data": {"name": dataset},
             "objective": {"name": objective},
-            "train": {"skip_bad_steps": skip_bad_steps},
+            "train": {"skip_bad_steps": training.skip_bad_steps},
             "control": {"enabled": control},
         },
-        seed=seed,
-        output=output,
+        seed=training.seed,
+        output=where.output,
     )
-    code = allow_code or names_code(teacher, teacher_arch)
+    code = source.code(teacher)
+    if allow_code and wanted.teacher is not None:
+        code |= code_named_by(wanted.teacher.name, wanted.teacher.arch)
     if dry_run:
-        _preview(wanted, allow_code=code, as_json=as_json, quiet=quiet)
+        _preview(wanted, allow_code=code, as_json=voice.as_json, quiet=voice.quiet)
         return
     from rrm_transfer import api
 
@@ -106,19 +90,12 @@ def run(
         from rrm_transfer.core.hub_repository import HubRepository
 
         HubRepository(push).require_write_access()
-    result = api.transfer(
-        wanted,
-        allow_code=code,
-        narrator=narrator(quiet),
-        overwrite=overwrite,
-        resume=resume,
-        resume_anyway=resume_anyway,
-        tracker=tracker,
-    )
-    print_run(result, as_json=as_json)
+    told = narrator(voice.quiet)
+    result = api.transfer(wanted, allow_code=code, narrator=told, **where.for_python())
+    print_run(result, as_json=voice.as_json)
     if push is not None and pushes:
         address = api.push(result.folder, push).address
-        typer.echo(f"pushed to: {address}", err=as_json)
+        show(f"pushed to: {address}", error=voice.as_json)
 
 
 def _print_objective(name: str, *, as_json: bool) -> None:
@@ -130,7 +107,7 @@ def _print_objective(name: str, *, as_json: bool) -> None:
         print_objective(name)
 
 
-def _preview(recipe: Recipe, *, allow_code: bool, as_json: bool, quiet: bool) -> None:
+def _preview(recipe: Recipe, *, allow_code: frozenset[str], as_json: bool, quiet: bool) -> None:
     from rrm_transfer import api
     from rrm_transfer.report.preview import print_preview
 

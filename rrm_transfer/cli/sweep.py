@@ -14,6 +14,7 @@ from rrm_transfer.cli.compare import print_comparison
 from rrm_transfer.cli.output import narrator, print_json
 from rrm_transfer.cli.request import key_values, request
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.report.screen import show
 
 if TYPE_CHECKING:
     from rrm_transfer.report.comparison import Comparison
@@ -89,7 +90,7 @@ def sweep(
     elif comparison is not None:
         print_comparison(comparison, "rich", voice)
     for outcome in failed:
-        typer.echo(f"failed: {outcome.name}: {outcome.error}", err=True)
+        show(f"failed: {outcome.name}: {outcome.error}", error=True)
     if failed:
         raise typer.Exit(EXIT_FAILED)
 
@@ -111,7 +112,7 @@ def _plan(
     """Makes the recipes of the product; seeds change last, so that a sweep's first part holds all methods."""
     from rrm_transfer.objectives import PLAIN
     from rrm_transfer.recipe.loading import read_recipe
-    from rrm_transfer.runs.learners import resolve_learner_name
+    from rrm_transfer.runs.trainables import resolve_trainable_name
     from rrm_transfer.sweeps.items import Item
     from rrm_transfer.sweeps.sweep import PlannedRun
 
@@ -127,7 +128,7 @@ def _plan(
             some_objectives.insert(0, added)
     for student in some_students:
         try:
-            resolve_learner_name(student.name)
+            resolve_trainable_name(student.name)
         except UserError as error:
             problems.add(error)
     runs: dict[str, PlannedRun] = {}

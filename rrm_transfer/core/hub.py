@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import http.client
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.files import sha256_of
 from rrm_transfer.core.stems import STOCK_WEIGHTS, weights_name
 
 _SECONDS = 5.0
+_COMMIT = "X-Repo-Commit"
+_TAGS = (_COMMIT, "X-Linked-ETag", "ETag")
+_PLAIN_TAG = re.compile(r'(W/)?"?[A-Za-z0-9][\w.+=-]{0,127}"?', re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def hub_file(repo: str, filename: str, *, revision: str | None = None, hint: str | None = None) -> Path:
@@ -38,8 +45,63 @@ def hub_file(repo: str, filename: str, *, revision: str | None = None, hint: str
     if isinstance(cached, str):
         return Path(cached)
     require_hub(name, hint=hint)
-    with explaining_hub(name, hint=hint):
-        return Path(hf_hub_download(repo, filename, revision=revision))
+    with explaining_hub(name, hint=hint), plain_answers():
+        file = Path(hf_hub_download(repo, filename, revision=revision))
+    _require_announced(file, name)
+    return file
+
+
+@contextmanager
+def plain_answers() -> Iterator[None]:
+    """Refuses answers of a hub whose tags would lead out of its cache, where the client makes paths of them.
+
+    Raises:
+        UserError: There was one.
+    """
+    from huggingface_hub import get_session
+
+    hooks = get_session().event_hooks["response"]
+    hooks.append(_require_plain_tags)
+    try:
+        yield
+    finally:
+        hooks.remove(_require_plain_tags)
+
+
+def _require_plain_tags(response: Any) -> None:
+    """Checks an answer that says which file and commit it is about; others are not kept.
+
+    Raises:
+        UserError: A tag is no plain name.
+    """
+    if _COMMIT not in response.headers:
+        return
+    for header in _TAGS:
+        tag = response.headers.get(header)
+        if tag is not None and not _PLAIN_TAG.fullmatch(tag):
+            raise UserError(
+                "The hub's answer is none: a tag in it is no plain name.",
+                received=f"{response.request.url.host}: {header}: {tag[:200]}",
+                hint="look whom HF_ENDPOINT names",
+            )
+
+
+def _require_announced(file: Path, name: str) -> None:
+    """Compares a download with the SHA-256 under which the cache keeps it, where it has one.
+
+    Raises:
+        UserError: They differ; the download is removed.
+    """
+    kept = file.resolve()
+    if _SHA256.fullmatch(kept.name) and sha256_of(kept) != kept.name:
+        kept.unlink()
+        file.unlink(missing_ok=True)
+        raise UserError(
+            "The hub sent other bytes than it announced.",
+            received=name,
+            allowed=f"sha256 {kept.name}",
+            hint="try again; if it happens again, do not trust the endpoint",
+        )
 
 
 @contextmanager

@@ -6,8 +6,31 @@ import difflib
 import os
 import re
 from collections.abc import Iterable
+from typing import Any
+
+from rrm_transfer.core.errors import UserError
+
+LOCAL_FOLDER, HUB = "local-dir", "hf-hub"
+"""What may stand before the colon of a model's name."""
 
 _LOCAL = re.compile(r"local[-_]dir:|file:|(?:[\w-]+:(?!//))?(?:[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\])")
+
+
+def split_scheme(source: str) -> tuple[str | None, str]:
+    """Returns the scheme of a model's name, None where it has none, and the rest.
+
+    Raises:
+        UserError: It has one that is almost a scheme; taken for a name, it would mean something else.
+    """
+    scheme, colon, rest = source.partition(":")
+    if not colon:
+        return None, source
+    if scheme in (LOCAL_FOLDER, HUB):
+        return scheme, rest
+    meant = difflib.get_close_matches(scheme.lower().replace("_", "-"), (LOCAL_FOLDER, HUB), n=1, cutoff=0.8)
+    if meant:
+        raise UserError("Unknown scheme.", received=source, hint=f"did you mean {meant[0]}:{rest}?")
+    return None, source
 
 
 def nearest(name: str, options: Iterable[str], count: int = 5) -> list[str]:
@@ -29,3 +52,12 @@ def public_name(name: str) -> str:
     deep = path.count("/") > 1 and "://" not in path and not re.search(r"\s", path)  # a hub's have one
     local = _LOCAL.match(name) or deep or os.path.exists(name)  # noqa: PTH110  # Path raises on texts that are long
     return re.split(r"[/\\:]", path)[-1] if local else name
+
+
+def public_names(document: Any) -> Any:
+    """Takes the folders from every string of a document that is a local path."""
+    if isinstance(document, dict):
+        return {key: public_names(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [public_names(value) for value in document]
+    return public_name(document) if isinstance(document, str) else document

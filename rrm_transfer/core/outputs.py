@@ -8,6 +8,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """Returns half-precision values as float32 and all others as they are."""
+    return values.float() if values.element_size() < 4 else values
+
+
 class Outputs(NamedTuple):
     """Logits and the representation that the classifier read.
 

@@ -10,6 +10,12 @@ from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey: ITU-R BT.601, as in Pillow."""
+
+_LARGEST = 1e4
+"""Of a mean or a standard deviation of pixels in [0, 1]; beyond it float32 has no digits left for them."""
+
 
 @dataclass(frozen=True)
 class PixelStatistics:
@@ -19,8 +25,8 @@ class PixelStatistics:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        finite = all(map(math.isfinite, (*self.mean, *self.std)))
-        if len(self.mean) != len(self.std) or not self.mean or not finite or any(s <= 0 for s in self.std):
+        sound = all(math.isfinite(value) and abs(value) <= _LARGEST for value in (*self.mean, *self.std))
+        if len(self.mean) != len(self.std) or not self.mean or not sound or any(s <= 0 for s in self.std):
             raise ValueError(f"not pixel statistics: mean {self.mean}, std {self.std}")
 
     def for_channels(self, channels: int) -> PixelStatistics:

@@ -10,12 +10,12 @@ _HIDDEN = "…"
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}\b")
 _USER_INFO = re.compile(r"(?<=://)[^\s/@'\"]+(?=@)")
 _QUERY = re.compile(r"(https?://[^\s?'\"<>]+\?)[^\s'\"<>]+")  # signatures of downloads
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 def presentable(text: str) -> str:
-    """Returns ``text`` without tokens, and with control characters written out."""
+    """Returns ``text`` without tokens, and with what steers a terminal, or cannot be written, spelled out."""
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], without_secrets(text))
 
 

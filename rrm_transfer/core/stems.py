@@ -37,7 +37,10 @@ def base_architecture(architecture: str) -> str:
     return architecture.removesuffix(CIFAR_STEM)
 
 
-_SOURCES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+_SOURCES = (
+    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn",
+    "pretrained_model_args", "kwargs_filter", "checkpoint_path", "cache_dir",
+)  # fmt: skip
 
 
 def require_shape_only(args: Mapping[str, object]) -> None:

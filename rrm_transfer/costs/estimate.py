@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rrm_transfer.objectives import build_objective
-from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.recipe.defaults import Numerics
+from rrm_transfer.recipe.resolved import ResolvedRecipe
 
 SAT = "pgd-at"
 SAT_EPOCHS = 150 / 48
@@ -57,6 +58,19 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What a step of the recipe's objective takes in a precision and a memory format.
+
+    Attributes:
+        numerics: The precision and the format.
+        seconds: Of a step, without its data.
+    """
+
+    numerics: Numerics
+    seconds: float
+
+
+@dataclass(frozen=True)
 class CostReport:
     """What was measured.
 
@@ -68,16 +82,18 @@ class CostReport:
         data_seconds: To make or wait for one batch, with nothing else going on.
         data_overlaps: Whether other processes decode while the step works.
         costs: Of the objectives; plain training first.
+        choices: Of precision and memory format, the recipe's first; empty where they were not measured.
         extra_batches: Global batches that the images beside the labelled ones make.
     """
 
-    recipe: Recipe
+    recipe: ResolvedRecipe
     device: str
     processes: int
     batches: int
     data_seconds: float
     data_overlaps: bool
     costs: Sequence[Cost]
+    choices: Sequence[Choice] = ()
     extra_batches: float = 0.0
 
     def cost(self, name: str, *, cached: bool = False) -> Cost | None:
@@ -110,7 +126,7 @@ class CostReport:
         if live is None:
             return None
         cost = cached or live
-        steps = self._epochs * self.batches * cost.replays * cost.median
+        steps = self.recipe.train.epochs * self.batches * cost.replays * cost.median
         if cached is None or teacher is None or teacher.cache is None:
             return steps
         return steps + teacher.cache.views * (self.batches + self.extra_batches) * live.parts["teacher"]
@@ -119,12 +135,12 @@ class CostReport:
     def control_seconds(self) -> float:
         """What training the control takes; 0 where there is none."""
         control = self.recipe.control
-        return (control.epochs or 0) * self.batches * self.costs[0].median if control.enabled else 0.0
+        return control.epochs * self.batches * self.costs[0].median if control.enabled else 0.0
 
     @property
     def ratio_to_plain(self) -> float | None:
         """The recipe's training in units of plain training for as many epochs."""
-        plain = self._epochs * self.batches * self.costs[0].median
+        plain = self.recipe.train.epochs * self.batches * self.costs[0].median
         return None if self.train_seconds is None else self.train_seconds / plain
 
     @property
@@ -133,12 +149,7 @@ class CostReport:
         sat = self.cost(SAT)
         if sat is None or self.train_seconds is None:
             return None
-        return self.train_seconds / (SAT_EPOCHS * self._epochs * self.batches * sat.median)
-
-    @property
-    def _epochs(self) -> int:
-        assert self.recipe.train.epochs is not None
-        return self.recipe.train.epochs
+        return self.train_seconds / (SAT_EPOCHS * self.recipe.train.epochs * self.batches * sat.median)
 
     def to_json(self) -> dict[str, Any]:
         train, student = self.recipe.train, self.recipe.student
@@ -161,6 +172,15 @@ class CostReport:
                 "bottleneck": self.data_is_bottleneck,
             },
             "objectives": [self._entry(cost) for cost in self.costs],
+            "numerics": [
+                {
+                    "precision": choice.numerics.precision,
+                    "channels_last": choice.numerics.channels_last,
+                    "step_ms": 1e3 * choice.seconds,
+                    "ratio_to_chosen": choice.seconds / self.choices[0].seconds,
+                }
+                for choice in self.choices
+            ],
             "recipe": {
                 "objective": self.recipe.objective.name,
                 "epochs": train.epochs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,11 @@ from torch import nn
 from rrm_transfer.costs.bench import measure
 from rrm_transfer.costs.estimate import SAT, CostReport
 from rrm_transfer.objectives import PLAIN
-from rrm_transfer.recipe.schema import Recipe
-from rrm_transfer.runs.calibration import calibrate
-from rrm_transfer.runs.learners import Learner
-from rrm_transfer.runs.setup import Assembly, assemble
-from rrm_transfer.runtime.processes import Runtime
+from rrm_transfer.recipe.resolved import ResolvedRecipe
+from rrm_transfer.recipe.schema import ObjectiveSection, Recipe
+from rrm_transfer.runs.resolve import resolve
+from rrm_transfer.runs.setup import Setup
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.students.student import Student
 
@@ -32,7 +31,7 @@ class Preview:
         costs: Of its steps, beside plain and adversarial training.
     """
 
-    recipe: Recipe
+    recipe: ResolvedRecipe
     facts: dict[str, dict[str, Any]]
     costs: CostReport
 
@@ -46,42 +45,43 @@ class Preview:
 
 
 def preview(
-    recipe: Recipe, *, allow_code: bool = False, narrator: Narrator | None = None, steps: int = STEPS
+    recipe: Recipe,
+    *,
+    allow_code: frozenset[str] = frozenset(),
+    narrator: Narrator | None = None,
+    steps: int = STEPS,
 ) -> Preview:
     """Resolves a recipe and measures a few steps of it; writes nothing.
 
     Args:
-        recipe: Values left automatic are filled in.
-        allow_code: Whether a teacher's ``package.module:factory`` may be imported and called.
+        recipe: Values left open are chosen.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
         narrator: Says what happens; None: nobody.
         steps: Measured steps of the recipe's objective, of plain and of adversarial training.
 
     Raises:
         UserError: The recipe cannot be run as it is.
     """
-    runtime = Runtime()
-    narrator = narrator if narrator is not None and runtime.is_main else Narrator()
-    assembly = assemble(recipe, runtime, narrator, allow_code=allow_code)
-    student = assembly.student()
-    calibrate(assembly, student, runtime, narrator)
-    names = [PLAIN, assembly.recipe.objective.name, SAT]
-    costs = measure(assembly, names, steps=steps, runtime=runtime, narrator=narrator, strict=True)
-    return Preview(assembly.recipe, _facts(assembly, student), costs)
+    setup = resolve(recipe, Context.begin(narrator), allow_code=allow_code)
+    own = setup.recipe.objective
+    others = [ObjectiveSection(name=name) for name in (PLAIN, SAT) if name != own.name]
+    costs = measure(setup, sorted([own, *others], key=lambda it: it.name != PLAIN), steps=steps, strict=True)
+    return Preview(setup.recipe, _facts(setup), costs)
 
 
-def _facts(assembly: Assembly, student: Learner) -> dict[str, dict[str, Any]]:
-    data, teacher, train = assembly.data, assembly.teacher, assembly.recipe.train
-    shape: Sequence[int] = (data.channels, assembly.fit.size, assembly.fit.size)
+def _facts(setup: Setup) -> dict[str, dict[str, Any]]:
+    data, size, teacher = setup.loaded.images, setup.loaded.image_size, setup.teacher
+    student = setup.student.outline(None if teacher is None else teacher.width)
     facts: dict[str, dict[str, Any]] = {
         "data": {
             "name": data.name,
             "train": len(data.train),
             "test": len(data.test),
             "classes": data.num_classes,
-            "input": list(shape),
-            "fit": assembly.fit.describe(data.train.size),
-            "steps_per_epoch": len(data.train) // (train.global_batch_size or 1),
-            "extra": 0 if assembly.extra is None else len(assembly.extra),
+            "input": [data.channels, size, size],
+            "fit": setup.loaded.fit.describe(data.test.size),
+            "steps_per_epoch": len(data.train) // setup.recipe.train.global_batch_size,
+            "extra": 0 if setup.extra is None else len(setup.extra),
         },
         "student": {"architecture": student.architecture, "parameters": _parameters(student)},
     }

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.pixels import LUMA
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.data.fit import Box
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
-GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 PCA_VALUES = (0.2175, 0.0188, 0.0045)
 PCA_VECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 """Principal components of ImageNet's pixel colours, a column each, and their standard deviations."""
@@ -155,7 +155,7 @@ def _jitter(x: Tensor, factors: Tensor) -> Tensor:
 def _grey(x: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return x
-    weights = torch.tensor(GREY_WEIGHTS, device=x.device).view(1, 3, 1, 1)
+    weights = torch.tensor(LUMA, device=x.device).view(1, 3, 1, 1)
     return (x * weights).sum(1, keepdim=True)
 
 

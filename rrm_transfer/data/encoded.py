@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import struct
-import zlib
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.data.fit import Box
@@ -30,6 +29,11 @@ UNCOMPRESSED = {".bmp", ".pbm", ".pgm", ".pnm", ".ppm", ".tif", ".tiff"}
 
 _LOOK = 1 << 12
 """Bytes that are looked at of either end of such a file."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What is read, told by content. Pillow knows more: one of its formats starts a program."""
+
+_PPM_HEADER = re.compile(rb"P\S{1,5}(\s+(#[^\r\n]*[\r\n]\s*)*[^\s#]+){2,3}\s")
 
 
 class BrokenImageError(UserError):
@@ -195,18 +199,35 @@ def decode(
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _open(encoded: EncodedImages, position: int) -> Image.Image:
+@contextmanager
+def _open(encoded: EncodedImages, position: int) -> Iterator[Image.Image]:
     data = encoded[position]
-    with _reporting_damage(encoded, position):
-        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
-        if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise Image.DecompressionBombError
-    if image.mode not in GREY_MODES | COLOUR_MODES:
-        raise UserError(
-            "Only images of 8 bits per channel are understood.",
-            received=f"{encoded.locate(position)}: mode {image.mode}",
-        )
-    return image
+    with ExitStack() as stack:
+        with _reporting_damage(encoded, position):
+            stream: IO[bytes] = io.BytesIO(data) if isinstance(data, bytes) else data.open("rb")
+            stack.enter_context(stream)
+            _require_short_header(stream)
+            image = stack.enter_context(Image.open(stream, formats=FORMATS))
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
+        if image.mode not in GREY_MODES | COLOUR_MODES:
+            raise UserError(
+                "Only images of 8 bits per channel are understood.",
+                received=f"{encoded.locate(position)}: mode {image.mode}",
+            )
+        yield image
+
+
+def _require_short_header(stream: IO[bytes]) -> None:
+    """Refuses a PPM whose header goes on for ever: Pillow reads it byte by byte.
+
+    Raises:
+        ValueError: It is one.
+    """
+    head = stream.read(_LOOK)
+    stream.seek(0)
+    if head[:1] == b"P" and not _PPM_HEADER.match(head):
+        raise ValueError("its header is no PPM's, or has no end")
 
 
 @contextmanager
@@ -219,7 +240,16 @@ def _reporting_damage(encoded: EncodedImages, position: int) -> Iterator[None]:
             received=encoded.locate(position),
             allowed=f"up to {Image.MAX_IMAGE_PIXELS:,} pixels",
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except UnidentifiedImageError as error:
         raise BrokenImageError(
-            f"An image cannot be read: {error}.", received=encoded.locate(position)
+            "An image cannot be read: it is of no format that is read here.",
+            received=encoded.locate(position),
+            allowed=", ".join(FORMATS),
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # what decoders raise on what is none of theirs; UserErrors arise outside
+        raise BrokenImageError(
+            f"An image cannot be read: {str(error) or type(error).__name__}.",
+            received=encoded.locate(position),
         ) from error

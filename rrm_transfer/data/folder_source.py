@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from rrm_transfer.core.documents import require_text
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.data.broken import BrokenImages
@@ -58,7 +59,7 @@ def load_unlabelled_folder(folder: Path, broken: BrokenImages) -> SourceParts:
     """
     divided = {PART_NAMES[child.name.lower()]: child for child in _folders(folder) if _is_part(child)}
     root = divided.get("train", folder)
-    found = [] if divided and root is folder else _images_below(root)[0]
+    found = [] if divided and root is folder else _images_below(root, folder)[0]
     if not found:
         raise UserError(
             "The folder holds no image to train on.",
@@ -73,9 +74,16 @@ def _is_part(folder: Path) -> bool:
     return folder.name.lower() in PART_NAMES
 
 
-def _images_below(folder: Path) -> tuple[list[Path], int]:
-    """Returns the images at any depth, and how many files are none by their names."""
+def _images_below(folder: Path, root: Path) -> tuple[list[Path], int]:
+    """Returns the images at any depth, and how many files are none by their names.
+
+    Raises:
+        UserError: A name below ``root`` is not text.
+    """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name[0] != "."]
+    above = len(str(root)) + 1
+    for path in files:
+        require_text(str(path)[above:], what="A file's name in the data")
     images = [path for path in files if path.suffix.lower() in SUFFIXES]
     return images, len(files) - len(images)
 
@@ -88,7 +96,7 @@ def _files_by_class(folder: Path, notes: list[str]) -> dict[str, list[Path]]:
     classes = {}
     skipped = 0
     for child in _folders(folder):
-        classes[child.name], others = _images_below(child)
+        classes[child.name], others = _images_below(child, folder)
         skipped += others
     empty = [name for name, files in classes.items() if not files]
     if not classes or len(empty) == len(classes):

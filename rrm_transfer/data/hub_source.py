@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.hub import is_connection_problem, require_hub
+from rrm_transfer.core.hub import is_connection_problem, plain_answers, require_hub
 from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.disk import require_space
 from rrm_transfer.data.parts import PART_NAMES, SourceParts
@@ -70,7 +70,7 @@ def load_hub(
     if not constants.is_offline_mode():
         require_hub(name.repo, hint=hint)
         stored_size = _check_access(name, hint)
-    with _explaining(name, hint):
+    with _explaining(name, hint), plain_answers():
         builder = datasets.load_dataset_builder(name.repo, name.config, revision=name.revision)
         if builder.info.features is not None:
             find_columns(builder.info.features, where=name.repo, labelled=labelled)

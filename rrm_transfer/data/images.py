@@ -45,6 +45,29 @@ class ImageSet(ABC):
     def select(self, positions: Sequence[int] | Tensor) -> Self:
         """Returns the images at ``positions`` of this set, in that order, with their ids."""
 
+    def balanced(self, count: int | None) -> Self:
+        """Returns ``count`` images, the first ones of each class, in their own order.
+
+        Args:
+            count: None or at least as many as there are: the set itself.
+        """
+        if count is None or count >= len(self):
+            return self
+        # The n-th image of every class comes before the (n+1)-th of any.
+        occurrence = torch.zeros_like(self.labels)
+        for value in set(self.labels.tolist()):
+            members = (self.labels == value).nonzero().flatten()
+            occurrence[members] = torch.arange(len(members))
+        first = torch.argsort(occurrence, stable=True)[:count]
+        return self.select(first.sort().values)
+
+    def positions_of(self, chosen: ImageSet) -> list[int] | None:
+        """Returns where in this set the images of a selection of it are; None for the set itself."""
+        if chosen is self:
+            return None
+        place = {identity: position for position, identity in enumerate(self.index.tolist())}
+        return [place[identity] for identity in chosen.index.tolist()]
+
     @abstractmethod
     def _hash_content(self, digest: hashlib._Hash) -> None:
         """Feeds what identifies the images, other than labels and ids."""

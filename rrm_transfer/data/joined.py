@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class JoinedImages:
         self.sets = tuple(sets)
         self.index = torch.cat([images.index + k * ID_STRIDE for k, images in enumerate(self.sets)])
         self.labels = torch.cat([images.labels for images in self.sets])
-        self._starts = torch.tensor([0, *(len(images) for images in self.sets)]).cumsum(0).tolist()
+        self._starts = list(accumulate((len(images) for images in self.sets), initial=0))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -103,5 +103,5 @@ def _identity(files: list[Path]) -> str:
         with open(file, "rb") as stream:
             # A parquet file ends in the place, size and statistics of everything before.
             stream.seek(max(0, size - FOOTER_BYTES))
-            digest.update(f"{file.name} {size}".encode() + stream.read())
+            digest.update(f"{file.name} {size}".encode(errors="surrogateescape") + stream.read())
     return digest.hexdigest()

@@ -6,6 +6,7 @@ al., "Obfuscated Gradients Give a False Sense of Security" (arXiv 1802.00420), s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -22,7 +23,6 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.evaluation.evaluator import (
     Evaluator,
-    balanced_sample,
     strict_float32,
     without_weight_gradients,
 )
@@ -84,7 +84,7 @@ class Check:
     Attributes:
         name: Of ``KINDS``.
         status: ``not-run`` where no figure was measured.
-        figure: What was measured.
+        figure: What was measured; None where nothing was, or what is no number.
         limit: The largest figure that passes.
     """
 
@@ -95,12 +95,13 @@ class Check:
 
     @classmethod
     def of(cls, name: str, figure: float | None, classes: int) -> Check:
-        """Judges a figure; None was not measured. What is not a number is suspicious."""
+        """Judges a figure; None was not measured. What is not a number is suspicious, and kept as None."""
         limit = KINDS[name].limit
         limit = 1 / classes if limit is None else limit
         if figure is None:
             return cls(name, "not-run", None, limit)
-        return cls(name, "pass" if figure <= limit else "suspicious", figure, limit)
+        kept = figure if math.isfinite(figure) else None
+        return cls(name, "pass" if figure <= limit else "suspicious", kept, limit)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -113,7 +114,6 @@ def run_checks(
     *,
     classes: int,
     steps: int,
-    seed: int,
     surrogate: Logits | None = None,
     queries: int = QUERIES,
     curve: Sequence[Row] = (),
@@ -128,24 +128,23 @@ def run_checks(
 
     Args:
         level: ``none``, ``quick`` or ``full``.
-        evaluator: The model and the images to take a sample of.
+        evaluator: The network and the images to take a sample of.
         threat: The ball.
         classes: Of the data.
         steps: Of the PGD that the other attacks are compared with.
-        seed: Of everything random.
         surrogate: A model to transfer perturbations from: the teacher.
         queries: Of Square, on each image.
         curve: Rows of one attack at several radii that were measured already.
         control: Rows of the undefended control under PGD.
         undefended: The control itself, for the largest eps of the curve, where there is a curve.
     """
-    few = balanced_sample(evaluator.images.labels, IMAGES)
-    if few is not None:
+    few = evaluator.images.balanced(IMAGES)
+    if few is not evaluator.images:
         evaluator = evaluator.on(few, label="checks")
     figures = _control_figure(control, threat)
     if level != "none":
         figures |= _outputs(evaluator)
-    suite = _Suite(evaluator, threat, classes=classes, steps=steps, seed=seed)
+    suite = _Suite(evaluator, threat, classes=classes, steps=steps)
     if level != "none" and threat.eps > 0:
         figures |= suite.quick()
         if level == "full":
@@ -174,7 +173,7 @@ def parse_level(text: str) -> Level:
 def _outputs(evaluator: Evaluator) -> dict[str, float]:
     """Looks at the outputs and input gradients of one batch."""
     batch = evaluator.batch()
-    with strict_float32(batch.x.device), without_weight_gradients(evaluator.model):
+    with strict_float32(batch.x.device), without_weight_gradients(evaluator.network):
         logits, again = evaluator.logits(batch.x), evaluator.logits(batch.x)
         correct = logits.argmax(1) == batch.y
         gradient = _gradient(evaluator.logits, batch.x, batch.y)[correct]
@@ -202,14 +201,11 @@ def _gradient(logits: Logits, x: Tensor, y: Tensor) -> Tensor:
 class _Suite:
     """The attacks that are compared with each other."""
 
-    def __init__(
-        self, evaluator: Evaluator, threat: ThreatModel, *, classes: int, steps: int, seed: int
-    ) -> None:
+    def __init__(self, evaluator: Evaluator, threat: ThreatModel, *, classes: int, steps: int) -> None:
         self._evaluator = evaluator
         self._threat = threat
         self._classes = classes
         self._steps = steps
-        self._seed = seed
 
     def pgd(self, threat: ThreatModel) -> Attack:
         return self._build("pgd", threat=threat, steps=self._steps)
@@ -241,10 +237,9 @@ class _Suite:
             figures["transfer-weaker"] = self._missed(white_box, transferred)
         return figures
 
-    def control(self, model: nn.Module, eps: float) -> float:
+    def control(self, network: nn.Module, eps: float) -> float:
         """Returns the accuracy of the undefended control at a radius."""
-        every = list(range(len(self._evaluator.images)))
-        beside = self._evaluator.on(every, label="control", model=model)
+        beside = self._evaluator.on(self._evaluator.images, label="control", network=network)
         return beside.accuracy(self.pgd(self._threat.with_eps(eps)))
 
     def _build(
@@ -257,8 +252,8 @@ class _Suite:
         surrogate: Logits | None = None,
     ) -> Attack:
         return build_attack(
-            name, threat or self._threat, seed=self._seed, classes=self._classes, steps=steps,
-            restarts=restarts, surrogate=surrogate,
+            name, threat or self._threat, seed=self._evaluator.measurement.seed, classes=self._classes,
+            steps=steps, restarts=restarts, surrogate=surrogate,
         )  # fmt: skip
 
     def _gap(self, one: Attack, other: Attack) -> float:

@@ -15,40 +15,12 @@ from rrm_transfer.attacks.autoattack import library_warnings
 from rrm_transfer.attacks.catalogue import pgd_attack
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.data.fit import Fit
+from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.loader import evaluation_batches
-from rrm_transfer.evaluation.metrics import Row, row
+from rrm_transfer.evaluation.metrics import Model, Row, row
 from rrm_transfer.evaluation.state import EvaluationState, Found
-from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator
-
-
-@dataclass(frozen=True)
-class PGDSpec:
-    """One PGD measurement."""
-
-    threat: ThreatModel
-    steps: int
-    restarts: int
-
-
-def balanced_sample(labels: Tensor, count: int | None) -> list[int] | None:
-    """Returns the positions of ``count`` images, the first ones of each class, in their own order.
-
-    Args:
-        labels: Class indices, ``(N,)``.
-        count: None or at least N: all images, returned as None.
-    """
-    if count is None or count >= len(labels):
-        return None
-    # The n-th image of every class comes before the (n+1)-th of any.
-    occurrence = torch.zeros_like(labels)
-    for value in set(labels.tolist()):
-        members = (labels == value).nonzero().flatten()
-        occurrence[members] = torch.arange(len(members))
-    order = torch.argsort(occurrence, stable=True)
-    return sorted(int(position) for position in order[:count])
+from rrm_transfer.runtime.context import Context
 
 
 @contextmanager
@@ -65,9 +37,9 @@ def strict_float32(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def without_weight_gradients(model: nn.Module) -> Iterator[None]:
+def without_weight_gradients(network: nn.Module) -> Iterator[None]:
     """Attacks differentiate by the input; gradients of weights would only cost and stay behind."""
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)
     try:
@@ -77,8 +49,45 @@ def without_weight_gradients(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_()
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """How networks are measured: the same for all that are compared.
+
+    Attributes:
+        image_size: Side of the networks' input in pixels; images of any set are fitted to it.
+        batch_size: Images per forward pass and process.
+        seed: Of random starts, noise and corruptions.
+        context: Processes and voice.
+    """
+
+    image_size: int
+    batch_size: int
+    seed: int
+    context: Context
+
+    def pgd(self, threat: ThreatModel, *, steps: int, restarts: int = 1) -> Attack:
+        """Makes a PGD attack with this seed."""
+        return pgd_attack(threat, steps=steps, restarts=restarts, seed=self.seed)
+
+    def rows(
+        self, network: nn.Module, images: ImageSet, attacks: Sequence[Attack], *, model: Model, split: str
+    ) -> list[Row]:
+        """Measures clean accuracy, then that under each attack; the processes share the images.
+
+        Args:
+            network: Maps pixels in [0, 1] to ``Outputs``.
+            images: What to measure on.
+            attacks: Beside none.
+            model: What the rows call the network.
+            split: What they call the images.
+        """
+        evaluator = Evaluator(network, images, self, model=model, split=split)
+        evaluator.run([CLEAN, *attacks])
+        return [evaluator.row(attack) for attack in (CLEAN, *attacks)]
+
+
 class Evaluator:
-    """Attacks one model on one set of images and remembers which of them survived what.
+    """Attacks one network on one set of images and remembers which of them survived what.
 
     Each stage of an attack runs on the survivors of the one before, the first on the images that are
     classified correctly (on all where nobody attacks), in batches of ``batch_size`` survivors. The batches
@@ -86,17 +95,14 @@ class Evaluator:
     same, and so does an evaluation that was interrupted between two batches.
 
     Args:
-        model: Maps pixels in [0, 1] to ``Outputs``.
+        network: Maps pixels in [0, 1] to ``Outputs``.
         images: What to measure on.
-        role: Of the model, for rows and messages.
+        measurement: How.
+        model: What rows and messages call the network.
         split: Name of the split, for the rows.
-        fit: How images are brought to the input size.
-        batch_size: Images per forward pass and process.
-        runtime: Processes and devices.
-        narrator: Shows progress.
         state: Remembers results.
-        label: Tells the results of one set of images from another's in the same state, and in messages; the
-            role if empty.
+        label: Tells the results of one set of images from another's in the same state, and in messages; that
+            of the model if empty.
 
     Attributes:
         survivors_by_stage: How many images were left after each stage, by the title of an attack of several.
@@ -105,58 +111,51 @@ class Evaluator:
 
     def __init__(
         self,
-        model: nn.Module,
+        network: nn.Module,
         images: ImageSet,
+        measurement: Measurement,
         *,
-        role: str,
+        model: Model,
         split: str,
-        fit: Fit,
-        batch_size: int,
-        runtime: Runtime,
-        narrator: Narrator,
         state: EvaluationState | None = None,
         label: str = "",
     ) -> None:
-        self.model = model.to(runtime.device).eval()
+        self.runtime = measurement.context.runtime
+        self.narrator = measurement.context.narrator
+        self.network = network.to(self.runtime.device).eval()
         self.images = images
-        self.role = role
+        self.measurement = measurement
+        self.model = model
         self.split = split
-        self.fit = fit
-        self.batch_size = batch_size
-        self.runtime = runtime
-        self.narrator = narrator
         self.state = state or EvaluationState()
-        self.label = label or role
+        self.label = label or model
         self._survivors: dict[str, list[int]] = {}
-        self._pace = _Pace(runtime.world)
+        self._pace = _Pace(self.runtime.world)
         self._cost_of_other_attacks = 0.0
         self.survivors_by_stage: dict[str, dict[str, int]] = {}
         self.seconds: dict[str, float] = {}
 
-    def on(self, positions: list[int], *, label: str, model: nn.Module | None = None) -> Evaluator:
-        """Returns an evaluator of the same model, or of another, on some of the images."""
+    def on(self, images: ImageSet, *, label: str, network: nn.Module | None = None) -> Evaluator:
+        """Returns an evaluator of the same network, or of another, on other images of the split."""
         return Evaluator(
-            model or self.model,
-            self.images.select(positions),
-            role=self.role,
+            network or self.network,
+            images,
+            self.measurement,
+            model=self.model,
             split=self.split,
-            fit=self.fit,
-            batch_size=self.batch_size,
-            runtime=self.runtime,
-            narrator=self.narrator,
             state=self.state,
             label=label,
         )
 
     def logits(self, x: Tensor) -> Tensor:
-        """Returns the model's logits, ``(B, classes)``."""
-        result: Tensor = self.model(x).logits
+        """Returns the network's logits, ``(B, classes)``."""
+        result: Tensor = self.network(x).logits
         return result
 
     def batch(self) -> Victims:
         """Returns the first images."""
-        first = self.images.select(list(range(min(self.batch_size, len(self.images)))))
-        return self._victims(first)
+        count = min(self.measurement.batch_size, len(self.images))
+        return self._victims(self.images.select(range(count)))
 
     def run(self, attacks: Sequence[Attack]) -> None:
         """Runs attacks, with the time left for all of them."""
@@ -171,7 +170,7 @@ class Evaluator:
             after = {CLEAN.name: len(alive)}
             with (
                 strict_float32(self.runtime.device),
-                without_weight_gradients(self.model),
+                without_weight_gradients(self.network),
                 library_warnings(self.narrator.warn),
             ):
                 for number in range(len(attack.stages)):
@@ -184,11 +183,12 @@ class Evaluator:
 
     def row(self, attack: Attack) -> Row:
         """Returns the accuracy under the attack."""
-        threat = attack.threat
+        threat, survivors = attack.threat, self.survivors(attack)
         return row(
-            self.role,
+            self.model,
             self.split,
-            Proportion(len(self.survivors(attack)), len(self.images)),
+            Proportion(len(survivors), len(self.images)),
+            kept=survivors,
             attack=attack.name,
             norm=None if threat is None else threat.norm,
             eps=None if threat is None else threat.eps,
@@ -202,18 +202,21 @@ class Evaluator:
 
     def _run(self, attack: Attack, number: int, alive: list[int]) -> list[int]:
         """Runs one stage on the images at the positions ``alive`` and returns those that survive it."""
-        size, runtime, stage = self.batch_size, self.runtime, attack.stages[number]
+        # Whole batches of what is left, found anew or remembered: an evaluation that goes on cuts them alike.
+        size, runtime, stage = self.measurement.batch_size, self.runtime, attack.stages[number]
         batches = [alive[start : start + size] for start in range(0, len(alive), size)]
         name = f"{self.label}/{attack.key}/{number}-{stage.name}"
         keys = [f"{name}/{batch}" for batch in range(len(batches))]
         pending = [batch for batch, key in enumerate(keys) if key not in self.state.found]
         tried = len(alive) - sum(len(batches[batch]) for batch in pending)
         lost = sum(self.state.found[key].lost for key in keys if key in self.state.found)
+        # What is still to come is told in time, at the pace of what is done.
         later = _cost(attack.stages[number + 1 :]) + self._cost_of_other_attacks
         title = f"{self.label}: {attack.title}" + f", {stage.name}" * (len(attack.stages) > 1)
         facts: dict[str, str] = {}
         with self.narrator.task(title, len(alive), done=tried) as task:
             for start in range(0, len(pending), runtime.world):
+                # Each process takes one batch of the turn; the state of all is written before the next.
                 turn = pending[start : start + runtime.world]
                 mine = turn[runtime.rank : runtime.rank + 1]
 
@@ -271,8 +274,9 @@ class Evaluator:
         return Found("".join("01"[flag] for flag in kept.tolist()), time.perf_counter() - started)
 
     def _victims(self, images: ImageSet) -> Victims:
+        fit = choose_fit(images.size, self.measurement.image_size)
         batches = evaluation_batches(
-            images, fit=self.fit, batch_size=len(images), device=self.runtime.device,
+            images, fit=fit, batch_size=len(images), device=self.runtime.device,
             substitute=self.split != "test",
         )  # fmt: skip
         batch = next(iter(batches))
@@ -321,53 +325,10 @@ def _check_inside(threat: ThreatModel, x: Tensor, x_adv: Tensor) -> None:
         raise RuntimeError(f"an attack left {threat} or the image range: {farthest:g}")
 
 
-def lay_out(model: nn.Module) -> None:
+def to_channels_last(network: nn.Module) -> None:
     """Puts the weights of convolutions into the memory format in which a CPU is fastest in float32.
 
-    Values stay as they are. Not measured, as in training, because a continued evaluation must compute as
-    it did before; and not for networks in training, where the format is part of what is resumed.
+    Values stay as they are. Not for networks in training, where the format is part of what is resumed.
     """
-    if all(value.device.type == "cpu" for value in model.parameters()):
-        model.to(memory_format=torch.channels_last)
-
-
-def measure(
-    model: nn.Module,
-    images: ImageSet,
-    specs: Sequence[PGDSpec],
-    *,
-    role: str,
-    split: str,
-    fit: Fit,
-    batch_size: int,
-    seed: int,
-    runtime: Runtime,
-    narrator: Narrator,
-) -> list[Row]:
-    """Measures clean accuracy and every attack of ``specs``; the processes share the images.
-
-    Args:
-        model: Maps pixels in [0, 1] to ``Outputs``.
-        images: What to measure on.
-        specs: Attacks.
-        role: Of the model, for the rows.
-        split: Name of the split, for the rows.
-        fit: How images are brought to the input size.
-        batch_size: Images per forward pass and process.
-        seed: Of random starts.
-        runtime: Processes and devices.
-        narrator: Shows progress.
-
-    Returns:
-        One row for clean accuracy, then one for each of ``specs``.
-    """
-    evaluator = Evaluator(
-        model, images, role=role, split=split, fit=fit, batch_size=batch_size, runtime=runtime,
-        narrator=narrator,
-    )  # fmt: skip
-    attacks = [
-        CLEAN,
-        *(pgd_attack(s.threat, steps=s.steps, restarts=s.restarts, seed=seed) for s in specs),
-    ]
-    evaluator.run(attacks)
-    return [evaluator.row(attack) for attack in attacks]
+    if all(value.device.type == "cpu" for value in network.parameters()):
+        network.to(memory_format=torch.channels_last)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rrm_transfer.attacks.pgd import pgd
+from rrm_transfer.attacks.attack import Attack, Victims
 from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file
-from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.data.fit import Fit
+from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.loader import evaluation_batches
-from rrm_transfer.evaluation.evaluator import balanced_sample, strict_float32, without_weight_gradients
+from rrm_transfer.evaluation.evaluator import Measurement, strict_float32, without_weight_gradients
 
 EXHIBITS = 10
 _TENSORS = ("index", "labels", "x", "x_adv", "logits", "logits_adv")
@@ -97,49 +97,47 @@ def _require_consistent(gallery: Gallery) -> None:
 
 
 def make_gallery(
-    model: nn.Module,
+    network: nn.Module,
     images: ImageSet,
+    attack: Attack,
+    measurement: Measurement,
     *,
-    threat: ThreatModel,
-    steps: int,
-    restarts: int,
-    seed: int,
-    fit: Fit,
     class_names: tuple[str, ...] | None,
-    device: torch.device,
 ) -> Gallery:
     """Attacks the first images of each class, ``EXHIBITS`` in all.
 
     Args:
-        model: Maps pixels in [0, 1] to ``Outputs``; moved to ``device``.
+        network: Maps pixels in [0, 1] to ``Outputs``; moved to the device.
         images: To choose from.
-        threat: Of the attack.
-        steps: Of PGD.
-        restarts: Of PGD.
-        seed: Of random starts, which are those of an evaluation with this seed.
-        fit: How images are brought to the input size.
+        attack: Of one stage, within a ball; its random starts are those of the measured one.
+        measurement: How it is measured.
         class_names: In the order of the logits.
-        device: Where to compute.
 
     Returns:
         The images in the order of their classes, on the CPU.
     """
-    model = model.to(device).eval()
+    device = measurement.context.runtime.device
+    network = network.to(device).eval()
 
     def logits(x: Tensor) -> Tensor:
-        result: Tensor = model(x).logits
+        result: Tensor = network(x).logits
         return result
 
-    chosen = balanced_sample(images.labels, EXHIBITS)
-    few = images if chosen is None else images.select(chosen)
+    few = images.balanced(EXHIBITS)
     few = few.select(few.labels.argsort(stable=True))
+    fit = choose_fit(few.size, measurement.image_size)
     batch = next(iter(evaluation_batches(few, fit=fit, batch_size=EXHIBITS, device=device)))
-    randomness = Randomness(seed, 0, batch.index)
-    with strict_float32(device), without_weight_gradients(model):
-        x_adv = pgd(
-            logits, batch.x, batch.y, threat=threat, steps=steps, restarts=restarts, randomness=randomness
-        )
+    victims = Victims(batch.index, batch.x, batch.y)
+    [stage] = attack.stages
+    with strict_float32(device), without_weight_gradients(network):
+        x_adv = stage.perturb(logits, victims)
         with torch.no_grad():
-            tensors = (batch.index, batch.y, batch.x, x_adv, logits(batch.x), logits(x_adv))
+            tensors = (victims.index, victims.y, victims.x, x_adv, logits(victims.x), logits(x_adv))
     on_cpu = {name: tensor.cpu() for name, tensor in zip(_TENSORS, tensors, strict=True)}
-    return Gallery(threat=threat, steps=steps, restarts=restarts, class_names=class_names, **on_cpu)
+    return Gallery(
+        threat=cast(ThreatModel, attack.threat),
+        steps=cast(int, attack.steps),
+        restarts=cast(int, attack.restarts),
+        class_names=class_names,
+        **on_cpu,
+    )

@@ -1,4 +1,4 @@
-"""Accuracy against eps, from 0 to where the model only guesses."""
+"""Accuracy on a scale: of eps, up to where the network only guesses, and of the severity of corruptions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from rrm_transfer.attacks.attack import CLEAN, Attack
+from rrm_transfer.attacks.corruptions import CORRUPTIONS, SEVERITIES, corruption_attack
+from rrm_transfer.core.quantities import wilson_interval
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.evaluation.evaluator import Evaluator
-from rrm_transfer.evaluation.metrics import Row
+from rrm_transfer.evaluation.metrics import MEAN, CorruptionRow, Row
 
 _FRACTIONS = (0.25, 0.5, 1.0)
 """Radii below and at the threat model's, in units of it; above, each is twice the one before."""
@@ -23,7 +25,7 @@ def eps_curve(
     The last radius is in any case one at which every image can be turned into every other.
 
     Args:
-        evaluator: The model and the images.
+        evaluator: The network and the images.
         threat: Its eps sets the scale.
         attack: The attack within a ball.
         classes: Of the data.
@@ -55,3 +57,38 @@ def _radii(threat: ThreatModel, diameter: float) -> Iterator[float]:
 def _diameter(evaluator: Evaluator, threat: ThreatModel) -> float:
     """Returns the largest distance of two images."""
     return 1.0 if threat.norm == "Linf" else math.sqrt(evaluator.batch().x[0].numel())
+
+
+def measure_corruptions(evaluator: Evaluator) -> tuple[list[CorruptionRow], float]:
+    """Measures all corruptions on all images.
+
+    Args:
+        evaluator: The network and the images.
+
+    Returns:
+        For each corruption, then for their mean, a row at each severity and one over all severities; and the
+        seconds of computation.
+    """
+    evaluator = evaluator.on(evaluator.images, label=f"{evaluator.label}, corrupted")
+    attacks = {
+        (name, severity): corruption_attack(name, severity, seed=evaluator.measurement.seed)
+        for name in CORRUPTIONS
+        for severity in SEVERITIES
+    }
+    evaluator.run(list(attacks.values()))
+    correct = {key: len(evaluator.survivors(attack)) for key, attack in attacks.items()}
+
+    def row(name: str, severity: int | None) -> CorruptionRow:
+        within = [
+            right for key, right in correct.items() if name in (MEAN, key[0]) and severity in (None, key[1])
+        ]
+        images = len(evaluator.images)
+        right, count = sum(within), len(within) * images
+        # An image's corrupted copies are not independent of each other, so that only images count.
+        low, high = wilson_interval(right / count, images)
+        return CorruptionRow(
+            evaluator.model, evaluator.split, name, severity, right, count, right / count, low, high
+        )
+
+    rows = [row(name, severity) for name in (*CORRUPTIONS, MEAN) for severity in (*SEVERITIES, None)]
+    return rows, sum(evaluator.seconds.values())

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from rrm_transfer.core.documents import parse_json
+from rrm_transfer.core.documents import differences, parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import write_text
 
@@ -71,16 +67,10 @@ class EvaluationState:
                 received=self.path,
                 hint="delete the file to start again",
             ) from None
-        now = json.loads(json.dumps(self.conditions))
-        differences = [
-            f"  {key}: {before.get(key)} then, {now.get(key)} now"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
-        ]
-        if differences:
+        if changes := differences(before, json.loads(json.dumps(self.conditions))):
             raise UserError(
                 "The interrupted evaluation was another one, so it cannot be resumed:\n"
-                + "\n".join(differences),
+                + "\n".join(f"  {change}" for change in changes),
                 received=self.path,
                 hint="the same command as before, or another --output; delete the file to start again",
             )
@@ -114,14 +104,3 @@ class EvaluationState:
         """Removes the file, when the evaluation is complete."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-
-
-def weights_hash(model: nn.Module) -> str:
-    """Returns the SHA-256 of a model's parameters and buffers, normalisation included."""
-    digest = hashlib.sha256()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # Viewed as bytes because numpy knows no bfloat16.
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()

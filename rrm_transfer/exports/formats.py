@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.files import replacing_file
+from rrm_transfer.core.files import replacing_file, replacing_files, require_writable
 from rrm_transfer.core.names import did_you_mean
-from rrm_transfer.evaluation.gallery import read_gallery
-from rrm_transfer.exports.robustbench import write_adapter
-from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.exports.robustbench import adapter_files, write_adapter
+from rrm_transfer.runs.finished import FinishedRun, read_finished
 from rrm_transfer.students.loading import LoadedStudent, load_student
 
 FORMATS = ("onnx", "torch-export", "robustbench")
@@ -49,26 +48,30 @@ class Exported:
     images: int
 
 
-def export(run: Path, file: Path, *, form: str, with_normalisation: bool = False) -> Exported:
+def export(
+    run: Path, file: Path, *, form: str, with_normalisation: bool = False, overwrite: bool = False
+) -> Exported:
     """Writes a run's student in another form, with a batch size that is free.
 
     Args:
-        run: Folder of a run.
-        file: Replaced where it exists.
+        run: Folder of a finished run.
+        file: Where to.
         form: Of ``FORMATS``; ``robustbench`` is a Python module with weights and claim beside it.
         with_normalisation: Take pixels in [0, 1] instead of normalised images; ``robustbench`` always does.
+        overwrite: Replaces files that stand there.
 
     Raises:
-        UserError: There is no student or no test image of it, a package is missing, or what was made does
-            not compute what the student does.
+        UserError: A file would be lost, there is no finished run or no test image of it, a package is missing,
+            or what was made does not compute what the student does.
     """
     if form not in FORMATS:
         raise UserError("Unknown format.", received=form, allowed=FORMATS, hint=did_you_mean(form, FORMATS))
-    RunFolder(run).refuse_links()
-    student = load_student(run)
-    pixels = sample_of(run)
+    files = adapter_files(file, run) if form == "robustbench" else (file,)
+    require_writable(*files, overwrite=overwrite)
+    finished = read_finished(run)
+    student, pixels = load_student(run), sample_of(finished)
     if form == "robustbench":
-        return _robustbench(student, pixels, run, file)
+        return _robustbench(student, pixels, finished, files)
     network: nn.Module = student if with_normalisation else student.model
     with torch.no_grad():
         images = pixels if with_normalisation else student.normalise(pixels)
@@ -80,34 +83,33 @@ def export(run: Path, file: Path, *, form: str, with_normalisation: bool = False
     return Exported((file,), form, with_normalisation, error, len(pixels))
 
 
-def _robustbench(student: LoadedStudent, pixels: Tensor, run: Path, file: Path) -> Exported:
-    written = write_adapter(student, run, file)
-    # What was written a moment ago is this package's own text.
-    adapter: dict[str, Any] = runpy.run_path(str(file))
-    error = difference(adapter["load_model"](), student, pixels)
-    try:
+def _robustbench(
+    student: LoadedStudent, pixels: Tensor, run: FinishedRun, files: tuple[Path, ...]
+) -> Exported:
+    module, *_ = files
+    with replacing_files(module.parent) as folder:
+        write_adapter(student, run, folder / module.name)
+        # What was written a moment ago is this package's own text.
+        adapter: dict[str, Any] = runpy.run_path(str(folder / module.name))
+        error = difference(adapter["load_model"](), student, pixels)
         _require_equal(error, "robustbench")
-    except UserError:
-        for path in written:
-            path.unlink()
-        raise
-    return Exported(tuple(written), "robustbench", True, error, len(pixels))
+    return Exported(files, "robustbench", True, error, len(pixels))
 
 
-def sample_of(run: Path) -> Tensor:
+def sample_of(run: FinishedRun) -> Tensor:
     """Returns the test images that a run keeps for its report, pixels in [0, 1], ``(N, C, H, W)``.
 
     Raises:
-        UserError: It keeps none.
+        UserError: It keeps none, or other ones than its student takes.
     """
-    path = RunFolder(run).gallery
-    if not path.is_file():
+    gallery = run.gallery()
+    if gallery is None:
         raise UserError(
             "There is no test image to compare the exported network on.",
-            received=run,
+            received=run.folder,
             allowed="the folder of a finished run, which holds gallery.safetensors",
         )
-    return read_gallery(path).x
+    return gallery.x
 
 
 @torch.no_grad()

@@ -7,20 +7,17 @@ pixels in [0, 1] to logits, and a JSON file for its leaderboard.
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import timm
 from safetensors.torch import save_file
 
-from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file, write_text
-from rrm_transfer.core.quantities import format_eps, parse_fraction
-from rrm_transfer.evaluation.metrics import Metrics, Row, read_metrics
-from rrm_transfer.runs.evaluations import read_evaluations
-from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.core.quantities import format_eps
+from rrm_transfer.evaluation.metrics import Row
+from rrm_transfer.runs.finished import FinishedRun
 from rrm_transfer.students.loading import LoadedStudent
 
 _DATASETS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet": "imagenet", "imagenet-1k": "imagenet"}
@@ -79,19 +76,11 @@ _STEM = """        width = self.network.bn1.num_features
 """
 
 
-def write_adapter(student: LoadedStudent, run: Path, file: Path) -> list[Path]:
-    """Writes ``NAME.py``, ``NAME.safetensors`` and ``NAME.json``.
-
-    Args:
-        student: Of the run.
-        run: Its folder.
-        file: ``NAME.py``.
-
-    Returns:
-        What was written.
+def adapter_files(file: Path, run: Path) -> tuple[Path, Path, Path]:
+    """Returns what `write_adapter` writes: ``NAME.py``, ``NAME.safetensors`` and ``NAME.json``.
 
     Raises:
-        UserError: The file's name is not one of a Python module, or the architecture none of timm's.
+        UserError: The file's name is not one of a Python module, or it would stand in the run's folder.
     """
     if file.suffix != ".py" or not file.stem.isidentifier():
         raise UserError("The adapter is a Python module.", received=file, allowed="a name such as Me2026.py")
@@ -99,13 +88,26 @@ def write_adapter(student: LoadedStudent, run: Path, file: Path) -> list[Path]:
         raise UserError(
             "The adapter would stand among the run's own files.", received=file, hint="another --output"
         )
+    return file, file.with_suffix(".safetensors"), file.with_suffix(".json")
+
+
+def write_adapter(student: LoadedStudent, run: FinishedRun, file: Path) -> None:
+    """Writes the module, its weights and its claim.
+
+    Args:
+        student: Of the run.
+        run: The run.
+        file: ``NAME.py``.
+
+    Raises:
+        UserError: The name is none of ``adapter_files``, or the architecture none of timm's.
+    """
+    file, weights, claim = adapter_files(file, run.folder)
     if not timm.is_model(student.architecture):  # the module names it, and may name nothing else
         raise UserError("The student's architecture is none of timm's.", received=student.architecture)
-    weights, claim = file.with_suffix(".safetensors"), file.with_suffix(".json")
-    config = parse_json((RunFolder(run).student / "config.json").read_text(encoding="utf-8"))
-    channels, *_ = shape = [int(side) for side in config["pretrained_cfg"]["input_size"]]
-    args = {"num_classes": config.get("num_classes"), "in_chans": channels, **config.get("model_args", {})}
-    threat, dataset = config["rrm"]["threat"], _dataset(config["rrm"]["dataset"])
+    channels, *_ = shape = run.student.pretrained_cfg.input_size
+    args = {"num_classes": run.student.classes, "in_chans": channels, **(run.student.model_args or {})}
+    dataset = _dataset(run.provenance.dataset)
     text = _MODULE.format(
         architecture=student.architecture,
         shape=", ".join(map(str, shape)),
@@ -115,18 +117,17 @@ def write_adapter(student: LoadedStudent, run: Path, file: Path) -> list[Path]:
         mean=list(student.normalisation.mean),
         std=list(student.normalisation.std),
         args=args,
-        stem=_STEM.format(channels=channels) if config["rrm"].get("stem") else "",
+        stem=_STEM.format(channels=channels) if run.provenance.stem else "",
         name=file.stem,
         dataset=dataset,
-        norm=threat["norm"],
-        eps=parse_fraction(threat["eps"]),
+        norm=run.threat.norm,
+        eps=run.threat.eps,
     )
     state = {f"network.{key}": value.clone() for key, value in student.model.state_dict().items()}
     with replacing_file(weights) as temporary:
         save_file(state, temporary)
-    write_text(claim, json.dumps(_claim(run, config, dataset), indent=2) + "\n")
+    write_text(claim, json.dumps(_claim(run, dataset), indent=2) + "\n")
     write_text(file, text)
-    return [file, weights, claim]
 
 
 def _dataset(name: str) -> str:
@@ -135,20 +136,16 @@ def _dataset(name: str) -> str:
     return _DATASETS.get(plain, plain)
 
 
-def _claim(run: Path, config: dict[str, Any], dataset: str) -> dict[str, Any]:
-    threat = config["rrm"]["threat"]
+def _claim(run: FinishedRun, dataset: str) -> dict[str, Any]:
     rows = [
         row
-        for metrics in _measurements(RunFolder(run), config["rrm"]["role"])
-        if metrics.measured_on(config["rrm"]["dataset"])
-        for row in metrics.of(config["rrm"]["role"])
+        for _, metrics in run.measurements()
+        if metrics.measured_on(run.provenance.dataset)
+        for row in metrics.of("student")
         if row.split == "test"
     ]
-    attacked = [
-        row
-        for row in rows
-        if row.attack == "autoattack" and (row.norm, row.eps) == (threat["norm"], threat["eps"])
-    ]
+    threat = (run.threat.norm, run.threat.eps)
+    attacked = [row for row in rows if row.attack == "autoattack" and (row.norm, row.eps) == threat]
     strongest = max(attacked, key=lambda row: row.count, default=None)
     clean = [row for row in rows if row.attack == "none" and strongest and row.count == strongest.count]
     return {
@@ -159,19 +156,12 @@ def _claim(run: Path, config: dict[str, Any], dataset: str) -> dict[str, Any]:
         "number_forward_passes": 1,
         "dataset": dataset,
         "venue": None,
-        "architecture": config["rrm"].get("architecture", config["architecture"]),
-        "eps": format_eps(threat["eps"]),
+        "architecture": run.architecture,
+        "eps": format_eps(run.threat.eps),
         "clean_acc": _percent(clean[0]) if clean else None,
         "reported": _percent(strongest) if strongest else None,
         "autoattack_acc": _percent(strongest) if strongest else None,
     }
-
-
-def _measurements(folder: RunFolder, made: str) -> list[Metrics]:
-    evaluations, _ = read_evaluations(folder, made)
-    with suppress(UserError):  # a folder without metrics
-        return [read_metrics(folder.metrics), *evaluations.values()]
-    return list(evaluations.values())
 
 
 def _percent(row: Row) -> str:

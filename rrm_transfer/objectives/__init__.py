@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from typing import cast
 
-from rrm_transfer.core.registry import Registry
+from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.objectives.arguments import Argument, Problem, describe, explanation, read_arguments
 from rrm_transfer.objectives.base import Objective
 
-OBJECTIVES: Registry[type[Objective]] = Registry(
-    "objective",
-    {
-        "natural": "rrm_transfer.objectives.natural:Natural",
-        "rrm": "rrm_transfer.objectives.rrm:RRM",
-        "rrm-adv": "rrm_transfer.objectives.rrm:RRMAdv",
-        "kd": "rrm_transfer.objectives.kd:KD",
-        "kd-adv": "rrm_transfer.objectives.kd:KDAdv",
-        "ard": "rrm_transfer.objectives.distillation:ARD",
-        "iad": "rrm_transfer.objectives.distillation:IAD",
-        "rslad": "rrm_transfer.objectives.distillation:RSLAD",
-        "adaad": "rrm_transfer.objectives.distillation:AdaAD",
-        "igdm": "rrm_transfer.objectives.distillation:IGDM",
-        "pgd-at": "rrm_transfer.objectives.adversarial:PGDAT",
-        "fast-at": "rrm_transfer.objectives.adversarial:FastAT",
-        "n-fgsm": "rrm_transfer.objectives.adversarial:NFGSM",
-        "free-at": "rrm_transfer.objectives.free:FreeAT",
-        "rdt": "rrm_transfer.objectives.rdt:RDT",
-        "trades": "rrm_transfer.objectives.trades:TRADES",
-    },
-)
+OBJECTIVES = {
+    "natural": "natural:Natural",
+    "rrm": "matching:RRM",
+    "rrm-adv": "matching:RRMAdv",
+    "kd": "matching:KD",
+    "kd-adv": "matching:KDAdv",
+    "ard": "distillation:ARD",
+    "iad": "distillation:IAD",
+    "rslad": "distillation:RSLAD",
+    "adaad": "distillation:AdaAD",
+    "igdm": "distillation:IGDM",
+    "pgd-at": "adversarial:PGDAT",
+    "fast-at": "adversarial:FastAT",
+    "n-fgsm": "adversarial:NFGSM",
+    "free-at": "free:FreeAT",
+    "rdt": "rdt:RDT",
+    "trades": "trades:TRADES",
+}
+"""Names to module and class in this package, imported on first use."""
 
 PLAIN = "natural"
 """Plain training: what every cost is measured in, and what a control is trained with."""
+
+
+def objective_class(name: str) -> type[Objective]:
+    """Imports and returns the objective called ``name``.
+
+    Raises:
+        UserError: There is none; the message lists the alternatives.
+    """
+    if name not in OBJECTIVES:
+        raise UserError(
+            "Unknown objective.",
+            received=name,
+            allowed=sorted(OBJECTIVES),
+            hint=did_you_mean(name, OBJECTIVES),
+        )
+    module, _, attribute = OBJECTIVES[name].partition(":")
+    return cast(type[Objective], getattr(importlib.import_module(f"{__name__}.{module}"), attribute))
 
 
 def objective_arguments(name: str) -> list[Argument]:
@@ -40,7 +58,7 @@ def objective_arguments(name: str) -> list[Argument]:
     Raises:
         UserError: There is no such objective.
     """
-    return describe(OBJECTIVES.get(name))
+    return describe(objective_class(name))
 
 
 def objective_explanation(name: str) -> list[str]:
@@ -49,7 +67,7 @@ def objective_explanation(name: str) -> list[str]:
     Raises:
         UserError: There is no such objective.
     """
-    return explanation(OBJECTIVES.get(name))
+    return explanation(objective_class(name))
 
 
 def argument_problems(name: str, arguments: Mapping[str, object]) -> list[Problem]:
@@ -58,7 +76,7 @@ def argument_problems(name: str, arguments: Mapping[str, object]) -> list[Proble
     Raises:
         UserError: There is no such objective.
     """
-    return read_arguments(OBJECTIVES.get(name), arguments)[1]
+    return read_arguments(objective_class(name), arguments)[1]
 
 
 def build_objective(name: str, **arguments: object) -> Objective:
@@ -71,7 +89,7 @@ def build_objective(name: str, **arguments: object) -> Objective:
     Raises:
         UserError: There is no such objective, or an argument is unknown, of another type or out of range.
     """
-    component = OBJECTIVES.get(name)
+    component = objective_class(name)
     converted, problems = read_arguments(component, arguments)
     if problems:
         raise problems[0].error

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
+from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.objectives.arguments import Amount, Count, Share
-from rrm_transfer.objectives.base import InnerAttack, Objective, Step, Term
+from rrm_transfer.objectives.base import Objective, Step, Term
 from rrm_transfer.objectives.divergences import cross_entropy
 from rrm_transfer.objectives.labels import labels_of
 
@@ -21,6 +24,7 @@ def adversarial_cross_entropy(step: Step, inner: InnerAttack, label_smoothing: f
     return [Term("adversarial_ce", 1.0, labels_of(step).cross_entropy(logits, label_smoothing).mean())]
 
 
+@dataclass(kw_only=True)
 class PGDAT(Objective):
     """Adversarial training: ``CE(S(x'), y)`` with ``x'`` from k steps of projected gradient ascent on it.
 
@@ -29,28 +33,24 @@ class PGDAT(Objective):
     the RRM paper calls "Fast AT" is this one with ``steps: 7`` and a short cyclic schedule, not FGSM-RS.
 
     Args:
-        steps: Of the ascent.
-        step_size: Of one step in units of eps.
+        steps: Steps of the ascent.
+        step_size: Size of one step in units of eps.
         random_start: Whether the ascent starts at a uniformly drawn point of the ball, else at the image.
         label_smoothing: Share of each label that is spread evenly over all classes, in the loss that is
             minimised; the ascent uses the labels as they are.
     """
 
-    def __init__(
-        self,
-        *,
-        steps: Count = 10,
-        step_size: Amount = 0.25,
-        random_start: bool = True,
-        label_smoothing: Share = 0.0,
-    ) -> None:
-        self.inner = InnerAttack(steps, step_size, start="uniform" if random_start else "none")
-        self.label_smoothing = label_smoothing
+    steps: Count = 10
+    step_size: Amount = 0.25
+    random_start: bool = True
+    label_smoothing: Share = 0.0
 
     def __call__(self, step: Step) -> list[Term]:
-        return adversarial_cross_entropy(step, self.inner, self.label_smoothing)
+        inner = InnerAttack(self.steps, self.step_size, start="uniform" if self.random_start else "none")
+        return adversarial_cross_entropy(step, inner, self.label_smoothing)
 
 
+@dataclass(kw_only=True)
 class FastAT(Objective):
     """FGSM-RS: ``CE(S(x'), y)`` with ``x'`` one step from a uniformly drawn point of the ball.
 
@@ -63,14 +63,14 @@ class FastAT(Objective):
         label_smoothing: Share of each label that is spread evenly over all classes in the minimised loss.
     """
 
-    def __init__(self, *, step_size: Amount = 1.25, label_smoothing: Share = 0.0) -> None:
-        self.inner = InnerAttack(1, step_size)
-        self.label_smoothing = label_smoothing
+    step_size: Amount = 1.25
+    label_smoothing: Share = 0.0
 
     def __call__(self, step: Step) -> list[Term]:
-        return adversarial_cross_entropy(step, self.inner, self.label_smoothing)
+        return adversarial_cross_entropy(step, InnerAttack(1, self.step_size), self.label_smoothing)
 
 
+@dataclass(kw_only=True)
 class NFGSM(Objective):
     """N-FGSM: ``CE(S(x'), y)`` with ``x' = x + η + α · sign(∇CE(S(x + η), y))``, not brought into the ball.
 
@@ -83,9 +83,10 @@ class NFGSM(Objective):
         label_smoothing: Share of each label that is spread evenly over all classes in the minimised loss.
     """
 
-    def __init__(self, *, noise: Amount = 2.0, step_size: Amount = 1.0, label_smoothing: Share = 0.0) -> None:
-        self.inner = InnerAttack(1, step_size, start="noise", start_scale=noise, clip=False)
-        self.label_smoothing = label_smoothing
+    noise: Amount = 2.0
+    step_size: Amount = 1.0
+    label_smoothing: Share = 0.0
 
     def __call__(self, step: Step) -> list[Term]:
-        return adversarial_cross_entropy(step, self.inner, self.label_smoothing)
+        inner = InnerAttack(1, self.step_size, start="noise", start_scale=self.noise, clip=False)
+        return adversarial_cross_entropy(step, inner, self.label_smoothing)

@@ -1,7 +1,7 @@
 """An objective's arguments: their types and ranges, their help, and the check of what a user gave.
 
-A constructor's signature and its class's ``Args:`` section are the only place where an argument is written
-down. Recipes, ``--help-objective`` and the documentation read them from here.
+A dataclass's fields and its ``Args:`` section are the only place where an argument is written down. Recipes,
+``--help-objective`` and the documentation read them from here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -141,11 +141,14 @@ def _kind(annotation: Any) -> _Kind:
     return _Kind((annotation,))
 
 
-def _kinds(component: type) -> dict[str, tuple[_Kind, object]]:
-    annotated = component if is_dataclass(component) else inspect.getattr_static(component, "__init__")
-    hints = get_type_hints(annotated, include_extras=True)
-    parameters = list(inspect.signature(component).parameters.values())
-    return {parameter.name: (_kind(hints[parameter.name]), parameter.default) for parameter in parameters}
+def _kinds(component: type[Any]) -> dict[str, tuple[_Kind, object]]:
+    """Reads fields and defaults: a method's own arguments come before those that it shares with others."""
+    hints = get_type_hints(component, include_extras=True)
+    defaults = {field.name: field.default for field in fields(component)}
+    names = dict.fromkeys(
+        name for ancestor in component.__mro__ for name in inspect.get_annotations(ancestor)
+    )
+    return {name: (_kind(hints[name]), defaults[name]) for name in names if name in defaults}
 
 
 _SECTION = re.compile(r"^Args:\n((?:    .*\n?|\n)+)", re.MULTILINE)
@@ -163,14 +166,14 @@ def _documented(component: type) -> dict[str, str]:
     return docs
 
 
-def explanation(component: type) -> list[str]:
+def explanation(component: type[Any]) -> list[str]:
     """Returns the component's equation and source: the paragraphs of its docstring before its arguments."""
     text = _SECTION.split(inspect.getdoc(component) or "")[0]
     return [" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n")]
 
 
-def describe(component: type) -> list[Argument]:
-    """Returns the component's arguments in the order of its signature."""
+def describe(component: type[Any]) -> list[Argument]:
+    """Returns the component's arguments, its own before those that it shares with others."""
     docs = _documented(component)
     return [
         Argument(name, str(kind), default, docs.get(name, ""))
@@ -178,7 +181,9 @@ def describe(component: type) -> list[Argument]:
     ]
 
 
-def read_arguments(component: type, arguments: Mapping[str, object]) -> tuple[dict[str, Any], list[Problem]]:
+def read_arguments(
+    component: type[Any], arguments: Mapping[str, object]
+) -> tuple[dict[str, Any], list[Problem]]:
     """Converts ``arguments`` to the component's types.
 
     Returns:

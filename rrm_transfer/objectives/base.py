@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
+from rrm_transfer.attacks.ascent import InnerAttack, PerSampleLoss
 from rrm_transfer.core.layers import Layer
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
@@ -17,12 +18,8 @@ from rrm_transfer.core.threat import ThreatModel
 Need = Literal["features", "logits", "classifier", "frozen_classifier"]
 """What is asked of a teacher; its classifier as the start of the student's, or in its place."""
 
-Sight = Literal["clean", "other"]
+TeacherInput = Literal["clean", "other"]
 """What a teacher is asked about: the clean input, whose outputs a cache can hold, or another."""
-
-Start = Literal["uniform", "gaussian", "noise", "none"]
-PerSampleLoss = Callable[[Tensor], Tensor]
-"""Maps pixels ``(B, C, H, W)`` to what an attack ascends, one value per sample, ``(B,)``."""
 
 
 class LayerPair(NamedTuple):
@@ -47,31 +44,11 @@ class Term(NamedTuple):
 
 
 @dataclass(frozen=True)
-class InnerAttack:
-    """How an objective wants its adversarial inputs made.
-
-    Attributes:
-        steps: Ascent steps, 1 or more.
-        step_size: Of one step in units of eps.
-        start: ``uniform`` in the ball, ``gaussian`` with standard deviation ``start_scale`` (in pixel
-            units), ``noise`` uniform in ``start_scale`` times the ball, or ``none``.
-        start_scale: See ``start``.
-        clip: Whether each step is projected into the ball (N-FGSM does not; the image range always holds).
-    """
-
-    steps: int
-    step_size: float
-    start: Start = "uniform"
-    start_scale: float = 1.0
-    clip: bool = True
-
-
-@dataclass(frozen=True)
 class Inversion:
     """How training images are made anew from a teacher's representation of them, before training.
 
     Attributes:
-        steps: Of the descent.
+        steps: Steps of the descent.
         step_size: L2 length of one step in pixel units.
         folder: Where the images are kept; None: in the run folder.
     """
@@ -123,24 +100,26 @@ class Step(Protocol):
     def teacher(self, x: Tensor) -> Outputs:
         """The teacher on any input; gradients reach ``x`` where it requires them, never the weights."""
 
-    def attack(self, ascend: PerSampleLoss, inner: InnerAttack) -> Tensor:
-        """Returns adversarial versions of ``x`` that maximise ``ascend``; detached, in [0, 1]."""
+    def attack(self, loss: PerSampleLoss, inner: InnerAttack) -> Tensor:
+        """What ``inner.perturb`` makes of ``x``, with the student in evaluation mode; detached, in [0, 1]."""
 
 
-def sight(*, clean: bool, other: bool) -> frozenset[Sight]:
-    """Returns those inputs that are seen."""
-    seen: dict[Sight, bool] = {"clean": clean, "other": other}
-    return frozenset(name for name, asked in seen.items() if asked)
+def teacher_inputs(*, clean: bool, other: bool) -> frozenset[TeacherInput]:
+    """Returns the inputs that a teacher is asked about."""
+    asked: dict[TeacherInput, bool] = {"clean": clean, "other": other}
+    return frozenset(name for name, wanted in asked.items() if wanted)
 
 
 class Objective(ABC):
-    """A training loss. Subclasses take flat keyword-only arguments and name their equation and source.
+    """A training loss: a ``@dataclass(kw_only=True)`` whose fields are the arguments that a recipe can set.
+
+    Its docstring names the equation and the source, and its ``Args:`` section what each field does.
 
     Attributes:
         needs: What is asked of the teacher; empty for training without one. It may depend on the arguments,
             so ask an instance.
         layers: Intermediate layers that ``Outputs`` hold, in this order.
-        inversion: Of the training images, where they are replaced before training (RDT).
+        inversion: How the training images are made anew before training, where they are (RDT).
         teacher_sees: Which inputs the teacher is asked about. Where its outputs on clean inputs are cached,
             the loop has no teacher unless ``other`` is among them.
         labels_optional: Whether an image without a label takes part: no attack follows its label, and a term
@@ -151,7 +130,7 @@ class Objective(ABC):
     needs: frozenset[Need] = frozenset()
     layers: tuple[LayerPair, ...] = ()
     inversion: Inversion | None = None
-    teacher_sees: frozenset[Sight] = frozenset({"clean", "other"})
+    teacher_sees: frozenset[TeacherInput] = frozenset({"clean", "other"})
     labels_optional: bool = False
     replays: int = 1
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.objectives.adversarial import attack_labels
 from rrm_transfer.objectives.arguments import Amount, Count, Positive, Share
-from rrm_transfer.objectives.base import InnerAttack, Objective, Step, Term, sight
+from rrm_transfer.objectives.base import Objective, Step, Term, teacher_inputs
 from rrm_transfer.objectives.divergences import kl_divergence
 from rrm_transfer.objectives.igdm import igdm_terms
 from rrm_transfer.objectives.labels import labels_of
@@ -16,7 +19,25 @@ _SMALL_GAUSSIAN = 0.001
 """Standard deviation of the start in RSLAD's and AdaAD's code, in pixel units."""
 
 
-class ARD(Objective):
+@dataclass(kw_only=True)
+class LogitDistillation(Objective):
+    """Distils a teacher's logits on adversarial inputs from an ascent of several steps.
+
+    Args:
+        steps: Steps of the ascent.
+        step_size: Size of one step in units of eps.
+        igdm_weight: α of IGDM's addition, which grows linearly over training.
+    """
+
+    needs = frozenset({"logits"})
+
+    steps: Count = 10
+    step_size: Amount = 0.25
+    igdm_weight: Amount = 0.0
+
+
+@dataclass(kw_only=True)
+class ARD(LogitDistillation):
     """Adversarially robust distillation: ``α · τ² · KL(T(x) ‖ S(x')) + (1 − α) · CE(S(x), y)``.
 
     ``x'`` ascends ``CE(S(x'), y)`` from a uniform start. Goldblum et al., "Adversarially Robust
@@ -24,31 +45,17 @@ class ARD(Objective):
 
     Args:
         alpha: α; at 1 the clean images are not used.
-        temperature: τ.
-        steps: Of the ascent.
-        step_size: Of one step in units of eps.
-        igdm_weight: α of IGDM's addition, which grows linearly over training.
+        temperature: τ, by which logits are divided.
     """
 
-    needs = frozenset({"logits"})
+    alpha: Share = 1.0
+    temperature: Positive = 30.0
 
-    def __init__(
-        self,
-        *,
-        alpha: Share = 1.0,
-        temperature: Positive = 30.0,
-        steps: Count = 10,
-        step_size: Amount = 0.25,
-        igdm_weight: Amount = 0.0,
-    ) -> None:
-        self.alpha = alpha
-        self.temperature = temperature
-        self.inner = InnerAttack(steps, step_size)
-        self.igdm_weight = igdm_weight
-        self.teacher_sees = sight(clean=True, other=igdm_weight > 0)
+    def __post_init__(self) -> None:
+        self.teacher_sees = teacher_inputs(clean=True, other=self.igdm_weight > 0)
 
     def __call__(self, step: Step) -> list[Term]:
-        x_adv = attack_labels(step, self.inner)
+        x_adv = attack_labels(step, InnerAttack(self.steps, self.step_size))
         logits = step.student(x_adv).logits
         divergence = kl_divergence(step.clean_teacher().logits, logits, self.temperature)
         terms = [Term("adversarial_kd", self.alpha, divergence.mean())]
@@ -58,7 +65,8 @@ class ARD(Objective):
         return terms + igdm_terms(step, x_adv, logits, self.igdm_weight)
 
 
-class IAD(Objective):
+@dataclass(kw_only=True)
+class IAD(LogitDistillation):
     """Introspective distillation: ``τ² · KL(T(x) ‖ S(x')) + mean (1 − A) · KL(S(x) ‖ S(x'))``.
 
     ``A = T(x')_y ^ β``: the less the teacher believes in the label of an adversarial image, the more the
@@ -67,34 +75,17 @@ class IAD(Objective):
 
     Args:
         beta: β; larger values trust the teacher less.
-        temperature: τ.
+        temperature: τ, by which logits are divided.
         begin: Part of training after which the second term joins; the official code waits for 60 of 200
             epochs.
-        steps: Of the ascent.
-        step_size: Of one step in units of eps.
-        igdm_weight: α of IGDM's addition, which grows linearly over training.
     """
 
-    needs = frozenset({"logits"})
-
-    def __init__(
-        self,
-        *,
-        beta: Amount = 0.1,
-        temperature: Positive = 1.0,
-        begin: Share = 0.3,
-        steps: Count = 10,
-        step_size: Amount = 0.25,
-        igdm_weight: Amount = 0.0,
-    ) -> None:
-        self.beta = beta
-        self.temperature = temperature
-        self.begin = begin
-        self.inner = InnerAttack(steps, step_size)
-        self.igdm_weight = igdm_weight
+    beta: Amount = 0.1
+    temperature: Positive = 1.0
+    begin: Share = 0.3
 
     def __call__(self, step: Step) -> list[Term]:
-        x_adv = attack_labels(step, self.inner)
+        x_adv = attack_labels(step, InnerAttack(self.steps, self.step_size))
         logits = step.student(x_adv).logits
         guided = kl_divergence(step.clean_teacher().logits, logits, self.temperature)
         terms = [Term("adversarial_kd", 1.0, guided.mean())]
@@ -110,45 +101,36 @@ class IAD(Objective):
         return F.softmax(teacher_logits, dim=1).gather(1, y[:, None])[:, 0] ** self.beta
 
 
-class RSLAD(Objective):
+@dataclass(kw_only=True)
+class RSLAD(LogitDistillation):
     """Robust soft labels: ``λ · KL(T(x) ‖ S(x')) + (1 − λ) · KL(T(x) ‖ S(x))``.
 
     ``x'`` ascends ``KL(T(x) ‖ S(x'))`` from a small Gaussian start; no label is used. Zi et al., "Revisiting
     Adversarial Robustness Distillation: Robust Soft Labels Make Student Better", ICCV 2021, arXiv 2108.07969.
 
     Args:
-        adversarial_share: λ.
-        steps: Of the ascent.
-        step_size: Of one step in units of eps.
-        igdm_weight: α of IGDM's addition, which grows linearly over training.
+        adversarial_share: λ, the share of adversarial inputs in the loss.
     """
 
-    needs = frozenset({"logits"})
+    adversarial_share: Share = 5 / 6
+
     labels_optional = True
 
-    def __init__(
-        self,
-        *,
-        adversarial_share: Share = 5 / 6,
-        steps: Count = 10,
-        step_size: Amount = 0.25,
-        igdm_weight: Amount = 0.0,
-    ) -> None:
-        self.adversarial_share = adversarial_share
-        self.inner = InnerAttack(steps, step_size, start="gaussian", start_scale=_SMALL_GAUSSIAN)
-        self.igdm_weight = igdm_weight
-        self.teacher_sees = sight(clean=True, other=igdm_weight > 0)
+    def __post_init__(self) -> None:
+        self.teacher_sees = teacher_inputs(clean=True, other=self.igdm_weight > 0)
 
     def __call__(self, step: Step) -> list[Term]:
+        inner = InnerAttack(self.steps, self.step_size, start="gaussian", start_scale=_SMALL_GAUSSIAN)
         target = step.clean_teacher().logits
-        x_adv = step.attack(lambda x: kl_divergence(target, step.student_eval(x).logits), self.inner)
+        x_adv = step.attack(lambda x: kl_divergence(target, step.student_eval(x).logits), inner)
         logits = step.student(x_adv).logits
         terms = [Term("adversarial_kd", self.adversarial_share, kl_divergence(target, logits).mean())]
         terms += _clean_kd(step, 1 - self.adversarial_share)
         return terms + igdm_terms(step, x_adv, logits, self.igdm_weight)
 
 
-class AdaAD(Objective):
+@dataclass(kw_only=True)
+class AdaAD(LogitDistillation):
     """Adaptive adversarial distillation: ``λ · KL(T(x') ‖ S(x')) + (1 − λ) · KL(T(x) ‖ S(x))``.
 
     ``x'`` ascends ``KL(T(x') ‖ S(x'))`` from a small Gaussian start, through student and teacher; no label is
@@ -156,33 +138,23 @@ class AdaAD(Objective):
     Distillation", CVPR 2023.
 
     Args:
-        adversarial_share: λ.
-        steps: Of the ascent.
-        step_size: Of one step in units of eps.
-        igdm_weight: α of IGDM's addition, which grows linearly over training.
+        adversarial_share: λ, the share of adversarial inputs in the loss.
     """
 
-    needs = frozenset({"logits"})
+    adversarial_share: Share = 1.0
+
     labels_optional = True
 
-    def __init__(
-        self,
-        *,
-        adversarial_share: Share = 1.0,
-        steps: Count = 10,
-        step_size: Amount = 0.25,
-        igdm_weight: Amount = 0.0,
-    ) -> None:
-        self.adversarial_share = adversarial_share
-        self.inner = InnerAttack(steps, step_size, start="gaussian", start_scale=_SMALL_GAUSSIAN)
-        self.igdm_weight = igdm_weight
-        self.teacher_sees = sight(clean=adversarial_share < 1, other=True)
+    def __post_init__(self) -> None:
+        self.teacher_sees = teacher_inputs(clean=self.adversarial_share < 1, other=True)
 
     def __call__(self, step: Step) -> list[Term]:
+        inner = InnerAttack(self.steps, self.step_size, start="gaussian", start_scale=_SMALL_GAUSSIAN)
+
         def disagreement(x: Tensor) -> Tensor:
             return kl_divergence(step.teacher(x).logits, step.student_eval(x).logits)
 
-        x_adv = step.attack(disagreement, self.inner)
+        x_adv = step.attack(disagreement, inner)
         logits = step.student(x_adv).logits
         target = step.teacher(x_adv).logits
         terms = [Term("adversarial_kd", self.adversarial_share, kl_divergence(target, logits).mean())]
@@ -190,6 +162,7 @@ class AdaAD(Objective):
         return terms + igdm_terms(step, x_adv, logits, self.igdm_weight, teacher_logits=target)
 
 
+@dataclass(kw_only=True)
 class IGDM(AdaAD):
     """AdaAD with indirect gradient matching, as its authors report it best.
 
@@ -200,21 +173,9 @@ class IGDM(AdaAD):
     Args:
         igdm_weight: α; the paper takes 1 on CIFAR-10 and 20 on CIFAR-100.
         adversarial_share: AdaAD's λ.
-        steps: Of the ascent.
-        step_size: Of one step in units of eps.
     """
 
-    def __init__(
-        self,
-        *,
-        igdm_weight: Amount = 1.0,
-        adversarial_share: Share = 1.0,
-        steps: Count = 10,
-        step_size: Amount = 0.25,
-    ) -> None:
-        super().__init__(
-            adversarial_share=adversarial_share, steps=steps, step_size=step_size, igdm_weight=igdm_weight
-        )
+    igdm_weight: Amount = 1.0
 
 
 def _clean_kd(step: Step, weight: float) -> list[Term]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from rrm_transfer.objectives.base import Objective, Step, Term
 from rrm_transfer.objectives.labels import labels_of
 
 
+@dataclass(kw_only=True)
 class FreeAT(Objective):
     """``CE(S(x + δ), y)``, with each batch used m times and ``δ`` moved by the same backward pass.
 
@@ -20,15 +22,16 @@ class FreeAT(Objective):
     2019, arXiv 1904.12843. With m replays, train for 1/m of the epochs.
 
     Args:
-        replays: m.
+        replays: m, the uses of each batch.
         step_size: α in units of eps.
         label_smoothing: Share of each label that is spread evenly over all classes.
     """
 
-    def __init__(self, *, replays: Count = 8, step_size: Amount = 1.0, label_smoothing: Share = 0.0) -> None:
-        self.replays = replays
-        self.step_size = step_size
-        self.label_smoothing = label_smoothing
+    replays: Count = 8
+    step_size: Amount = 1.0
+    label_smoothing: Share = 0.0
+
+    def __post_init__(self) -> None:
         self._delta: Tensor | None = None
 
     def __call__(self, step: Step) -> list[Term]:

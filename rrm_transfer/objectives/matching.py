@@ -1,6 +1,7 @@
-"""What is matched to a teacher: its representation, its layers, its logits, and the labels beside them.
+"""RRM and KD: a student is matched to a teacher, on clean images or on adversarial ones.
 
-`rrm`, `kd` and their adversarial forms are the same sum with other defaults.
+All four objectives are one sum, :meth:`Matching.terms`, with other weights and other inputs:
+``λ_feat · D(g_S, g_T) + λ_kd · τ² · KL(T ‖ S) + λ_ce · CE(S, y)``.
 """
 
 from __future__ import annotations
@@ -11,19 +12,18 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from rrm_transfer.attacks.ascent import InnerAttack, Start
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.objectives.arguments import Amount, Count, Layers, Positive, Share, Weights
 from rrm_transfer.objectives.base import (
-    InnerAttack,
     LayerPair,
     Need,
     Objective,
-    Sight,
-    Start,
     Step,
+    TeacherInput,
     Term,
-    sight,
+    teacher_inputs,
 )
 from rrm_transfer.objectives.divergences import cosine_distance, cross_entropy, kl_divergence, relative_l2
 from rrm_transfer.objectives.igdm import igdm_terms
@@ -45,17 +45,18 @@ class Balance(NamedTuple):
     ce: float
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True)
 class Matching(Objective):
     """A weighted sum of a distance between representations, a divergence between logits and cross-entropy.
 
     Args:
-        distance: Between representations; ``both`` adds the two.
-        feature_weight: Of the distance between the representations.
-        kd_weight: Of the divergence of the student's softened outputs from the teacher's, ``τ² · KL(T ‖ S)``.
-        temperature: τ.
-        ce_weight: Of the cross-entropy with the labels.
-        classifier: Of the student: its ``own``; the ``teacher``'s as a start; or the teacher's to the end,
+        distance: How far representations are apart; ``both`` adds the two.
+        feature_weight: Weight of the distance between the representations.
+        kd_weight: Weight of the divergence of the student's softened outputs from the teacher's,
+            ``τ² · KL(T ‖ S)``.
+        temperature: τ, by which logits are divided.
+        ce_weight: Weight of the cross-entropy with the labels.
+        classifier: The student's: its ``own``; the ``teacher``'s as a start; or the teacher's to the end,
             ``frozen-teacher``, as in SimKD (Chen et al., "Knowledge Distillation with the Reused Teacher
             Classifier", CVPR 2022, which matches by mean squared error before pooling). null: its own where a
             term trains it, else the teacher's, frozen.
@@ -63,7 +64,7 @@ class Matching(Objective):
             name or index: averaged over positions and sent through a linear layer each, which is for training
             only.
         teacher_layers: Their counterparts in the teacher; null: those of the same names or indices.
-        layer_weights: Of each pair's distance in units of ``feature_weight``; one number is for all.
+        layer_weights: Weight of each pair's distance in units of ``feature_weight``; one number is for all.
     """
 
     distance: Distance = "relative_l2"
@@ -75,6 +76,68 @@ class Matching(Objective):
     student_layers: Layers = ()
     teacher_layers: Layers | None = None
     layer_weights: Weights = (1.0,)
+
+    def terms(
+        self, student: Outputs, teacher: Outputs | None, labels: Labels, balance: Balance, prefix: str = ""
+    ) -> list[Term]:
+        """Returns the terms whose weight is not 0.
+
+        Args:
+            student: The student's outputs.
+            teacher: The teacher's, or None where nothing of it is needed.
+            labels: Of the cross-entropy.
+            balance: The weights of what is matched.
+            prefix: Goes before the terms' names.
+        """
+        parts: list[tuple[str, float, Tensor]] = []
+        if balance.ce:
+            parts.append(("ce", balance.ce, labels.cross_entropy(student.logits)))
+        if teacher is not None and balance.features:
+            by_name = self.distances(student.features, teacher.features)
+            parts += [(name, balance.features, distance) for name, distance in by_name.items()]
+            parts += [
+                (name, balance.features * weight, distance)
+                for name, weight, distance in self._layer_distances(student, teacher)
+            ]
+        if teacher is not None and balance.kd:
+            parts.append(("kd", balance.kd, self.kl(teacher.logits, student.logits)))
+        return [Term(prefix + name, weight, values.mean()) for name, weight, values in parts]
+
+    def distances(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Returns each chosen distance between representations, ``(B, width)``, by name, ``(B,)``."""
+        names = list(_DISTANCES) if self.distance == "both" else [self.distance]
+        return {name: _DISTANCES[name](features, target) for name in names}
+
+    def distance_sum(self, features: Tensor, target: Tensor) -> Tensor:
+        """Returns the sum of the chosen distances, ``(B,)``."""
+        return torch.stack(list(self.distances(features, target).values())).sum(0)
+
+    def kl(self, teacher_logits: Tensor, logits: Tensor) -> Tensor:
+        """Returns the divergence between softened outputs, ``(B,)``."""
+        return kl_divergence(teacher_logits, logits, self.temperature)
+
+    def _layer_distances(self, student: Outputs, teacher: Outputs) -> list[tuple[str, float, Tensor]]:
+        weights = self.layer_weights * (len(self.layers) if len(self.layer_weights) == 1 else 1)
+        matched = zip(self.layers, weights, student.intermediates, teacher.intermediates, strict=True)
+        return [
+            (f"layer {pair.student} to {pair.teacher}", weight, self.distance_sum(own, target))
+            for pair, weight, own, target in matched
+        ]
+
+    def balances(self) -> list[Balance]:
+        """Returns the weights for each kind of input."""
+        return [Balance(self.feature_weight, self.kd_weight, self.ce_weight)]
+
+    @property
+    def asks(self) -> bool:
+        """Whether a term asks for the teacher's outputs."""
+        return bool(self.needs & {"features", "logits"})
+
+    def clean_teacher(self, step: Step) -> Outputs | None:
+        """Returns the teacher's outputs on the clean image; None where no term asks for them."""
+        return step.clean_teacher() if self.asks else None
+
+    # What is asked of the teacher follows from the weights: a term of weight 0 costs nothing.
 
     def __post_init__(self) -> None:
         weights = Balance(*(max(parts) for parts in zip(*self.balances(), strict=True)))
@@ -90,20 +153,8 @@ class Matching(Objective):
                 "Intermediate layers are weighted in units of feature_weight.", received="feature_weight=0"
             )
         self.needs = self._asked(weights) | self._classifier_need(weights)
-        self.teacher_sees = self._sight() if self.asks else frozenset()
+        self.teacher_sees = self._teacher_inputs() if self.asks else frozenset()
         self.labels_optional = self._learns_without_labels(weights)
-
-    def balances(self) -> list[Balance]:
-        """Returns the weights for each kind of input."""
-        return [Balance(self.feature_weight, self.kd_weight, self.ce_weight)]
-
-    @property
-    def asks(self) -> bool:
-        """Whether a term asks for the teacher's outputs."""
-        return bool(self.needs & {"features", "logits"})
-
-    def _sight(self) -> frozenset[Sight]:
-        return sight(clean=True, other=False)
 
     def _learns_without_labels(self, weights: Balance) -> bool:
         return bool(weights.features or weights.kd)
@@ -139,59 +190,11 @@ class Matching(Objective):
             return frozenset({"frozen_classifier"})
         return frozenset({"classifier"} if self.classifier == "teacher" else ())
 
-    def clean_teacher(self, step: Step) -> Outputs | None:
-        """Returns the teacher's outputs on the clean image; None where no term asks for them."""
-        return step.clean_teacher() if self.asks else None
-
-    def distances(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Returns each chosen distance between representations, ``(B, width)``, by name, ``(B,)``."""
-        names = list(_DISTANCES) if self.distance == "both" else [self.distance]
-        return {name: _DISTANCES[name](features, target) for name in names}
-
-    def distance_sum(self, features: Tensor, target: Tensor) -> Tensor:
-        """Returns the sum of the chosen distances, ``(B,)``."""
-        return torch.stack(list(self.distances(features, target).values())).sum(0)
-
-    def kl(self, teacher_logits: Tensor, logits: Tensor) -> Tensor:
-        """Returns the divergence between softened outputs, ``(B,)``."""
-        return kl_divergence(teacher_logits, logits, self.temperature)
-
-    def terms(
-        self, student: Outputs, teacher: Outputs | None, labels: Labels, balance: Balance, prefix: str = ""
-    ) -> list[Term]:
-        """Returns the terms whose weight is not 0.
-
-        Args:
-            student: The student's outputs.
-            teacher: The teacher's, or None where nothing of it is needed.
-            labels: Of the cross-entropy.
-            balance: The weights.
-            prefix: Goes before the terms' names.
-        """
-        parts: list[tuple[str, float, Tensor]] = []
-        if balance.ce:
-            parts.append(("ce", balance.ce, labels.cross_entropy(student.logits)))
-        if teacher is not None and balance.features:
-            by_name = self.distances(student.features, teacher.features)
-            parts += [(name, balance.features, distance) for name, distance in by_name.items()]
-            parts += [
-                (name, balance.features * weight, distance)
-                for name, weight, distance in self._layer_distances(student, teacher)
-            ]
-        if teacher is not None and balance.kd:
-            parts.append(("kd", balance.kd, self.kl(teacher.logits, student.logits)))
-        return [Term(prefix + name, weight, values.mean()) for name, weight, values in parts]
-
-    def _layer_distances(self, student: Outputs, teacher: Outputs) -> list[tuple[str, float, Tensor]]:
-        weights = self.layer_weights * (len(self.layers) if len(self.layer_weights) == 1 else 1)
-        matched = zip(self.layers, weights, student.intermediates, teacher.intermediates, strict=True)
-        return [
-            (f"layer {pair.student} to {pair.teacher}", weight, self.distance_sum(own, target))
-            for pair, weight, own, target in matched
-        ]
+    def _teacher_inputs(self) -> frozenset[TeacherInput]:
+        return teacher_inputs(clean=True, other=False)
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True)
 class CleanMatching(Matching):
     """Matching without an attack.
 
@@ -204,25 +207,65 @@ class CleanMatching(Matching):
     noise: Amount = 0.0
     mixup: Share = 0.0
 
-    def _sight(self) -> frozenset[Sight]:
-        return sight(clean=not self.mixup, other=self.mixup > 0)
-
     def __call__(self, step: Step) -> list[Term]:
         (balance,) = self.balances()
         if not self.mixup:
             teacher = self.clean_teacher(step)
             student = step.student(add_noise(step, step.x, self.noise))
             return self.terms(student, teacher, labels_of(step), balance)
+        # No cache can hold what a teacher says of mixtures, so it is asked.
         mixture = mix(step, self.mixup)
         teacher = step.teacher(mixture.x) if self.asks else None
         student = step.student(add_noise(step, mixture.x, self.noise))
         return self.terms(student, teacher, mixture.labels(student.logits.shape[1]), balance)
 
+    def _teacher_inputs(self) -> frozenset[TeacherInput]:
+        return teacher_inputs(clean=not self.mixup, other=self.mixup > 0)
+
+
+@dataclass(kw_only=True)
+class RRM(CleanMatching):
+    """Robust representation matching: ``λ_ce · CE(S(x), y) + λ_feat · D(g_S(x), g_T(x))``.
+
+    ``D`` is ``1 − mean cos(g_S, g_T)`` or ``mean(‖g_S − g_T‖₂ / ‖g_T‖₂)``, on clean images and with a frozen
+    teacher. Vaishnavi, Eykholt, Rahmati, "Transferring Adversarial Robustness Through Robust Representation
+    Matching", USENIX Security 2022, arXiv 2202.09994. The defaults are its CIFAR-10 Linf setting; the
+    teacher's logits, layers and classifier, noise and mixup are additions.
+
+    Args:
+        feature_weight: λ_feat, the weight of the distance between the representations.
+        ce_weight: λ_ce, the weight of the cross-entropy; a weight near 1 undoes the transfer, at 0 no labels
+            are used.
+    """
+
+    distance: Distance = "cosine"
+    feature_weight: Amount = 1.0
+    kd_weight: Amount = 0.0
+    ce_weight: Amount = 0.005
+
+
+@dataclass(kw_only=True)
+class KD(CleanMatching):
+    """Knowledge distillation on clean images: ``λ_kd · τ² · KL(T(x) ‖ S(x)) + λ_ce · CE(S(x), y)``.
+
+    Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531. Without the
+    cross-entropy it needs no labels. The teacher's representation, layers and classifier, noise and mixup are
+    additions.
+
+    Args:
+        kd_weight: λ_kd, the weight of ``τ² · KL(T ‖ S)``.
+        ce_weight: λ_ce, the weight of the cross-entropy with the labels.
+    """
+
+    feature_weight: Amount = 0.0
+    kd_weight: Amount = 1.0
+    ce_weight: Amount = 0.0
+
 
 _START_SCALES: dict[Start, float] = {"gaussian": 0.001, "noise": 2.0}
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True)
 class AdversarialMatching(Matching):
     """Matching on adversarial student inputs; the targets are the teacher's on the clean image.
 
@@ -234,10 +277,11 @@ class AdversarialMatching(Matching):
         ascend: What the attack maximises: ``features`` the distance between the representations, ``kl`` the
             divergence from the teacher's clean output at τ, ``ce`` the cross-entropy; the first two need no
             labels.
-        steps: Of the ascent.
-        step_size: Of one step in units of eps; null: 1.25 for one step, as in FGSM-RS, 2.5 / steps for more.
-        start: Of the ascent: ``uniform`` in the ball, ``gaussian``, ``noise`` uniform in a larger ball, or
-            ``none``, at the image.
+        steps: Steps of the ascent.
+        step_size: Size of one step in units of eps; null: 1.25 for one step, as in FGSM-RS, 2.5 / steps for
+            more.
+        start: Where the ascent starts: ``uniform`` in the ball, ``gaussian``, ``noise`` uniform in a larger
+            ball, or ``none``, at the image.
         start_scale: Standard deviation of ``gaussian`` in pixel units; null: 0.001, as in TRADES. Radius of
             ``noise`` in units of eps; null: 2, as in N-FGSM.
         clip: Whether each step ends in the ball.
@@ -260,34 +304,6 @@ class AdversarialMatching(Matching):
     begin: Share = 0.0
     igdm_weight: Amount = 0.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        step_size, scale = self.step_size, self.start_scale
-        self.inner = InnerAttack(
-            self.steps,
-            (1.25 if self.steps == 1 else 2.5 / self.steps) if step_size is None else step_size,
-            self.start,
-            _START_SCALES.get(self.start, 1.0) if scale is None else scale,
-            self.clip,
-        )
-
-    def _sight(self) -> frozenset[Sight]:
-        return sight(clean=True, other=self.igdm_weight > 0)
-
-    def _learns_without_labels(self, weights: Balance) -> bool:
-        return self.ascend != "ce" and super()._learns_without_labels(weights)
-
-    def balances(self) -> list[Balance]:
-        clean = Balance(self.clean_feature_weight, self.clean_kd_weight, self.clean_ce_weight)
-        return [*super().balances(), clean]
-
-    def _asked(self, weights: Balance) -> frozenset[Need]:
-        ascended = weights._replace(
-            features=weights.features or float(self.ascend == "features"),
-            kd=weights.kd or self.igdm_weight or float(self.ascend == "kl"),
-        )
-        return super()._asked(ascended)
-
     def __call__(self, step: Step) -> list[Term]:
         adversarial, clean = self.balances()
         teacher = self.clean_teacher(step)
@@ -303,9 +319,74 @@ class AdversarialMatching(Matching):
             terms += self.terms(beside, teacher, labels_of(step), clean, "clean_")
         return terms + igdm_terms(step, x_adv, student.logits, self.igdm_weight)
 
+    @property
+    def inner(self) -> InnerAttack:
+        """The attack, with what was left open filled in."""
+        step_size, scale = self.step_size, self.start_scale
+        if step_size is None:
+            step_size = 1.25 if self.steps == 1 else 2.5 / self.steps
+        if scale is None:
+            scale = _START_SCALES.get(self.start, 1.0)
+        return InnerAttack(self.steps, step_size, self.start, scale, self.clip)
+
     def _ascended(self, step: Step, teacher: Outputs | None, student: Outputs) -> Tensor:
         if teacher is None or self.ascend == "ce":
             return cross_entropy(student.logits, step.y)
         if self.ascend == "kl":
             return self.kl(teacher.logits, student.logits)
         return self.distance_sum(student.features, teacher.features)
+
+    def balances(self) -> list[Balance]:
+        clean = Balance(self.clean_feature_weight, self.clean_kd_weight, self.clean_ce_weight)
+        return [*super().balances(), clean]
+
+    def _asked(self, weights: Balance) -> frozenset[Need]:
+        ascended = weights._replace(
+            features=weights.features or float(self.ascend == "features"),
+            kd=weights.kd or self.igdm_weight or float(self.ascend == "kl"),
+        )
+        return super()._asked(ascended)
+
+    def _teacher_inputs(self) -> frozenset[TeacherInput]:
+        return teacher_inputs(clean=True, other=self.igdm_weight > 0)
+
+    def _learns_without_labels(self, weights: Balance) -> bool:
+        return self.ascend != "ce" and super()._learns_without_labels(weights)
+
+
+@dataclass(kw_only=True)
+class RRMAdv(AdversarialMatching):
+    """RRM on adversarial student inputs: ``λ_ce · CE(S(x'), y) + λ_feat · D(g_S(x'), g_T(x))``.
+
+    The inner attack is FGSM-RS by default and ascends the same distance, without labels. N-FGSM is
+    ``start: noise, step_size: 1, clip: false``. The representation in place of the logits of
+    RSLAD (Zi et al., ICCV 2021), with the distance of Vaishnavi, Eykholt, Rahmati (USENIX Security 2022).
+
+    Args:
+        feature_weight: λ_feat, the weight of the distance between the representations.
+        ce_weight: λ_ce, the weight of the cross-entropy; at 0 no labels are used.
+    """
+
+    feature_weight: Amount = 1.0
+    kd_weight: Amount = 0.0
+    ce_weight: Amount = 0.005
+    ascend: Ascend = "features"
+
+
+@dataclass(kw_only=True)
+class KDAdv(AdversarialMatching):
+    """Distillation on adversarial student inputs: ``λ_kd · τ² · KL(T(x) ‖ S(x')) + λ_ce · CE(S(x'), y)``.
+
+    The inner attack is FGSM-RS by default and ascends the same divergence, which needs no labels. N-FGSM is
+    ``start: noise, step_size: 1, clip: false``. With ten steps, ``temperature: 1``, ``kd_weight: 5/6`` and
+    ``clean_kd_weight: 1/6`` it is RSLAD (Zi et al., ICCV 2021) up to the start.
+
+    Args:
+        kd_weight: λ_kd, the weight of ``τ² · KL(T ‖ S)``.
+        ce_weight: λ_ce, the weight of the cross-entropy with the labels.
+    """
+
+    feature_weight: Amount = 0.0
+    kd_weight: Amount = 1.0
+    ce_weight: Amount = 0.0
+    ascend: Ascend = "kl"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rrm_transfer.objectives.arguments import Share
 from rrm_transfer.objectives.base import Objective, Step, Term
 from rrm_transfer.objectives.labels import labels_of
 
 
+@dataclass(kw_only=True)
 class Natural(Objective):
     """Cross-entropy on clean images: ``CE(S(x), y)``.
 
@@ -14,8 +17,7 @@ class Natural(Objective):
         label_smoothing: Share of each label that is spread evenly over all classes.
     """
 
-    def __init__(self, *, label_smoothing: Share = 0.0) -> None:
-        self.label_smoothing = label_smoothing
+    label_smoothing: Share = 0.0
 
     def __call__(self, step: Step) -> list[Term]:
         loss = labels_of(step).cross_entropy(step.student(step.x).logits, self.label_smoothing)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from rrm_transfer.objectives.arguments import Count, Folder, Positive, Share
+from dataclasses import dataclass
+
+from rrm_transfer.objectives.arguments import Count, Folder, Positive
 from rrm_transfer.objectives.base import Inversion
 from rrm_transfer.objectives.natural import Natural
 
 
+@dataclass(kw_only=True)
 class RDT(Natural):
     """Plain training on a robust data set: ``CE(S(x_r), y)`` with ``x_r = argmin_z ‖g_T(z) − g_T(x)‖₂``.
 
@@ -16,23 +19,18 @@ class RDT(Natural):
     written once, before training, to parquet files of 8-bit PNG; their cost is part of the training time.
 
     Args:
-        steps: Of the descent.
+        steps: Steps of the descent.
         step_size: L2 length of one step in pixel units.
-        folder: Of the robust set: written where it is missing, continued where it is unfinished, read where
-            it is whole; null: in the run folder.
-        label_smoothing: Share of each label that is spread evenly over all classes.
+        folder: Where the robust set is: written where it is missing, continued where it is unfinished, read
+            where it is whole; null: in the run folder.
     """
 
     needs = frozenset({"features"})
     teacher_sees = frozenset()
 
-    def __init__(
-        self,
-        *,
-        steps: Count = 1000,
-        step_size: Positive = 0.1,
-        folder: Folder | None = None,
-        label_smoothing: Share = 0.0,
-    ) -> None:
-        super().__init__(label_smoothing=label_smoothing)
-        self.inversion = Inversion(steps, step_size, folder)
+    steps: Count = 1000
+    step_size: Positive = 0.1
+    folder: Folder | None = None
+
+    def __post_init__(self) -> None:
+        self.inversion = Inversion(self.steps, self.step_size, self.folder)

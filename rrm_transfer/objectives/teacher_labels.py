@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from rrm_transfer.objectives.base import Objective, Step, Term, sight
+from rrm_transfer.objectives.base import Objective, Step, Term, teacher_inputs
 
 
 class TeacherLabels(Objective):
@@ -28,7 +28,7 @@ class TeacherLabels(Objective):
         self.objective = objective
         asks = objective.needs & {"features", "logits"}
         self.needs = objective.needs | {"logits"}
-        self.teacher_sees = sight(clean=True, other=bool(asks) and "other" in objective.teacher_sees)
+        self.teacher_sees = teacher_inputs(clean=True, other=bool(asks) and "other" in objective.teacher_sees)
         self.layers = objective.layers
         self.inversion = objective.inversion
         self.replays = objective.replays

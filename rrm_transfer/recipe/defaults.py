@@ -1,4 +1,4 @@
-"""The table that fills in what a recipe leaves open, by kind of student and size of image."""
+"""The tables that fill in what a recipe leaves open, by kind of student, size of image and device."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rrm_transfer.core.errors import RecipeError
+from rrm_transfer.core.kinds import Kind
 from rrm_transfer.core.quantities import format_eps
-from rrm_transfer.recipe.schema import AugmentationSection, Recipe
+from rrm_transfer.recipe.resolved import ResolvedRecipe
+from rrm_transfer.recipe.schema import AUTO, AugmentationSection, Recipe
 
-Kind = Literal["convolutional", "transformer"]
 SMALL_IMAGE = 64
 """Largest side, in pixels, of what counts as a small image."""
 
@@ -111,30 +112,65 @@ DEFAULTS: dict[tuple[Kind, Literal["small", "large"]], TrainingDefaults] = {
 }
 
 
+@dataclass(frozen=True)
+class Numerics:
+    """How the same steps are computed.
+
+    Attributes:
+        precision: Of forward and backward passes.
+        channels_last: Memory format of images and weights.
+    """
+
+    precision: Literal["float32", "bf16"]
+    channels_last: bool
+
+    def __str__(self) -> str:
+        return f"{self.precision}, {'channels_last' if self.channels_last else 'contiguous'}"
+
+
+NUMERICS: dict[tuple[Literal["gpu with bf16", "other"], Kind], Numerics] = {
+    ("gpu with bf16", "convolutional"): Numerics("bf16", channels_last=True),
+    ("gpu with bf16", "transformer"): Numerics("bf16", channels_last=False),
+    ("other", "convolutional"): Numerics("float32", channels_last=True),
+    ("other", "transformer"): Numerics("float32", channels_last=False),
+}
+"""A rule and not a stopwatch, so that a recipe is the same run today and tomorrow."""
+
+
 def training_defaults(kind: Kind, image_size: int) -> TrainingDefaults:
     """Returns the row for a kind of student and the side of its input in pixels."""
     return DEFAULTS[kind, "small" if image_size <= SMALL_IMAGE else "large"]
 
 
-def fill_in(recipe: Recipe, row: TrainingDefaults) -> Recipe:
-    """Returns the recipe with every automatic value of training replaced by the row's.
+def numerics(kind: Kind, *, has_bf16: bool) -> Numerics:
+    """Returns the row for a kind of student.
 
-    Precision and memory format stay open: they are measured. Milestones and warm-up are the row's share of
-    the epochs, however many those are.
+    Args:
+        kind: Of student.
+        has_bf16: Whether the device is a GPU that computes in bf16.
+    """
+    return NUMERICS["gpu with bf16" if has_bf16 else "other", kind]
+
+
+def fill_in(recipe: Recipe, row: TrainingDefaults, numbers: Numerics) -> Recipe:
+    """Returns the recipe with all that is left open of training replaced by what the tables say.
+
+    Milestones and warm-up are the row's share of the epochs, however many those are.
 
     Args:
         recipe: Left unchanged.
         row: From ``training_defaults``.
+        numbers: From ``numerics``.
 
     Raises:
         RecipeError: The optimiser is one whose learning rate the table does not know, or values do not go
             together.
     """
-    filled = recipe.model_copy(deep=True)
-    train = filled.train
-    share = (train.epochs or row.epochs) / row.epochs
+    train = recipe.train
+    epochs = row.epochs if train.epochs == AUTO else train.epochs
+    share = epochs / row.epochs
     automatic: dict[str, Any] = {
-        "epochs": row.epochs,
+        "epochs": epochs,
         "global_batch_size": row.global_batch_size,
         "optimizer": row.optimizer,
         "lr": row.lr,
@@ -145,23 +181,24 @@ def fill_in(recipe: Recipe, row: TrainingDefaults) -> Recipe:
         "milestones": [max(1, round(share * milestone)) for milestone in row.milestones],
         "warmup_epochs": share * row.warmup_epochs,
         "clip_grad": row.clip_grad,
+        "select_every": 1 if recipe.data.held_out else None,
+        "precision": numbers.precision,
+        "channels_last": numbers.channels_last,
     }
-    if train.optimizer is not None and train.optimizer != row.optimizer and train.lr is None:
+    if train.optimizer not in (AUTO, row.optimizer) and train.lr == AUTO:
         # A learning rate means nothing without its optimiser.
         automatic["lr"] = next((d.lr for d in DEFAULTS.values() if d.optimizer == train.optimizer), None)
         if automatic["lr"] is None:
             known = ", ".join(dict.fromkeys(d.optimizer for d in DEFAULTS.values()))
             problem = f"is required with {train.optimizer}; there is a default for {known} only"
             raise RecipeError([("train.lr", problem)])
-    for name, value in automatic.items():
-        if getattr(train, name) is None:
-            setattr(train, name, value)
-    if filled.data.augmentation is None:
-        filled.data.augmentation = row.augmentation.model_copy()
-    if filled.control.epochs is None:
-        filled.control.epochs = train.epochs
-    if train.select_every is None and filled.data.held_out:
-        train.select_every = 1
+    chosen = {name: value for name, value in automatic.items() if getattr(train, name) == AUTO}
+    data, control = recipe.data, recipe.control
+    filled = recipe.changed(
+        train=train.changed(**chosen),
+        data=data.changed(augmentation=row.augmentation) if data.augmentation == AUTO else data,
+        control=control.changed(epochs=epochs) if control.epochs == AUTO else control,
+    )
     check_together(filled)
     return filled
 
@@ -175,13 +212,13 @@ def check_together(recipe: Recipe) -> None:
     train, problems = recipe.train, []
     if train.ema is not None and train.average_epochs is not None:
         problems.append(("train.average_epochs", "goes without train.ema: there is one average"))
-    if train.average_epochs is not None and train.epochs is not None and train.average_epochs > train.epochs:
+    if train.average_epochs is not None and train.epochs != AUTO and train.average_epochs > train.epochs:
         problems.append(
             ("train.average_epochs", f"is more than train.epochs (received {train.average_epochs})")
         )
-    if train.select_every is not None and not recipe.data.held_out:
+    if train.select_every not in (None, AUTO) and not recipe.data.held_out:
         problems.append(("train.select_every", "needs images that are held out, such as data.held_out=0.05"))
-    if train.schedule == "multistep" and train.milestones == []:
+    if train.schedule == "multistep" and train.milestones == ():
         problems.append(("train.milestones", "is required with multistep, as epochs: [30, 45]"))
     if recipe.data.extra and recipe.data.extra_labels == "teacher" and recipe.teacher is None:
         problems.append(("data.extra_labels", "needs a teacher (--teacher T) to label the extra images"))
@@ -189,15 +226,14 @@ def check_together(recipe: Recipe) -> None:
         raise RecipeError(problems)
 
 
-def training_line(recipe: Recipe, source: str, kind: str) -> str:
-    """Says in a line how a resolved recipe trains."""
+def training_line(recipe: ResolvedRecipe, source: str, kind: str) -> str:
+    """Says in a line how a recipe trains."""
     train = recipe.train
-    assert train.lr is not None
-    assert recipe.threat.eps is not None
     return (
         f"training: {kind} student at {recipe.data.image_size} px, {train.epochs} epochs of batches of "
         f"{train.global_batch_size}, {train.optimizer} lr {train.lr:g} ({train.schedule}), "
         f"weight decay {train.weight_decay:g}, "
-        f"{'pretrained' if recipe.student.pretrained else 'from scratch'}; "
+        f"{'pretrained' if recipe.student.pretrained else 'from scratch'}, "
+        f"{Numerics(train.precision, train.channels_last)}; "
         f"threat {recipe.threat.norm} {format_eps(recipe.threat.eps)}  [defaults: {source}]"
     )

@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from rrm_transfer.core.documents import parse_yaml
+from rrm_transfer.core.documents import parse_yaml, unwritable
 from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.core.names import nearest
-from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.recipe.schema import AUTO, Auto, Recipe
 from rrm_transfer.recipe.shelf import find_recipe
 
 _MESSAGES = {"extra_forbidden": "unknown key", "missing": "is required"}
@@ -69,7 +69,8 @@ def build_recipe(
     merged = copy.deepcopy(dict(content))
     for override in overrides:
         _apply(merged, override)
-    problems = further(merged)
+    problems = [(path, f"is not text (received {text!r})") for path, text in unwritable(merged, paths=True)]
+    problems += further(merged)
     try:
         recipe = Recipe.model_validate(merged)
     except ValidationError as error:
@@ -97,7 +98,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     node = content
     for key in keys[:-1]:
         child = node.get(key)
-        if child is None:
+        if child is None or child == AUTO:
             child = node[key] = {}
         if not isinstance(child, dict):
             raise UserError(f"{key!r} is a value, it has no keys below it.", received=override)
@@ -113,17 +114,28 @@ def _problem(detail: Any) -> tuple[str, str]:
         message += f" (nearest: {', '.join(close)})" if close else ""
     elif detail["type"] != "missing":
         message += f" (received {detail['input']!r})"
+        message += "; `auto` leaves it to be chosen" * _may_be_open(location)
     return ".".join(location), message
 
 
+def _may_be_open(location: list[str]) -> bool:
+    """Tells whether ``auto`` is one of a key's values."""
+    field = _fields_beside(location).get(location[-1])
+    return field is not None and Auto in getattr(field.annotation, "__args__", ())
+
+
 def _keys_beside(location: list[str]) -> list[str]:
+    return list(_fields_beside(location))
+
+
+def _fields_beside(location: list[str]) -> dict[str, Any]:
     model: Any = Recipe
     for part in location[:-1]:
         field = model.model_fields.get(part)
         if field is None:
-            return []
+            return {}
         options = [field.annotation, *getattr(field.annotation, "__args__", ())]
         model = next((option for option in options if hasattr(option, "model_fields")), None)
         if model is None:
-            return []
-    return list(model.model_fields)
+            return {}
+    return dict(model.model_fields)

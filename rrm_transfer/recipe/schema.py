@@ -1,15 +1,19 @@
 """The recipe's sections, their types and their defaults.
 
-A value of ``None`` that is documented as "automatic" is filled in from the table of defaults (or from
-the teacher's entry in the zoo) before training; the resolved recipe in the run folder has none left.
+Two words are never mixed up. ``auto`` is a value that is still to be chosen, by the teacher's source, the
+data or the table of defaults: ``runs.resolve`` chooses it, and the recipe in a run folder has none left.
+``null`` is an answer: there is none of it, and none will be chosen.
 """
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.quantities import parse_fraction
@@ -32,14 +36,40 @@ def _one_or_several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Names = Annotated[list[str], BeforeValidator(_one_or_several)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_several)]
 """A list of names; a single one may stand for itself."""
+
+T = TypeVar("T")
+Auto = Literal["auto"]
+AUTO: Auto = "auto"
+"""Stands for a value that is chosen when the recipe is resolved."""
+
+
+class _OrAuto:
+    """Adds ``auto`` to the values of a type; what is neither is told as a problem of the type alone."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        given = handler.generate_schema(reduce(or_, (kind for kind in get_args(source) if kind != Auto)))
+        keep = core_schema.wrap_serializer_function_ser_schema(_unless_auto, schema=given)
+        return core_schema.no_info_wrap_validator_function(_unless_auto, given, serialization=keep)
+
+
+def _unless_auto(value: Any, handler: Any) -> Any:
+    return value if isinstance(value, str) and value == AUTO else handler(value)
+
+
+Open = Annotated[T | Auto, _OrAuto()]
+"""A value that may be left to be chosen."""
 
 
 class Section(BaseModel):
-    """A part of a recipe; keys that it does not know are refused."""
+    """A part of a recipe; keys that it does not know are refused, and nothing writes into it."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def changed(self, **values: Any) -> Self:
+        """Returns a copy with other values, which are checked."""
+        return self.model_validate({**dict(self), **values})
 
 
 class CacheSection(Section):
@@ -48,25 +78,26 @@ class CacheSection(Section):
     Attributes:
         views: Augmented versions of each image; the epochs take them in turn.
         dtype: In which the outputs are stored.
-        seed: Of the views' augmentation; None: the run's. Runs share a cache where it is the same.
+        seed: Of the views' augmentation; ``auto``: the run's. Runs share a cache where it is the same.
     """
 
     views: Count
     dtype: Literal["float16", "bf16"] = "float16"
-    seed: Annotated[int, Field(ge=0)] | None = None
+    seed: Open[Annotated[int, Field(ge=0)]] = AUTO
 
 
 class TeacherSection(Section):
-    """The robust teacher.
+    """The robust teacher, or any other model as a user names it.
 
     Attributes:
         name: A zoo name, a timm or hub name, a file, or a run folder of ours.
-        arch: The architecture of a weights file, where its keys do not tell it.
-        weights: A local file that replaces a download.
-        normalisation: ``none``, ``imagenet``, ``cifar10`` or ``mean/std``, where the source does not tell it.
+        arch: The architecture of a weights file, where its keys do not tell it; null: none is named.
+        weights: A local file that replaces a download; null: none does.
+        normalisation: ``none``, ``imagenet``, ``cifar10`` or ``mean/std``, where the source does not tell it;
+            null: none is named.
         features_only: Whether its classifier is left aside, so that its classes need not be the data's.
         check: Whether clean and short-PGD accuracy are measured before training.
-        cache: None: the teacher runs beside the student.
+        cache: Of its outputs; null: the teacher runs beside the student.
     """
 
     name: str
@@ -77,21 +108,27 @@ class TeacherSection(Section):
     check: bool = True
     cache: CacheSection | None = None
 
+    @property
+    def is_itself(self) -> bool:
+        """Whether the model is what its name says, and not other weights or another reading of them."""
+        return self.arch is None and self.weights is None and self.normalisation is None
+
 
 class StudentSection(Section):
     """The network to train.
 
     Attributes:
         name: A timm architecture, or the beginning of one.
-        pretrained: Whether to start from timm's weights; None: automatic.
-        weights: A local file to start from, instead of timm's hub.
+        pretrained: Whether to start from timm's weights; ``auto``: where the table says so and they can be
+            had.
+        weights: A local file to start from, instead of timm's hub; null: none.
         args: Arguments for ``timm.create_model``, such as ``output_stride: 8``; ``stem: cifar`` is ours.
         projection: ``auto`` inserts the linear layer only where widths differ; ``always`` inserts it.
-        licence: Of the trained weights, as an SPDX or hub identifier; None: not stated.
+        licence: Of the trained weights, as an SPDX or hub identifier; null: not stated.
     """
 
     name: str
-    pretrained: bool | None = None
+    pretrained: Open[bool] = AUTO
     weights: Path | None = None
     args: dict[str, Any] = Field(default_factory=dict)
     projection: Literal["auto", "always"] = "auto"
@@ -106,7 +143,8 @@ class AugmentationSection(Section):
         flip: Mirror half of the images.
         jitter: Strength of brightness, contrast and saturation changes, in [0, 1].
         rotation: Largest rotation in degrees.
-        random_resized_crop: Smallest and largest part of the area that a crop covers (large images).
+        random_resized_crop: Smallest and largest part of the area that a crop covers (large images); null:
+            no such crop.
         lighting: Standard deviation of AlexNet's colour noise.
     """
 
@@ -122,14 +160,16 @@ class DataSection(Section):
     """Images and labels.
 
     Attributes:
-        name: ``fashion-mnist-mini``, a local folder or file, or a Hugging Face data set; None: what the
+        name: ``fashion-mnist-mini``, a local folder or file, or a Hugging Face data set; ``auto``: what the
             teacher was trained on.
-        label_map: Groups the source's classes: ``restricted-imagenet``.
-        image_size: Side of the student's input in pixels; None: automatic.
+        label_map: Groups the source's classes: ``restricted-imagenet``; null: as they are; ``auto``: as for
+            the teacher, where the data are those that it was trained on.
+        image_size: Side of the student's input in pixels; ``auto``: that of small square images, rounded up
+            to a multiple of 8, else 224.
         held_out: Part of the training split that is kept for selection (``train.select_every``), in [0, 1).
-        augmentation: None: automatic.
+        augmentation: Random changes of training images; ``auto``: the table's.
         extra: Sources of images that are trained on beside the labelled ones, as ``name``, with or without
-            classes.
+            classes; empty: none.
         extra_share: Part of each batch that they take, above 0 and below 1.
         extra_labels: ``none``: terms that need labels leave them out; ``teacher``: the teacher's answers are
             their labels; ``source``: their sources' labels are, which must be of the same classes.
@@ -137,12 +177,12 @@ class DataSection(Section):
         max_broken: How many images may be unreadable; training does without them.
     """
 
-    name: str | None = None
-    label_map: str | None = None
-    image_size: Count | None = None
+    name: Open[str] = AUTO
+    label_map: Open[str | None] = AUTO
+    image_size: Open[Count] = AUTO
     held_out: Annotated[Quantity, Field(lt=1)] = 0.0
-    augmentation: AugmentationSection | None = None
-    extra: Names = Field(default_factory=list)
+    augmentation: Open[AugmentationSection] = AUTO
+    extra: Names = ()
     extra_share: Annotated[Quantity, Field(gt=0, lt=1)] = 0.5
     extra_labels: Literal["none", "teacher", "source"] = "none"
     workers: Annotated[int, Field(ge=0)] = 2
@@ -153,12 +193,12 @@ class ThreatSection(Section):
     """The perturbations that training and evaluation are about.
 
     Attributes:
-        norm: None: the teacher's, else Linf.
-        eps: In pixel units, such as 8/255; None: the teacher's, else 8/255.
+        norm: ``auto``: the teacher's, else Linf.
+        eps: In pixel units, such as 8/255; ``auto``: the teacher's, else 8/255.
     """
 
-    norm: Literal["Linf", "L2"] | None = None
-    eps: Positive | None = None
+    norm: Open[Literal["Linf", "L2"]] = AUTO
+    eps: Open[Positive] = AUTO
 
 
 class ObjectiveSection(BaseModel):
@@ -168,7 +208,7 @@ class ObjectiveSection(BaseModel):
         name: See ``rrm-transfer run --help-objective``. Every other key is an argument of that objective.
     """
 
-    model_config = ConfigDict(extra="allow", validate_assignment=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str = "rrm"
 
@@ -178,7 +218,7 @@ class ObjectiveSection(BaseModel):
 
 
 class TrainSection(Section):
-    """How it is minimised. None: automatic.
+    """How it is minimised. ``auto``: the table's, by kind of student and size of image.
 
     Attributes:
         epochs: Passes over the training images.
@@ -195,13 +235,13 @@ class TrainSection(Section):
         decay_rate: Factor of one decay.
         warmup_epochs: Linear warm-up of the learning rate from zero; a cycle has none.
         eps_warmup_epochs: Linear warm-up of the training attack's eps from zero.
-        clip_grad: Largest gradient norm.
-        ema: Decay of an exponential moving average of the weights, below 1; None: no such average.
-        average_epochs: Epochs at the end over which weights are averaged, 2 or more; None: no such average.
+        clip_grad: Largest gradient norm; null: gradients are not clipped.
+        ema: Decay of an exponential moving average of the weights, below 1; null: no such average.
+        average_epochs: Epochs at the end over which weights are averaged, 2 or more; null: no such average.
         select_every: Epochs between evaluations on ``data.held_out``, by which the best weights are selected;
-            None: 1 where a part is held out, and no selection without.
-        precision: ``bf16`` is autocast; weights and losses stay float32. None: measured on a few steps.
-        channels_last: Memory format of the student's images and weights. None: measured on a few steps.
+            null: no selection; ``auto``: 1 where a part is held out, else null.
+        precision: ``bf16`` is autocast; weights and losses stay float32. ``auto``: by kind of device.
+        channels_last: Memory format of the student's images and weights. ``auto``: by kind of student.
         sync_batchnorm: Whether batch norms normalise by the images of all processes (GPUs).
         compile: Runs the student through ``torch.compile``: the first step takes long, the others less.
         gradient_checkpointing: Computes activations again in the backward pass: less memory, about a third
@@ -211,25 +251,25 @@ class TrainSection(Section):
         skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
     """
 
-    epochs: Count | None = None
-    global_batch_size: Count | None = None
+    epochs: Open[Count] = AUTO
+    global_batch_size: Open[Count] = AUTO
     accumulation: Count = 1
-    optimizer: str | None = None
-    lr: Positive | None = None
-    momentum: Quantity | None = None
-    weight_decay: Quantity | None = None
-    schedule: Literal["cosine", "cyclic", "multistep", "constant"] | None = None
-    min_lr: Quantity | None = None
-    milestones: list[Count] | None = None
+    optimizer: Open[str] = AUTO
+    lr: Open[Positive] = AUTO
+    momentum: Open[Quantity] = AUTO
+    weight_decay: Open[Quantity] = AUTO
+    schedule: Open[Literal["cosine", "cyclic", "multistep", "constant"]] = AUTO
+    min_lr: Open[Quantity] = AUTO
+    milestones: Open[tuple[Count, ...]] = AUTO
     decay_rate: Positive = 0.1
-    warmup_epochs: Quantity | None = None
+    warmup_epochs: Open[Quantity] = AUTO
     eps_warmup_epochs: Quantity = 0.0
-    clip_grad: Positive | None = None
+    clip_grad: Open[Positive | None] = AUTO
     ema: Annotated[Quantity, Field(gt=0, lt=1)] | None = None
     average_epochs: Annotated[int, Field(ge=2)] | None = None
-    select_every: Count | None = None
-    precision: Literal["float32", "bf16"] | None = None
-    channels_last: bool | None = None
+    select_every: Open[Count | None] = AUTO
+    precision: Open[Literal["float32", "bf16"]] = AUTO
+    channels_last: Open[bool] = AUTO
     sync_batchnorm: bool = False
     compile: bool = False
     gradient_checkpointing: bool = False
@@ -243,26 +283,26 @@ class ControlSection(Section):
 
     Attributes:
         enabled: Whether it is trained at all.
-        epochs: None: as many as the student.
+        epochs: ``auto``: as many as the student.
     """
 
     enabled: bool = True
-    epochs: Count | None = None
+    epochs: Open[Count] = AUTO
 
 
 class EvaluateSection(Section):
     """What is measured at the end, on the test split.
 
     Attributes:
-        images: How many test images, a fixed balanced sample; None: all.
-        eps: Radii of the PGD attack in pixel units; None: the threat model's.
+        images: How many test images, a fixed balanced sample; null: all.
+        eps: Radii of the PGD attack in pixel units; ``auto``: the threat model's.
         steps: Of PGD.
         restarts: Of PGD.
         batch_size: Images per forward pass and process.
     """
 
     images: Count | None = None
-    eps: list[Positive] | None = None
+    eps: Open[Annotated[tuple[Positive, ...], Field(min_length=1)]] = AUTO
     steps: Count = 20
     restarts: Count = 1
     batch_size: Count = 250
@@ -275,7 +315,8 @@ class Recipe(Section):
         name: Names the run folder.
         description: One sentence for the report.
         seed: Of initial weights, data order, augmentation and attacks.
-        output: The run folder; None: ``runs/<recipe>-<student>-<UTC time>``.
+        output: The run folder; null: a new one, ``runs/<recipe>-<student>-<UTC time>``.
+        teacher: null: the student learns from the data alone.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "custom"

@@ -14,11 +14,11 @@ from markupsafe import Markup
 from rrm_transfer.core.files import write_text
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.data.hub_source import parse_hub_name
-from rrm_transfer.evaluation.metrics import Metrics, Row
-from rrm_transfer.report.table import ROLES, duration, measurement_title
+from rrm_transfer.evaluation.metrics import MODELS, Metrics, Row
+from rrm_transfer.report.table import duration
 from rrm_transfer.report.verdict import headline, verdict
+from rrm_transfer.runs.finished import FinishedRun, TeacherSource
 from rrm_transfer.runs.folder import RunFolder
-from rrm_transfer.runs.record import Record, read_record
 from rrm_transfer.teachers.networks.building import is_timm
 from rrm_transfer.teachers.zoo import zoo_entry
 
@@ -48,51 +48,32 @@ _ON_HUB = {"fashion-mnist-mini": "zalando-datasets/fashion_mnist"}
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]#|~$])")
 
 
-def write_card(folder: RunFolder, metrics: Metrics) -> None:
-    """Writes a run's model card.
-
-    Args:
-        folder: Complete but for metrics.json, which is written last.
-        metrics: What metrics.json holds or will hold.
-    """
-    write_text(folder.card, render_card(read_record(folder, metrics)))
+def write_card(run: FinishedRun) -> None:
+    """Writes a run's model card."""
+    write_text(RunFolder(run.folder).card, render_card(run))
 
 
-def render_card(record: Record, repo: str | None = None) -> str:
+def render_card(run: FinishedRun, repo: str | None = None) -> str:
     """Returns the card.
 
     Args:
-        record: The run.
+        run: The run.
         repo: ``user/name`` where the card is that of a repository; None: of the run folder.
     """
-    made = record.provenance["role"]
-    chosen = headline(record.metrics.rows, made, record.threat)
     return _template().render(
-        front_matter=_front_matter(record, made),
-        record=record,
+        front_matter=_front_matter(run),
+        run=run,
         repo=repo,
-        provenance=record.provenance,
-        threat=record.threat,
-        made=made,
-        verdict=verdict(chosen, record.statuses()),
-        tables=[_table(name, metrics) for name, metrics in record.measurements()],
-        checks=[check for metrics in record.of_made() for check in metrics.checks],
-        costs=_costs(record.metrics),
-        form=_form(record),
+        provenance=run.provenance,
+        verdict=verdict(headline(run.metrics.rows, run.threat), run.statuses(), run.noun),
+        tables=[_table(name, metrics) for name, metrics in run.measurements()],
+        checks=[check for metrics in run.of_student() for check in metrics.checks],
+        costs=_costs(run),
         source=f"hf-hub:{repo}" if repo else "local-dir:student",
         folder=f"hf-hub:{repo}" if repo else "student",
-        input=record.student["pretrained_cfg"],
-        labels=record.student.get("label_names") or [],
-        licence=record.student["pretrained_cfg"].get("license"),
-        data_licence=record.provenance.get("dataset_licence"),
+        input=run.student.pretrained_cfg,
+        labels=run.student.label_names or [],
     )
-
-
-def _form(record: Record) -> str:
-    """Tells who can load the network: ``stock`` timm, ``ours``, or it is a ``teacher`` only."""
-    if "stem" in record.provenance:
-        return "ours"
-    return "stock" if is_timm(record.architecture) else "teacher"
 
 
 @dataclass(frozen=True)
@@ -112,31 +93,23 @@ class _Table:
 
 def _table(name: str | None, metrics: Metrics) -> _Table:
     test = [row for row in metrics.rows if row.split == "test"]
-    by_model = {role: {_title(row): row for row in test if row.model == role} for role in ROLES}
-    titles = list(dict.fromkeys(_title(row) for row in test))
-    return _Table(name, titles, {role: rows for role, rows in by_model.items() if rows})
+    by_model = {model: {row.title: row for row in test if row.model == model} for model in MODELS}
+    titles = list(dict.fromkeys(row.title for row in test))
+    return _Table(name, titles, {model: rows for model, rows in by_model.items() if rows})
 
 
-def _title(row: Row) -> str:
-    return measurement_title(row).replace("\n", " ")
+def _costs(run: FinishedRun) -> dict[str, str]:
+    seconds = {model: (run.metrics.timing.get(model) or {}).get("train_seconds") for model in MODELS}
+    return {model: duration(spent) for model, spent in seconds.items() if spent is not None}
 
 
-def _costs(metrics: Metrics) -> dict[str, str]:
-    return {
-        role: duration(facts["train_seconds"])
-        for role, facts in metrics.timing.items()
-        if "train_seconds" in facts
-    }
-
-
-def _front_matter(record: Record, made: str) -> str:
-    provenance = record.provenance
-    dataset, dataset_id = str(provenance["dataset"]), _dataset_id(record)
+def _front_matter(run: FinishedRun) -> str:
+    dataset, dataset_id = run.provenance.dataset, _dataset_id(run)
     rows = [
         row
-        for _, metrics in record.measurements()
+        for _, metrics in run.measurements()
         if metrics.measured_on(dataset)
-        for row in metrics.of(made)
+        for row in metrics.of("student")
         if row.split == "test"
     ]
     results = [
@@ -146,7 +119,7 @@ def _front_matter(record: Record, made: str) -> str:
             dataset_name=dataset,
             dataset_split="test",
             metric_type="accuracy",
-            metric_name="clean accuracy" if row.eps is None else f"robust accuracy, {_title(row)}",
+            metric_name="clean accuracy" if row.eps is None else f"robust accuracy, {row.title}",
             metric_value=row.accuracy,
             metric_args=_arguments(row),
         )
@@ -156,18 +129,18 @@ def _front_matter(record: Record, made: str) -> str:
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["timm", "image-classification", "adversarial-robustness", "robust-representation-matching"],
-        base_model=_base_model(provenance.get("teacher")),
+        base_model=_base_model(run.provenance.teacher),
         datasets=[dataset_id] if _HUB_ID.fullmatch(dataset_id) else None,
-        model_name=provenance["recipe"],
+        model_name=run.provenance.recipe,
         eval_results=results,
-        **_licence(record.student["pretrained_cfg"].get("license")),
+        **_licence(run.student.pretrained_cfg.license),
     )
     return data.to_yaml()
 
 
-def _dataset_id(record: Record) -> str:
+def _dataset_id(run: FinishedRun) -> str:
     """Returns the data set's address on the hub, or the name of one that is not there."""
-    asked = str(record.recipe["data"]["name"])
+    asked = str(run.written_recipe["data"]["name"])
     repository = parse_hub_name(asked)
     return _ON_HUB.get(asked) or (asked if repository is None else repository.repo)
 
@@ -185,11 +158,11 @@ def _licence(name: str | None) -> dict[str, Any]:
     return {"license": identifier} if identifier in _LICENCES else {"license": "other", "license_name": name}
 
 
-def _base_model(teacher: dict[str, Any] | None) -> str | None:
+def _base_model(teacher: TeacherSource | None) -> str | None:
     if teacher is None:
         return None
-    entry = zoo_entry(teacher["name"])
-    name = entry.source if entry is not None and entry.source.startswith("hf-hub:") else teacher["name"]
+    entry = zoo_entry(teacher.name)
+    name = entry.source if entry is not None and entry.source.startswith("hf-hub:") else teacher.name
     scheme, _, rest = name.rpartition(":")
     if scheme:
         return _identifier(rest.partition("@")[0])

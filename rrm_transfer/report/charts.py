@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from rrm_transfer.evaluation.metrics import best_of
+from rrm_transfer.evaluation.metrics import BEST, Model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,12 +38,11 @@ class Style:
     line: str
 
 
-STYLES = {
+STYLES: dict[Model, Style] = {
     "teacher": Style("#0a0b03", "s", "--"),
     "control": Style("#0a0b04", "^", ":"),
     "student": Style("#0a0b05", "o", "-"),
-    best_of("teacher"): Style("#0a0b03", "D", "-."),
-    best_of("student"): Style("#0a0b05", "D", "-."),
+    BEST: Style("#0a0b05", "D", "-."),
 }
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")

@@ -7,16 +7,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import public_name
-from rrm_transfer.evaluation.metrics import Row
+from rrm_transfer.evaluation.metrics import BEST, Model, Row
+from rrm_transfer.evaluation.paired import Interval, Paired, mean_difference
 from rrm_transfer.objectives import objective_arguments
 from rrm_transfer.report.entries import Column, Entry, entries_of, with_ratios
-from rrm_transfer.runs.runs import LeftOut, Run, read_runs
-
-_PRECISION = "train.precision"
+from rrm_transfer.runs.finished import FinishedRun, LeftOut, read_runs
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,8 @@ class Line:
         return [entry.seed for entry in self.entries]
 
     @property
-    def role(self) -> str:
-        return self.entries[0].role
-
-    @property
-    def best(self) -> bool:
-        return self.entries[0].best
+    def model(self) -> Model:
+        return self.entries[0].model
 
     @property
     def epochs(self) -> object:
@@ -64,12 +62,31 @@ class Line:
     def rows(self, column: Column) -> list[Row]:
         return [entry.figures[column] for entry in self.entries if column in entry.figures]
 
+    def right(self, column: Column) -> npt.NDArray[np.float64] | None:
+        """Returns the share of the runs that got each image right, ``(count,)``; None where that is not known."""
+        found = [right for row in self.rows(column) if (right := row.right()) is not None]
+        if not found or len(found) < len(self.rows(column)):
+            return None
+        return np.mean(found, axis=0, dtype=np.float64)  # type: ignore[no-any-return]
+
     def accuracy(self, column: Column) -> Spread | None:
         return _spread([row.accuracy for row in self.rows(column)])
 
     def cost(self, name: Literal["seconds", "teacher_seconds", "ratio"]) -> Spread | None:
         values = [getattr(entry, name) for entry in self.entries]
         return _spread([value for value in values if value is not None])
+
+
+class ToBest(NamedTuple):
+    """How far a line is from the most accurate trained network of a column, on the same images.
+
+    Attributes:
+        difference: Of the accuracies; below zero where the other is better.
+        p: Of McNemar's exact test; None where one of the two is several runs.
+    """
+
+    difference: Interval
+    p: float | None
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,29 @@ class Comparison:
     lines: list[Line]
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def best(self, column: Column) -> Line | None:
+        """Returns the line of trained networks with the highest accuracy."""
+        trained = [line for line in self.lines if line.model != "teacher" and line.rows(column)]
+        return max(
+            trained,
+            key=lambda line: statistics.fmean(row.accuracy for row in line.rows(column)),
+            default=None,
+        )
+
+    def to_best(self, line: Line, column: Column) -> ToBest | None:
+        """Compares a line with the best one, image by image; None where the images are not known to be the same."""
+        best = self.best(column)
+        if best is None or best is line or column.data is None:
+            return None
+        ours, theirs = line.right(column), best.right(column)
+        if ours is None or theirs is None:
+            return None
+        alone = [line.rows(column), best.rows(column)]
+        if all(len(rows) == 1 for rows in alone):
+            pair = Paired.of(*(rows[0] for rows in alone))
+            return None if pair is None else ToBest(pair.difference(), pair.p_value())
+        return ToBest(mean_difference(ours, theirs), None)
 
 
 def compare(paths: Iterable[Path]) -> Comparison:
@@ -106,7 +146,7 @@ def compare(paths: Iterable[Path]) -> Comparison:
     notes: list[str] = []
     entries = with_ratios([entry for run in runs for entry in entries_of(run)], notes)
     lines = _lines(entries, notes)
-    notes += [note for line in lines for note in _mixed_precision(line)] + _other_images(runs)
+    notes += _other_images(runs)
     return Comparison(_columns(lines), lines, left_out, list(dict.fromkeys(notes)))
 
 
@@ -118,18 +158,17 @@ def _spread(values: Sequence[float]) -> Spread | None:
 
 def _lines(entries: Sequence[Entry], notes: list[str]) -> list[Line]:
     groups: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
-    same = _keys(entries)
     # A run of plain training comes before the controls that repeat it.
-    for entry in sorted(entries, key=lambda entry: entry.role == "control"):
-        group = groups[same[id(entry)]]
+    for entry in sorted(entries, key=lambda entry: entry.model == "control"):
+        group = groups[_key(entry)]
         twin = next((other for other in group if other.seed == entry.seed), None)
-        if entry.role == "teacher" and group:
+        if entry.model == "teacher" and group:
             # A teacher is one network, however many runs measure it.
             figures = {**entry.figures, **group[0].figures}
             group[0] = replace(group[0], figures=figures)
         elif twin is None:
             group.append(entry)
-        elif entry.role == "made" and not entry.best:
+        elif entry.model == "student":
             notes.append(f"{entry.run.folder}: left out, the same recipe and seed as {twin.run.folder}")
     names = _names(list(groups.values()))
     lines = [Line(*name, group) for name, group in zip(names, groups.values(), strict=True)]
@@ -138,41 +177,15 @@ def _lines(entries: Sequence[Entry], notes: list[str]) -> list[Line]:
     def place(line: Line) -> tuple[bool, int, bool]:
         first = line.entries[0]
         student = students.index(first.run.recipe.student.name)
-        return first.role != "teacher", student, not first.is_plain
+        return first.model != "teacher", student, not first.is_plain
 
     return sorted(lines, key=place)
 
 
-def _keys(entries: Sequence[Entry]) -> dict[int, tuple[object, ...]]:
-    """Returns what entries of one line have in common, by the entry's id.
-
-    Each run may have chosen its precision by a measurement; that alone does not part its seeds, only runs of
-    one seed.
-    """
-    keys = {id(entry): _key(entry, precision=False) for entry in entries}
-    chosen: dict[tuple[object, ...], set[object]] = defaultdict(set)
-    for entry in entries:
-        chosen[*keys[id(entry)], entry.seed].add(entry.setting.get(_PRECISION))
-    parted = {key[:-1] for key, precisions in chosen.items() if len(precisions) > 1}
-    return {
-        id(entry): _key(entry, precision=True) if keys[id(entry)] in parted else keys[id(entry)]
-        for entry in entries
-    }
-
-
-def _key(entry: Entry, *, precision: bool) -> tuple[object, ...]:
-    setting = sorted(
-        f"{key}={value!r}" for key, value in entry.setting.items() if precision or key != _PRECISION
-    )
-    return "teacher" if entry.role == "teacher" else "", entry.best, *setting
-
-
-def _mixed_precision(line: Line) -> list[str]:
-    precisions = {entry.seed: str(entry.setting.get(_PRECISION)) for entry in line.entries}
-    if len(set(precisions.values())) == 1:
-        return []
-    listing = ", ".join(f"{precision} for seed {seed}" for seed, precision in sorted(precisions.items()))
-    return [f"{line.method} of {line.student}: trained in {listing}"]
+def _key(entry: Entry) -> tuple[object, ...]:
+    """Returns what entries of one line have in common; a control is plain training."""
+    kind = entry.model if entry.model in ("teacher", BEST) else ""
+    return kind, *sorted(f"{key}={value!r}" for key, value in entry.setting.items())
 
 
 def _names(groups: Sequence[Sequence[Entry]]) -> list[tuple[str, str]]:
@@ -192,7 +205,7 @@ def _names(groups: Sequence[Sequence[Entry]]) -> list[tuple[str, str]]:
 
 
 def _method(entry: Entry) -> str:
-    if entry.role == "teacher":
+    if entry.model == "teacher":
         return "teacher"
     objective = {
         key.removeprefix("objective."): value
@@ -205,7 +218,7 @@ def _method(entry: Entry) -> str:
     except UserError:  # of another version
         defaults = {}
     given = [f"{key}={value}" for key, value in objective.items() if defaults.get(key) != _as_written(value)]
-    return ":".join([name, *given]) + (" (best)" if entry.best else "")
+    return ":".join([name, *given]) + (" (best)" if entry.model == BEST else "")
 
 
 def _as_written(value: object) -> object:
@@ -215,12 +228,12 @@ def _as_written(value: object) -> object:
 
 def _architecture(entry: Entry) -> str:
     teacher = entry.run.recipe.teacher
-    if entry.role == "teacher" and teacher is not None:
+    if entry.model == "teacher" and teacher is not None:
         return public_name(teacher.name)
     return entry.run.recipe.student.name
 
 
-def _other_images(runs: Sequence[Run]) -> list[str]:
+def _other_images(runs: Sequence[FinishedRun]) -> list[str]:
     """Names the runs whose figures were taken on other images than those of most."""
     images = [(run.metrics.data, max(row.count for row in run.metrics.rows)) for run in runs]
     (usual, _), *others = Counter(images).most_common()

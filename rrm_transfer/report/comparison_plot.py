@@ -108,7 +108,7 @@ def _is_png(path: Path) -> bool:
 
 def _column(comparison: Comparison) -> Column:
     """Chooses the measurement that most runs have; of those the largest ball, then the hardest attack."""
-    made = [line for line in comparison.lines if line.role != "teacher"]
+    made = [line for line in comparison.lines if line.model != "teacher"]
 
     def order(column: Column) -> tuple[int, float, float]:
         spreads = [spread for line in made if (spread := line.accuracy(column)) is not None]
@@ -126,7 +126,7 @@ def _points(comparison: Comparison, column: Column) -> tuple[list[Point], str]:
         (line, entry)
         for line in comparison.lines
         for entry in line.entries
-        if entry.role != "teacher" and entry.seconds and column in entry.figures
+        if entry.model != "teacher" and entry.seconds and column in entry.figures
     ]
     if all(entry.ratio is not None for _, entry in found):
         points = [Point(line, entry.ratio or 0.0, entry.figures[column]) for line, entry in found]

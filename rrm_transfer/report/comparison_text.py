@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,22 +11,26 @@ from typing import Any
 
 from rich.table import Table
 
+from rrm_transfer.evaluation.metrics import BEST
 from rrm_transfer.report.comparison import Comparison, Line, Spread
 from rrm_transfer.report.entries import Column
 from rrm_transfer.report.screen import new_table
 from rrm_transfer.report.table import duration
+from rrm_transfer.report.wording import points
 
 SCHEMA = 1
 _NOTHING = "–"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_TO_BEST = (" to best", " to best low", " to best high")
 _COSTS = ("training", "teacher's training", "× plain")
 
 
 def as_table(comparison: Comparison) -> Table:
-    """Makes the table for a terminal; cells have two lines."""
+    """Makes the table for a terminal; cells have up to three lines."""
     heads = [head.replace(" ", "\n", 2).replace("\n", " ", 1) for head in _heads(comparison.columns)]
     table = new_table(caption(comparison), "method", "student", figures=(*heads, *_COSTS))
     for line in comparison.lines:
-        table.add_row(*_cells(line, comparison.columns, "\n"))
+        table.add_row(*_cells(comparison, line, "\n"))
     return table
 
 
@@ -35,9 +38,14 @@ def as_markdown(comparison: Comparison) -> str:
     """Writes a table of GitHub's Markdown, its caption below."""
     heads, text = ["method", "student", *_heads(comparison.columns), *_COSTS], caption(comparison)
     ruler = ["---", "---"] + ["---:"] * (len(heads) - 2)
-    lines = [heads, ruler, *(_cells(line, comparison.columns, " ") for line in comparison.lines)]
+    lines = [heads, ruler, *(_cells(comparison, line, " ") for line in comparison.lines)]
     rows = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
     return "\n".join([*rows, "", f"{text[0].upper()}{text[1:]}."])
+
+
+def _defused(cell: object) -> object:
+    """Keeps a spreadsheet from taking a stranger's words for a formula; numbers stay numbers."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def as_csv(comparison: Comparison) -> str:
@@ -46,20 +54,23 @@ def as_csv(comparison: Comparison) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     heads = _heads(comparison.columns)
     costs = ("train_seconds", "teacher_train_seconds", "ratio_to_plain")
-    writer.writerow(
-        ["method", "student", "role", "weights", "epochs", "runs"]
-        + [f"{head}{suffix}" for head in heads for suffix in ("", " runs", " sd", " low", " high")]
+    titles = (
+        ["method", "student", "model", "weights", "epochs", "runs"]
+        + [f"{head}{suffix}" for head in heads for suffix in ("", " runs", " sd", " low", " high", *_TO_BEST)]
         + [f"{cost}{suffix}" for cost in costs for suffix in ("", "_sd")]
     )
+    writer.writerow(map(_defused, titles))
     for line in comparison.lines:
-        facts = [line.method, line.student, line.role, _weights(line), line.epochs, len(line.entries)]
+        facts = [line.method, line.student, line.model, _weights(line), line.epochs, len(line.entries)]
         for column in comparison.columns:
-            figure = _figure(line, column) or {}
+            figure = _figure(comparison, line, column) or {}
             runs = len(figure.get("counts", ())) or None
             facts += [figure.get("accuracy"), runs, *(figure.get(key) for key in ("sd", "low", "high"))]
+            to_best = figure.get("to_best") or {}
+            facts += [to_best.get(key) for key in ("difference", "low", "high")]
         for spread in _costs(line):
             facts += [None, None] if spread is None else [spread.mean, spread.deviation]
-        writer.writerow(facts)
+        writer.writerow(map(_defused, facts))
     return stream.getvalue().rstrip("\n")
 
 
@@ -68,21 +79,16 @@ def comparison_document(comparison: Comparison) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "columns": [asdict(column) for column in comparison.columns],
-        "lines": [_line_document(line, comparison.columns) for line in comparison.lines],
+        "lines": [_line_document(comparison, line) for line in comparison.lines],
         "left_out": [{"folder": str(folder), "reason": reason} for folder, reason in comparison.left_out],
         "notes": comparison.notes,
     }
-
-
-def _as_json(comparison: Comparison) -> str:
-    return json.dumps(comparison_document(comparison), indent=1)
 
 
 FORMATS: dict[str, Callable[[Comparison], Table | str]] = {
     "rich": as_table,
     "markdown": as_markdown,
     "csv": as_csv,
-    "json": _as_json,
 }
 
 
@@ -93,6 +99,8 @@ def caption(comparison: Comparison) -> str:
     text = f"accuracy {images}, 95 % Wilson intervals"
     if any(len(line.entries) > 1 for line in comparison.lines):
         text += "; over several seeds the mean ± the standard deviation"
+    if any(comparison.to_best(line, column) for line in comparison.lines for column in comparison.columns):
+        text += "; points to the best trained network, paired 95 % intervals on the same images"
     return text
 
 
@@ -112,27 +120,33 @@ def _heads(columns: list[Column]) -> list[str]:
     ]
 
 
-def _cells(line: Line, columns: list[Column], gap: str) -> list[str]:
+def _cells(comparison: Comparison, line: Line, gap: str) -> list[str]:
     seconds, teacher, ratio = _costs(line)
     seeds = f"{gap}{len(line.seeds)} seeds: {', '.join(map(str, sorted(line.seeds)))}"
     return [
         line.method + (seeds if len(line.seeds) > 1 else ""),
         line.student,
-        *(_accuracy(line, column, gap) for column in columns),
+        *(_accuracy(comparison, line, column, gap) for column in comparison.columns),
         _cost(seconds, duration),
         _cost(teacher, duration),
         _cost(ratio, lambda value: f"{value:.2f}"),
     ]
 
 
-def _accuracy(line: Line, column: Column, gap: str) -> str:
+def _accuracy(comparison: Comparison, line: Line, column: Column, gap: str) -> str:
     spread, rows = line.accuracy(column), line.rows(column)
     if spread is None:
         return _NOTHING
     fewer = f" ({len(rows)} of {len(line.entries)})" if len(rows) < len(line.entries) else ""
     if spread.deviation is None:
-        return f"{spread.mean:.1%}{gap}[{rows[0].low:.1%}, {rows[0].high:.1%}]{fewer}"
-    return f"{spread.mean:.1%}{gap}± {100 * spread.deviation:.1f}{fewer}"
+        text = f"{spread.mean:.1%}{gap}[{rows[0].low:.1%}, {rows[0].high:.1%}]{fewer}"
+    else:
+        text = f"{spread.mean:.1%}{gap}± {100 * spread.deviation:.1f}{fewer}"
+    to_best = comparison.to_best(line, column)
+    if to_best is None:
+        return text
+    value, low, high = map(points, to_best.difference)
+    return f"{text}{gap}to best {value} [{low}, {high}]"
 
 
 def _cost(spread: Spread | None, words: Callable[[float], str]) -> str:
@@ -148,22 +162,22 @@ def _costs(line: Line) -> tuple[Spread | None, Spread | None, Spread | None]:
 
 
 def _weights(line: Line) -> str:
-    return "best" if line.best else "last"
+    return "best" if line.model == BEST else "last"
 
 
-def _line_document(line: Line, columns: list[Column]) -> dict[str, Any]:
+def _line_document(comparison: Comparison, line: Line) -> dict[str, Any]:
     seconds, teacher, ratio = _costs(line)
     return {
         "method": line.method,
         "student": line.student,
-        "role": line.role,
+        "model": line.model,
         "weights": _weights(line),
         "epochs": line.epochs,
         "runs": [
             {"folder": str(entry.run.folder), "seed": entry.seed, "train_seconds": entry.seconds}
             for entry in line.entries
         ],
-        "figures": [_figure(line, column) for column in columns],
+        "figures": [_figure(comparison, line, column) for column in comparison.columns],
         "train_seconds": _spread_document(seconds),
         "teacher_train_seconds": _spread_document(teacher),
         "ratio_to_plain": _spread_document(ratio),
@@ -174,16 +188,24 @@ def _spread_document(spread: Spread | None) -> dict[str, float | None] | None:
     return None if spread is None else {"mean": spread.mean, "sd": spread.deviation}
 
 
-def _figure(line: Line, column: Column) -> dict[str, Any] | None:
+def _figure(comparison: Comparison, line: Line, column: Column) -> dict[str, Any] | None:
     """Returns an accuracy; counts and interval are those of one run, the deviation that of several."""
     spread, rows = line.accuracy(column), line.rows(column)
     if spread is None:
         return None
-    alone = rows[0] if len(rows) == 1 else None
+    alone, to_best = rows[0] if len(rows) == 1 else None, comparison.to_best(line, column)
     return {
         "accuracy": spread.mean,
         "sd": spread.deviation,
         "low": alone and alone.low,
         "high": alone and alone.high,
         "counts": [[row.correct, row.count] for row in rows],
+        "to_best": None
+        if to_best is None
+        else {
+            "difference": to_best.difference.value,
+            "low": to_best.difference.low,
+            "high": to_best.difference.high,
+            "p": to_best.p,
+        },
     }

@@ -13,7 +13,7 @@ _PARTS = ("data", "teacher", "attack", "student forward", "backward", "optimiser
 
 def print_costs(report: CostReport) -> None:
     """Prints steps, where their time goes, and the estimate for the recipe."""
-    show(step_table(report), part_table(report), *estimate_lines(report))
+    show(step_table(report), part_table(report), *choice_lines(report), *estimate_lines(report))
 
 
 def step_table(report: CostReport) -> Table:
@@ -45,6 +45,18 @@ def part_table(report: CostReport) -> Table:
         cells = [f"{1e3 * cost.parts[part]:.3g}" if part in cost.parts else "–" for part in parts]
         table.add_row(title(cost.name, cached=cost.cached), *cells)
     return table
+
+
+def choice_lines(report: CostReport) -> list[str]:
+    """Returns what a step would take in the precisions and memory formats that the recipe does not use."""
+    if not report.choices:
+        return []
+    own, *others = report.choices
+    beside = "; ".join(
+        f"{choice.numerics} {choice.seconds / own.seconds:.2f} times as long" for choice in others
+    )
+    step = f"a step of {report.recipe.objective.name} in {own.numerics}: {1e3 * own.seconds:.4g} ms"
+    return [f"{step}; in {beside}" if beside else step]
 
 
 def estimate_lines(report: CostReport) -> list[str]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from markupsafe import Markup
 
 from rrm_transfer.core.quantities import format_eps, wilson_interval
-from rrm_transfer.evaluation.metrics import MEAN, CorruptionRow, Row
+from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.evaluation.metrics import MEAN, MODELS, CorruptionRow, Model, Row
 from rrm_transfer.report.charts import LINES, MARKERS, STYLES, Curve, Scale, Style, line_chart
-from rrm_transfer.report.table import ROLES, attack_title
 from rrm_transfer.report.wording import percent
-from rrm_transfer.runs.record import Record
+from rrm_transfer.runs.finished import FinishedRun, SelectionEvent, StepEvent
 
 _WIDE = 12
 """Ratio of the largest to the smallest value above which an axis is logarithmic."""
@@ -31,17 +31,17 @@ class Chart:
     caption: str
 
 
-def robustness_charts(record: Record) -> list[Chart]:
+def robustness_charts(run: FinishedRun) -> list[Chart]:
     """Draws a chart for each attack that was made at two radii or more, or for the one made at most."""
     groups: dict[_Key, dict[str, dict[float, Row]]] = defaultdict(lambda: defaultdict(dict))
     clean: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
-    for source, metrics in record.measurements():
+    for source, metrics in run.measurements():
         images = metrics.data or source or ""
         for row in metrics.rows:
             if row.attack == "none" or row.eps is None:
                 clean[images, row.split].setdefault(row.model, row)
             else:
-                points = groups[images, row.split, str(row.norm), attack_title(row)][row.model]
+                points = groups[images, row.split, str(row.norm), row.effort][row.model]
                 points.setdefault(row.eps, row)
     for (images, split, *_), group in groups.items():
         for model, points in group.items():
@@ -54,7 +54,7 @@ def robustness_charts(record: Record) -> list[Chart]:
     keys = [key for key in groups if radii(key) > 1]
     keys = keys or [key for key in groups if key[1] == "test"][:1]
     keys.sort(key=radii, reverse=True)
-    chance = 1 / record.classes
+    chance = 1 / run.student.classes
     return [_robustness_chart(f"eps{n}", key, groups[key], chance) for n, key in enumerate(keys)]
 
 
@@ -63,7 +63,7 @@ def _robustness_chart(name: str, key: _Key, group: Mapping[str, Mapping[float, R
     unit = 255 if norm == "Linf" else 1
     title = f"eps in 1/255 ({norm})" if norm == "Linf" else f"eps in pixel units ({norm})"
     curves, words, counts = [], [], set()
-    for model in ROLES:
+    for model in MODELS:
         rows = [row for _, row in sorted(group.get(model, {}).items())]
         if not rows:
             continue
@@ -105,10 +105,10 @@ def _ticks(values: list[float], *, wide: bool) -> list[float]:
     return ticks
 
 
-def corruption_charts(record: Record) -> list[Chart]:
+def corruption_charts(run: FinishedRun) -> list[Chart]:
     """Draws the mean accuracy under common corruptions against their severity, for each set of images."""
     groups: dict[tuple[str, str], dict[str, list[CorruptionRow]]] = defaultdict(dict)
-    for source, metrics in record.measurements():
+    for source, metrics in run.measurements():
         means = [row for row in metrics.corruptions if row.corruption == MEAN and row.severity is not None]
         for model in {row.model for row in means}:
             rows = sorted((row for row in means if row.model == model), key=lambda row: row.severity or 0)
@@ -129,7 +129,7 @@ def _corruption_chart(name: str, split: str, group: Mapping[str, list[Corruption
             low=[row.low for row in group[model]],
             high=[row.high for row in group[model]],
         )
-        for model in ROLES
+        for model in MODELS
         if model in group
     ]
     words = (f"{curve.label} from {percent(curve.y[0])} to {percent(curve.y[-1])}" for curve in curves)
@@ -145,33 +145,34 @@ def _corruption_chart(name: str, split: str, group: Mapping[str, list[Corruption
     )
 
 
-def training_charts(record: Record) -> list[Chart]:
-    """Draws losses and held-out accuracies of each phase, and the learning rates of all."""
-    phases, accuracies = _events(record, "step"), _events(record, "selection")
+def training_charts(run: FinishedRun) -> list[Chart]:
+    """Draws losses and held-out accuracies of each network, and the learning rates of all."""
+    by_model, accuracies = _by_model(run, StepEvent), _by_model(run, SelectionEvent)
     charts = []
-    for phase, steps in phases.items():
-        charts.append(_loss_chart(phase, steps))
-        if phase in accuracies:
-            charts.append(_accuracy_chart(phase, accuracies[phase]))
-    return [*charts, _rate_chart(phases)] if charts else []
+    for model, steps in by_model.items():
+        charts.append(_loss_chart(model, steps))
+        if model in accuracies:
+            charts.append(_accuracy_chart(model, accuracies[model]))
+    return [*charts, _rate_chart(by_model)] if charts else []
 
 
-def _events(record: Record, kind: str) -> dict[str, list[dict[str, Any]]]:
-    """Returns the events of each phase in order; a step that a resumed run repeats counts last."""
-    phases: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-    for event in record.events:
-        if event.get("event") == kind:
-            # The network that a run makes is trained in the phase called student, a teacher too.
-            phase = record.provenance["role"] if event["phase"] == "student" else event["phase"]
-            phases[phase][event["step"]] = event
-    return {phase: [steps[step] for step in sorted(steps)] for phase, steps in phases.items()}
+_Logged = TypeVar("_Logged", StepEvent, SelectionEvent)
 
 
-def _loss_chart(phase: str, steps: list[dict[str, Any]]) -> Chart:
-    colour = STYLES.get(phase, STYLES["student"]).colour
+def _by_model(run: FinishedRun, kind: type[_Logged]) -> dict[Model, list[_Logged]]:
+    """Returns the events of each network in order; a step that a resumed run repeats counts last."""
+    found: dict[Model, dict[int, _Logged]] = defaultdict(dict)
+    for event in run.events:
+        if isinstance(event, kind):
+            found[event.model][event.step] = event
+    return {model: [steps[step] for step in sorted(steps)] for model, steps in found.items()}
+
+
+def _loss_chart(model: Model, steps: list[StepEvent]) -> Chart:
+    colour = STYLES[model].colour
     curves, words = [], []
-    for number, term in enumerate(dict.fromkeys(term for step in steps for term in step["losses"])):
-        points = [(step["step"], step["losses"][term]) for step in steps if term in step["losses"]]
+    for number, term in enumerate(dict.fromkeys(term for step in steps for term in step.losses)):
+        points = [(step.step, step.losses[term]) for step in steps if term in step.losses]
         style = Style(colour, MARKERS[number % len(MARKERS)], LINES[number % len(LINES)])
         x, y = zip(*points, strict=True)
         curves.append(Curve(term, style, x, y))
@@ -179,23 +180,23 @@ def _loss_chart(phase: str, steps: list[dict[str, Any]]) -> Chart:
     values = [value for curve in curves for value in curve.y]
     wide = min(values) > 0 and max(values) > _WIDE * min(values)
     svg = line_chart(
-        f"loss-{phase}",
+        f"loss-{model}",
         curves,
         x=Scale("optimiser step"),
         y=Scale("loss", log=wide),
-        alt=f"Losses of the {phase} against optimiser steps: {', '.join(words)}.",
+        alt=f"Losses of the {model} against optimiser steps: {', '.join(words)}.",
     )
-    return Chart(svg, f"Training losses of the {phase}, unweighted, each the mean since the point before.")
+    return Chart(svg, f"Training losses of the {model}, unweighted, each the mean since the point before.")
 
 
-def _accuracy_chart(phase: str, events: list[dict[str, Any]]) -> Chart:
-    style = STYLES.get(phase, STYLES["student"])
+def _accuracy_chart(model: Model, events: list[SelectionEvent]) -> Chart:
+    style = STYLES[model]
     last = events[-1]
-    attacked = f"{last['norm']} {format_eps(last['eps'])}"
-    count = last["count"]
+    attacked = str(ThreatModel(last.norm, last.eps))
+    count = last.count
     curves, words = [], []
     for number, (key, label) in enumerate((("clean", "clean"), ("robust", attacked))):
-        points = [(event["step"], event[key]) for event in events if event.get(key) is not None]
+        points = [(event.step, value) for event in events if (value := getattr(event, key)) is not None]
         if not points:
             continue
         x, y = zip(*points, strict=True)
@@ -204,26 +205,26 @@ def _accuracy_chart(phase: str, events: list[dict[str, Any]]) -> Chart:
         curves.append(Curve(label, look, x, y, low, high))
         words.append(f"{label} from {percent(y[0])} to {percent(y[-1])}")
     svg = line_chart(
-        f"accuracy-{phase}",
+        f"accuracy-{model}",
         curves,
         x=Scale("optimiser step"),
         y=Scale("accuracy", top=1.0, percent=True),
-        alt=f"Held-out accuracy of the {phase} against optimiser steps: {', '.join(words)}.",
+        alt=f"Held-out accuracy of the {model} against optimiser steps: {', '.join(words)}.",
     )
     return Chart(
-        svg, f"Accuracy of the {phase} on {count:,} held-out training images; bands are 95 % intervals."
+        svg, f"Accuracy of the {model} on {count:,} held-out training images; bands are 95 % intervals."
     )
 
 
-def _rate_chart(phases: Mapping[str, list[dict[str, Any]]]) -> Chart:
+def _rate_chart(by_model: Mapping[Model, list[StepEvent]]) -> Chart:
     curves = [
         Curve(
-            phase,
-            STYLES.get(phase, STYLES["student"]),
-            x=[step["step"] for step in steps],
-            y=[step["lr"] for step in steps],
+            model,
+            STYLES[model],
+            x=[step.step for step in steps],
+            y=[step.lr for step in steps],
         )
-        for phase, steps in phases.items()
+        for model, steps in by_model.items()
     ]
     highest = ", ".join(f"{curve.label} at most {max(curve.y):.4g}" for curve in curves)
     svg = line_chart(

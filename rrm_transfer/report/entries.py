@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from rrm_transfer.core.quantities import format_eps
-from rrm_transfer.evaluation.metrics import Metrics, Row, best_of
+from rrm_transfer.evaluation.metrics import BEST, Metrics, Model, Row
 from rrm_transfer.objectives import PLAIN
 from rrm_transfer.report.settings import (
     Setting,
@@ -16,9 +14,8 @@ from rrm_transfer.report.settings import (
     setting_of,
     teacher_setting,
 )
-from rrm_transfer.report.table import attack_title
 from rrm_transfer.runs.evaluate import WORST
-from rrm_transfer.runs.runs import Run
+from rrm_transfer.runs.finished import FinishedRun
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,7 @@ class Entry:
 
     Attributes:
         run: That trained it, or that used it as its teacher.
-        role: ``made`` by the run, its ``control``, or its ``teacher``.
-        best: Whether a held-out split selected its weights.
+        model: Which of the run's networks.
         setting: What it is.
         figures: What was measured.
         seconds: Of its training.
@@ -57,9 +53,8 @@ class Entry:
         ratio: Of its training to plain training.
     """
 
-    run: Run
-    role: Literal["made", "control", "teacher"]
-    best: bool
+    run: FinishedRun
+    model: Model
     setting: Setting
     figures: Mapping[Column, Row]
     seconds: float | None
@@ -72,27 +67,27 @@ class Entry:
 
     @property
     def is_plain(self) -> bool:
-        return self.role != "teacher" and self.setting["objective.name"] == PLAIN
+        return self.model != "teacher" and self.setting["objective.name"] == PLAIN
 
 
-def entries_of(run: Run) -> list[Entry]:
-    """Returns a run's own network with its last and its best weights, its control and its teacher."""
-    made, setting, plain = run.made, setting_of(run.recipe), control_setting(run.recipe)
-    teacher_seconds = run.seconds("teacher") if made == "student" else None
+def entries_of(run: FinishedRun) -> list[Entry]:
+    """Returns a run's student with its last and its best weights, its control and its teacher."""
+    setting, plain = setting_of(run.recipe), control_setting(run.recipe)
+    seconds, of_teacher = run.seconds("student"), run.seconds("teacher")
     entries = [
-        Entry(run, "made", False, setting, _figures(run, made), run.seconds(made), teacher_seconds),
-        Entry(run, "made", True, setting, _figures(run, best_of(made)), run.seconds(made), teacher_seconds),
-        Entry(run, "control", False, plain, _figures(run, "control"), run.seconds("control")),
+        Entry(run, "student", setting, _figures(run, "student"), seconds, of_teacher),
+        Entry(run, BEST, setting, _figures(run, BEST), seconds, of_teacher),
+        Entry(run, "control", plain, _figures(run, "control"), run.seconds("control")),
     ]
-    if made == "student" and run.recipe.teacher is not None:
+    if run.recipe.teacher is not None:
         teacher = teacher_setting(run.recipe)
-        entries.append(Entry(run, "teacher", False, teacher, _figures(run, "teacher"), teacher_seconds))
+        entries.append(Entry(run, "teacher", teacher, _figures(run, "teacher"), of_teacher))
     return [entry for entry in entries if entry.figures]
 
 
-def _figures(run: Run, model: str) -> dict[Column, Row]:
+def _figures(run: FinishedRun, model: Model) -> dict[Column, Row]:
     figures: dict[Column, Row] = {}
-    for metrics in (run.metrics, *run.evaluations):
+    for metrics in (run.metrics, *run.evaluations.values()):
         for row in metrics.rows:
             if row.model == model and row.split == "test":
                 figures.setdefault(_column(row, metrics), row)
@@ -100,11 +95,9 @@ def _figures(run: Run, model: str) -> dict[Column, Row]:
 
 
 def _column(row: Row, metrics: Metrics) -> Column:
-    title = "clean"
-    if row.eps is not None:
-        title = f"{row.norm} {format_eps(row.eps)} {attack_title(row)}"
+    title = row.title
     if row.attack == WORST:
-        tried = [name for name in metrics.conditions.get("attacks", ()) if name != "none"]
+        tried = [str(name) for name in (metrics.conditions.get("attacks") or ()) if name != "none"]
         effort = [f"{key} {value}" for key in ("steps", "restarts") if (value := metrics.conditions.get(key))]
         title += f" of {', '.join([*tried, *effort])}"
     if "transfer" in title and (surrogate := metrics.conditions.get("surrogate")):
@@ -119,18 +112,18 @@ def with_ratios(entries: Sequence[Entry], notes: list[str]) -> list[Entry]:
         entries: Of all runs that are compared.
         notes: Gets what a reader must know about a ratio, or why there is none.
     """
-    plain_runs = [entry for entry in entries if entry.is_plain and entry.role == "made" and not entry.best]
+    plain_runs = [entry for entry in entries if entry.is_plain and entry.model == "student"]
     return [replace(entry, ratio=_ratio(entry, plain_runs, notes)) for entry in entries]
 
 
 def _ratio(entry: Entry, plain_runs: Sequence[Entry], notes: list[str]) -> float | None:
     """Divides by the control's time in the same run, else by that of plain training of the same student."""
-    if entry.role == "teacher" or entry.seconds is None:
+    if entry.model == "teacher" or entry.seconds is None:
         return None
     if entry.is_plain:
         return 1.0
     control = entry.run.seconds("control")
-    if control is not None:
+    if control:
         _tell_differences(entry, control_setting(entry.run.recipe), "its control", notes)
         return entry.seconds / control
     same = [other for other in plain_runs if _student(other) == _student(entry)]

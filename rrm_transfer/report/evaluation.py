@@ -10,10 +10,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.evaluation.checks import KINDS
 from rrm_transfer.evaluation.metrics import MEAN, CorruptionRow, Metrics, Row
 from rrm_transfer.report.screen import new_table, show
+from rrm_transfer.report.wording import figure
 
 _STYLES = {"pass": "green", "suspicious": "bold red"}
 
@@ -49,7 +49,7 @@ def _accuracies(metrics: Metrics) -> Table:
     title = f"accuracy on {first.count:,} {first.split} images, 95 % Wilson intervals"
     table = new_table(title, "attack", "ball", "steps", figures=("correct", "accuracy", "interval"))
     for row in metrics.rows:
-        ball = "" if row.eps is None else f"{row.norm} {format_eps(row.eps)}"
+        ball = "" if row.eps is None else row.ball
         interval = f"{row.low:.1%} – {row.high:.1%}"
         table.add_row(row.attack, ball, _effort(row), f"{row.correct:,}", f"{row.accuracy:.1%}", interval)
     return table
@@ -89,5 +89,5 @@ def _checks(made: list[dict[str, Any]]) -> Table:
     for check in made:
         status = Text(check["status"], style=_STYLES[check["status"]])
         meaning = KINDS[check["name"]].meaning
-        table.add_row(check["name"], status, f"{check['figure']:.3g}", f"{check['limit']:.3g}", meaning)
+        table.add_row(check["name"], status, figure(check["figure"], 3), figure(check["limit"], 3), meaning)
     return table

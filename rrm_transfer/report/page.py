@@ -11,69 +11,65 @@ import yaml
 
 from rrm_transfer.core.files import write_text
 from rrm_transfer.evaluation.checks import KINDS
-from rrm_transfer.evaluation.metrics import Metrics, Row
+from rrm_transfer.evaluation.metrics import MODELS, Metrics, Model, Row
+from rrm_transfer.evaluation.paired import difference
 from rrm_transfer.report.curves import corruption_charts, robustness_charts, training_charts
 from rrm_transfer.report.evaluation import corruption_lines
 from rrm_transfer.report.pictures import exhibition
-from rrm_transfer.report.table import ROLES, attack_title, duration
-from rrm_transfer.report.verdict import difference, headline, verdict
-from rrm_transfer.report.wording import at, ball, figure, percent, points
+from rrm_transfer.report.table import duration
+from rrm_transfer.report.verdict import headline, verdict
+from rrm_transfer.report.wording import at, figure, percent, points
+from rrm_transfer.runs.finished import FinishedRun, severity
 from rrm_transfer.runs.folder import RunFolder
-from rrm_transfer.runs.record import Record, read_record, severity
 from rrm_transfer.teachers.networks.building import is_factory
 
 
-def write_report(folder: RunFolder, metrics: Metrics) -> None:
-    """Writes a run's report.
-
-    Args:
-        folder: Complete but for metrics.json, which is written last.
-        metrics: What metrics.json holds or will hold.
-    """
-    write_text(folder.report, render(read_record(folder, metrics)))
+def write_report(run: FinishedRun) -> None:
+    """Writes a run's report."""
+    write_text(RunFolder(run.folder).report, render(run))
 
 
-def render(record: Record) -> str:
+def render(run: FinishedRun) -> str:
     """Returns the page."""
-    made = record.provenance["role"]
-    chosen = headline(record.metrics.rows, made, record.threat)
+    chosen, gallery = headline(run.metrics.rows, run.threat), run.gallery()
     return _template().render(
-        record=record,
-        made=made,
-        verdict=verdict(chosen, record.statuses()),
+        run=run,
+        provenance=run.provenance,
+        verdict=verdict(chosen, run.statuses(), run.noun),
         headline=chosen,
-        weaker=None if chosen is None else _weaker(record, chosen.made),
-        clean=next((row for row in record.metrics.of(made) if ball(row) == "clean"), None),
-        tables=[table for name, metrics in record.measurements() for table in _tables(name, metrics)],
-        robustness=robustness_charts(record),
-        training=training_charts(record),
-        costs=_costs(record.metrics, made),
-        checks=[(name, _by_status(metrics.checks)) for name, metrics in record.measurements()],
+        weaker=None if chosen is None else _weaker(run, chosen.student),
+        clean=next((row for row in run.metrics.of("student") if row.ball == "clean"), None),
+        tables=[table for name, metrics in run.measurements() for table in _tables(name, metrics)],
+        robustness=robustness_charts(run),
+        training=training_charts(run),
+        costs=_costs(run.metrics),
+        checks=[(name, _by_status(metrics.checks)) for name, metrics in run.measurements()],
         meanings={name: kind.meaning for name, kind in KINDS.items()},
-        corruptions=corruption_charts(record),
+        corruptions=corruption_charts(run),
         corruption_tables=[
             (name, corruption_lines(metrics.corruptions))
-            for name, metrics in record.measurements()
+            for name, metrics in run.measurements()
             if metrics.corruptions
         ],
-        exhibition=None if record.gallery is None else exhibition(record.gallery),
-        recipe=yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True),
-        command=_command(record),
-        started=_started(record),
+        gallery=gallery,
+        exhibition=None if gallery is None else exhibition(gallery),
+        recipe=yaml.safe_dump(run.written_recipe, sort_keys=False, allow_unicode=True),
+        command=_command(run),
+        started=_started(run),
     )
 
 
-def _weaker(record: Record, made: Row) -> Row | None:
-    """Returns the lowest accuracy of the same network, images and ball, where it is lower than ``made``."""
+def _weaker(run: FinishedRun, student: Row) -> Row | None:
+    """Returns the student's lowest accuracy on the same images and in the same ball, where it is lower still."""
     rows = [
         row
-        for _, metrics in record.measurements()
-        for row in metrics.rows
-        if metrics.data == record.metrics.data
-        and (row.model, row.split, row.norm, row.eps) == (made.model, made.split, made.norm, made.eps)
+        for _, metrics in run.measurements()
+        for row in metrics.of("student")
+        if metrics.data == run.metrics.data
+        and (row.split, row.norm, row.eps) == (student.split, student.norm, student.eps)
     ]
-    lowest = min(rows, key=lambda row: row.correct, default=made)
-    return lowest if lowest.correct < made.correct else None
+    lowest = min(rows, key=lambda row: row.correct, default=student)
+    return lowest if lowest.correct < student.correct else None
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class _Table:
 
     name: str | None
     split: str
-    models: list[str]
+    models: list[Model]
     lines: list[tuple[Row, dict[str, Row]]]
 
 
@@ -101,7 +97,7 @@ def _tables(name: str | None, metrics: Metrics) -> list[_Table]:
         lines: dict[tuple[object, ...], dict[str, Row]] = {}
         for row in rows:
             lines.setdefault(row.measurement, {})[row.model] = row
-        models = [role for role in ROLES if any(row.model == role for row in rows)]
+        models = [model for model in MODELS if any(row.model == model for row in rows)]
         described = [(next(iter(line.values())), line) for line in lines.values()]
         described.sort(key=lambda line: (line[0].norm or "", line[0].eps or 0.0))
         tables.append(_Table(name, split, models, described))
@@ -124,23 +120,22 @@ class _Cost:
     total: float | None
 
 
-def _costs(metrics: Metrics, made: str) -> list[_Cost]:
-    timing = {role: metrics.timing[role] for role in ROLES if role in metrics.timing}
+def _costs(metrics: Metrics) -> list[_Cost]:
+    timing = {model: metrics.timing[model] for model in MODELS if metrics.timing.get(model)}
     plain = timing.get("control", {})
 
-    def ratio(role: str, above: float | None, below: float | None) -> float | None:
-        # A teacher that was only used was trained at another time and maybe on another machine.
-        comparable = role in ("control", made)
-        return above / below if comparable and above and below else None
+    def ratio(model: Model, above: float | None, below: float | None) -> float | None:
+        # A teacher was trained at another time and maybe on another machine.
+        return above / below if model != "teacher" and above and below else None
 
     return [
         _Cost(
-            role,
+            model,
             facts,
-            ratio(role, plain.get("images_per_s"), facts.get("images_per_s")),
-            ratio(role, facts.get("train_seconds"), plain.get("train_seconds")),
+            ratio(model, plain.get("images_per_s"), facts.get("images_per_s")),
+            ratio(model, facts.get("train_seconds"), plain.get("train_seconds")),
         )
-        for role, facts in timing.items()
+        for model, facts in timing.items()
     ]
 
 
@@ -148,22 +143,22 @@ def _by_status(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(checks, key=lambda check: severity(check["status"]))
 
 
-def _command(record: Record) -> str:
+def _command(run: FinishedRun) -> str:
     """Returns a command that makes the run again; torchrun starts processes on CPUs too."""
-    verb = "teach" if record.provenance["role"] == "teacher" else "run"
-    processes = record.environment["processes"]
+    verb = "teach" if run.is_teacher else "run"
+    processes = run.environment.processes
     program = f"torchrun --nproc_per_node {processes} -m rrm_transfer" if processes > 1 else "rrm-transfer"
     # A recipe may not have code run: the command line names it.
-    teacher = record.recipe.get("teacher") or {}
+    teacher = run.written_recipe["teacher"] or {}
     factories = [name for name in (teacher.get("arch"), teacher.get("name")) if name and is_factory(name)]
     code = f" --teacher-arch {factories[0]}" if factories else ""
     return f"{program} {verb} --recipe recipe.yaml --output again{code}"
 
 
-def _started(record: Record) -> str | None:
-    if not record.events:
+def _started(run: FinishedRun) -> str | None:
+    if not run.events:
         return None
-    return datetime.fromtimestamp(record.events[0]["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.fromtimestamp(run.events[0].time, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _template() -> jinja2.Template:
@@ -175,8 +170,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        at=at, attack=attack_title, ball=ball, duration=duration, figure=figure, percent=percent,
-        points=points,
+        at=at, duration=duration, figure=figure, percent=percent, points=points,
     )  # fmt: skip
     environment.globals["difference"] = difference
     return environment.get_template("report.html.jinja")

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import yaml
 
-from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub_repository import HubRepository
 from rrm_transfer.core.stems import weights_name
 from rrm_transfer.report.card import render_card
 from rrm_transfer.report.page import render
+from rrm_transfer.runs.finished import read_finished
 from rrm_transfer.runs.folder import RunFolder
-from rrm_transfer.runs.record import read_finished
 
 
 def publication(path: Path, repository: HubRepository) -> dict[str, bytes | Path]:
@@ -33,16 +32,15 @@ def publication(path: Path, repository: HubRepository) -> dict[str, bytes | Path
     Raises:
         UserError: There is no finished run, or its student is incomplete.
     """
-    record = read_finished(path)
-    folder = RunFolder(path)
-    config = parse_json((folder.student / "config.json").read_text(encoding="utf-8"))
-    weights = folder.student / weights_name(config)
+    run = read_finished(path)
+    config = run.student.model_dump(mode="json", exclude_unset=True)
+    weights = RunFolder(path).student / weights_name(config)
     if not weights.is_file():
         raise UserError("The run has no student's weights.", received=weights)
     texts = {
-        "README.md": render_card(record, repository.name),
-        "config.json": json.dumps({**config, "rrm": record.provenance}, indent=2),
-        "recipe.yaml": yaml.safe_dump(record.recipe, sort_keys=False, allow_unicode=True),
-        "report.html": render(record),
+        "README.md": render_card(run, repository.name),
+        "config.json": json.dumps(config, indent=2),
+        "recipe.yaml": yaml.safe_dump(run.written_recipe, sort_keys=False, allow_unicode=True),
+        "report.html": render(run),
     }
     return {**{name: text.encode() for name, text in texts.items()}, weights.name: weights}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+import sys
+
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from rrm_transfer.core.printing import presentable
 
 _UNBOUNDED = 10_000
 """Characters that no table is wide."""
@@ -27,17 +32,36 @@ def new_table(title: str | None, *columns: str, figures: tuple[str, ...] = ()) -
     return table
 
 
-def show(*parts: Table | str) -> None:
-    """Prints to standard output: as wide as the terminal, and elsewhere as wide as the text needs."""
-    console = _console()
+def show(*parts: Table | str, error: bool = False) -> None:
+    """Prints what commands have to say, the one place for it but for progress and JSON.
+
+    Whatever a file brought into it is made presentable. Tables are as wide as the terminal, and elsewhere as
+    wide as their text needs.
+
+    Args:
+        parts: Each on lines of its own.
+        error: Whether it goes to standard error.
+    """
     for part in parts:
         if isinstance(part, str):
-            print(part, file=console.file)
-        elif console.is_terminal:
-            console.print(part)
-        else:
+            print(presentable(part), file=sys.stderr if error else sys.stdout, flush=True)
+            continue
+        console = _console()
+        if not console.is_terminal:
             unbounded = console.options.update(width=_UNBOUNDED)
-            _console(Measurement.get(console, unbounded, part).maximum).print(part)
+            console = _console(Measurement.get(console, unbounded, part).maximum)
+        console.print(_Presentable(part))
+
+
+class _Presentable:
+    """A table whose text steers no terminal; what rich itself says to the terminal stays."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._table, options):
+            yield segment if segment.control else Segment(presentable(segment.text), segment.style)
 
 
 def _console(width: int | None = None) -> Console:

@@ -27,7 +27,7 @@ def setting_of(recipe: Recipe) -> Setting:
     content = recipe.model_dump(mode="json")
     for key in _OF_A_RUN:
         del content[key]
-    flat = dotted(content)
+    flat = {key: value for key, value in dotted(content).items() if value != {}}
     for key in _OPERATION:
         flat.pop(key, None)
     return _plain(flat) if recipe.objective.name == PLAIN else flat

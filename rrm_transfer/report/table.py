@@ -7,17 +7,14 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from rrm_transfer.core.quantities import format_eps
-from rrm_transfer.evaluation.metrics import Metrics, Row, best_of
+from rrm_transfer.evaluation.metrics import MODELS, Metrics, Row
 from rrm_transfer.objectives import objective_arguments, objective_explanation
 from rrm_transfer.report.evaluation import checks_line
 from rrm_transfer.report.screen import new_table, show
-from rrm_transfer.runs.result import RunResult
-
-ROLES = ("teacher", best_of("teacher"), "control", "student", best_of("student"))
+from rrm_transfer.runs.finished import FinishedRun
 
 
-def print_result(result: RunResult) -> None:
+def print_result(result: FinishedRun) -> None:
     """Prints the accuracies, where they are, and how to load the student."""
     show(accuracy_table(result.metrics))
     if result.metrics.checks:
@@ -26,7 +23,7 @@ def print_result(result: RunResult) -> None:
         show(f"{label}: {value}")
 
 
-def result_document(result: RunResult) -> dict[str, Any]:
+def result_document(result: FinishedRun) -> dict[str, Any]:
     """Returns what ``--json`` prints: metrics.json, the run folder and the line that loads the student."""
     return {**result.metrics.to_json(), "folder": str(result.folder), "load": result.load_line}
 
@@ -34,31 +31,17 @@ def result_document(result: RunResult) -> dict[str, Any]:
 def accuracy_table(metrics: Metrics) -> Table:
     """Makes one line for each model: clean and robust accuracy with intervals, and training time."""
     test = [row for row in metrics.rows if row.split == "test"] or metrics.rows
-    columns = list(dict.fromkeys(measurement_title(row) for row in test))
+    columns = {row.title: row.title.replace(f" {row.effort}", f"\n{row.effort}") for row in test}
     count = max(row.count for row in test)
     title = f"accuracy on {count:,} {test[0].split} images, 95 % Wilson intervals"
-    table = new_table(title, "model", figures=(*columns, "training"))
-    for role in ROLES:
-        rows = {measurement_title(row): row for row in test if row.model == role}
+    table = new_table(title, "model", figures=(*columns.values(), "training"))
+    for model in MODELS:
+        rows = {row.title: row for row in test if row.model == model}
         if rows:
-            seconds = metrics.timing.get(role, {}).get("train_seconds")
+            seconds = metrics.timing.get(model, {}).get("train_seconds")
             cells = [cell(rows[column]) if column in rows else "–" for column in columns]
-            table.add_row(role, *cells, "–" if seconds is None else duration(seconds))
+            table.add_row(model, *cells, "–" if seconds is None else duration(seconds))
     return table
-
-
-def measurement_title(row: Row) -> str:
-    """Names a measurement as a column head: ``clean``, ``Linf 8/255 pgd-20``."""
-    if row.attack == "none" or row.eps is None:
-        return "clean"
-    return f"{row.norm} {format_eps(row.eps)}\n{attack_title(row)}"
-
-
-def attack_title(row: Row) -> str:
-    """Names an attack with its effort: ``pgd-20×5``, ``autoattack``."""
-    steps = "" if row.steps is None else f"-{row.steps}"
-    restarts = f"×{row.restarts}" if row.restarts and row.restarts > 1 else ""
-    return f"{row.attack}{steps}{restarts}"
 
 
 def cell(row: Row) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.evaluation.metrics import Row
+from rrm_transfer.evaluation.paired import Interval, Paired, difference
 from rrm_transfer.report.wording import at, percent, points
 
 Tone = Literal["good", "doubtful", "neutral"]
@@ -19,12 +19,12 @@ class Headline:
     """The measurement that the verdict is about.
 
     Attributes:
-        made: The row of the network that the run made.
+        student: The student's row.
         teacher: The teacher's row of the same measurement.
         control: The control's.
     """
 
-    made: Row
+    student: Row
     teacher: Row | None
     control: Row | None
 
@@ -42,19 +42,18 @@ class Verdict:
     tone: Tone
 
 
-def headline(rows: Sequence[Row], role: str, threat: ThreatModel) -> Headline | None:
+def headline(rows: Sequence[Row], threat: ThreatModel) -> Headline | None:
     """Chooses a measurement: nearest to the threat model, most models measured, lowest accuracy.
 
     Args:
         rows: Of one metrics.json.
-        role: Of the network that the run made.
         threat: Of the run.
 
     Returns:
         None where no attack was made on test images.
     """
     test = [row for row in rows if row.split == "test" and row.eps]
-    beside = {(row.model, row.measurement): row for row in test if row.model != role}
+    beside = {(row.model, row.measurement): row for row in test if row.model != "student"}
 
     def found(row: Row) -> Headline:
         return Headline(
@@ -62,53 +61,43 @@ def headline(rows: Sequence[Row], role: str, threat: ThreatModel) -> Headline | 
         )
 
     def order(candidate: Headline) -> tuple[bool, float, int, float]:
-        made, others = candidate.made, (candidate.teacher, candidate.control)
-        distance = abs((made.eps or 0.0) - threat.eps)
-        return made.norm != threat.norm, distance, others.count(None), made.accuracy
+        student, others = candidate.student, (candidate.teacher, candidate.control)
+        distance = abs((student.eps or 0.0) - threat.eps)
+        return student.norm != threat.norm, distance, others.count(None), student.accuracy
 
-    return min((found(row) for row in test if row.model == role), key=order, default=None)
+    return min((found(row) for row in test if row.model == "student"), key=order, default=None)
 
 
-def verdict(chosen: Headline | None, statuses: Mapping[str, int]) -> Verdict:
+def verdict(chosen: Headline | None, statuses: Mapping[str, int], noun: str = "student") -> Verdict:
     """Writes the verdict.
 
     Args:
         chosen: See `headline`.
         statuses: How many checks of the network came out ``pass`` and ``suspicious``.
+        noun: What the network is called.
     """
     passed, suspicious = statuses.get("pass", 0), statuses.get("suspicious", 0)
     about_checks = _checks(passed, suspicious)
     if chosen is None:
         return Verdict(f"No attack was run, so nothing is known about robustness; {about_checks}.", "neutral")
-    made, teacher, control = chosen.made, chosen.teacher, chosen.control
-    if teacher is not None and teacher.correct:
-        share = percent(made.correct / teacher.correct, 0)
-        text = f"The {made.model} keeps {share} of the teacher’s robust accuracy at {at(made)}"
+    student, teacher, control = chosen.student, chosen.teacher, chosen.control
+    pair = None if teacher is None else Paired.of(student, teacher)
+    share = None if pair is None else pair.ratio()
+    if share is not None:
+        value, low, high = (percent(figure, 0) for figure in share)
+        text = f"The {noun} keeps {value} (interval {low} to {high}) of the teacher’s robust accuracy"
     else:
-        text = f"The {made.model} classifies {percent(made.accuracy)} of {made.count:,} test images correctly"
-        text += f" at {at(made)}"
-    above = None
+        text = f"The {noun} classifies {percent(student.accuracy)} of {student.count:,} test images correctly"
+    text += f" at {at(student)}"
+    above: Interval | None = None
     if control is not None:
-        above = difference(made, control)
+        above = difference(student, control)
         text += f" and {_against_control(*above)}"
-    if suspicious or (above is not None and above[1] <= 0):
+    if suspicious or (above is not None and above.low <= 0):
         tone: Tone = "doubtful"
     else:
         tone = "good" if passed and above is not None else "neutral"
     return Verdict(f"{text}; {about_checks}.", tone)
-
-
-def difference(row: Row, other: Row) -> tuple[float, float, float]:
-    """Returns the difference of two accuracies and its 95 % interval.
-
-    Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
-    Medicine 1998, method 10, from the rows' Wilson intervals. The rows share their images, which this does
-    not use, so the interval is rather too wide than too narrow.
-    """
-    value = row.accuracy - other.accuracy
-    low = value - math.hypot(row.accuracy - row.low, other.high - other.accuracy)
-    high = value + math.hypot(row.high - row.accuracy, other.accuracy - other.low)
-    return value, low, high
 
 
 def _against_control(value: float, low: float, high: float) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.evaluation.metrics import Row
-from rrm_transfer.report.table import attack_title
 
 MINUS = "\N{MINUS SIGN}"
 SPACE = "\N{NO-BREAK SPACE}"
@@ -20,22 +18,11 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", MINUS)
 
 
-def figure(value: object) -> str:
-    """Writes a check's figure or limit: numbers short, None as a dash, anything else as it is."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}".replace("-", MINUS)
-    return str(value)
-
-
-def ball(row: Row) -> str:
-    """Names the ball of a row: ``Linf 8/255``, or ``clean``."""
-    if row.attack == "none" or row.eps is None:
-        return "clean"
-    return f"{row.norm}{SPACE}{format_eps(row.eps)}"
+def figure(value: float | None, digits: int = 4) -> str:
+    """Writes a check's figure or limit; None, which is no number, as a dash."""
+    return "–" if value is None else f"{value:.{digits}g}".replace("-", MINUS)
 
 
 def at(row: Row) -> str:
-    """Names a measurement in a sentence: ``Linf 8/255 (PGD-20)``."""
-    return f"{ball(row)} ({attack_title(row)})"
+    """Names a measurement in a sentence: ``Linf 8/255 (pgd-20)``."""
+    return f"{row.ball} ({row.effort})"

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from rrm_transfer.core.documents import parse_yaml
+from rrm_transfer.core.documents import Difference, differences, parse_yaml
 from rrm_transfer.core.errors import UserError
 
 CONTINUABLE = frozenset(
@@ -36,27 +32,16 @@ CONTINUABLE = frozenset(
 steps, and the steps done so far would be another run's."""
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(Difference):
     """One difference between a run as it was started and as it is asked for now.
 
-    Attributes:
-        path: Dotted, as in a recipe; or a fact of ``environment.json``.
-        before: Its value when the run was started.
-        now: Its value now.
+    Its path is dotted, as in a recipe; or it is a fact of ``environment.json``.
     """
-
-    path: str
-    before: Any
-    now: Any
 
     @property
     def continuable(self) -> bool:
         """Whether the run can go on with it."""
         return self.path in CONTINUABLE or self.path.partition(".")[0] in CONTINUABLE
-
-    def __str__(self) -> str:
-        return f"{self.path}: was {self.before}, is now {self.now}"
 
 
 def find_changes(before: str, now: str) -> list[Change]:
@@ -73,13 +58,8 @@ def find_changes(before: str, now: str) -> list[Change]:
         known = parse_yaml(before)
     except ValueError as error:
         raise UserError(f"The recipe in the run folder is damaged: {error}") from None
-    first, second = (dict(_leaves(content)) for content in (known, parse_yaml(now)))
-    paths = sorted((first.keys() | second.keys()) - {"output"})
-    return [
-        Change(path, first.get(path), second.get(path))
-        for path in paths
-        if first.get(path) != second.get(path)
-    ]
+    found = differences(known, parse_yaml(now))
+    return [Change(change.path, change.before, change.now) for change in found if change.path != "output"]
 
 
 def require_same(changes: list[Change], *, anyway: bool, where: object) -> None:
@@ -103,11 +83,3 @@ def require_same(changes: list[Change], *, anyway: bool, where: object) -> None:
         received=where,
         hint=hint if final else f"--resume-anyway to go on with these changes, {hint}",
     )
-
-
-def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(content, Mapping) and (content or not path):
-        for key, value in content.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, content

@@ -13,33 +13,36 @@ import torch
 from rrm_transfer import __version__
 from rrm_transfer.attacks.attack import CLEAN, Attack
 from rrm_transfer.attacks.autoattack import library_version
-from rrm_transfer.attacks.catalogue import STEPS, build_attack, check_attack_names, pgd_attack
+from rrm_transfer.attacks.catalogue import STEPS, build_attack, check_attack_names
 from rrm_transfer.attacks.corruptions import check_corruptions_usable, corruptions_version
 from rrm_transfer.core.errors import Interrupted, UserError
+from rrm_transfer.core.files import place_of, require_writable
 from rrm_transfer.core.names import public_name
 from rrm_transfer.core.quantities import Proportion, format_eps
 from rrm_transfer.core.threat import Norm, ThreatModel
-from rrm_transfer.data.fit import Fit, choose_fit
+from rrm_transfer.core.weights.identity import weights_hash
+from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.images import ImageSet
-from rrm_transfer.runs.setup import automatic_size
 from rrm_transfer.evaluation.checks import Level, parse_level, run_checks
-from rrm_transfer.evaluation.corruptions import measure_corruptions
-from rrm_transfer.evaluation.scales import eps_curve
-from rrm_transfer.runs.evaluated import (
-    SPLITS,
-    load_control,
-    load_data,
-    load_network,
-    load_surrogate,
-    part_of,
+from rrm_transfer.evaluation.evaluator import Evaluator, Measurement
+from rrm_transfer.evaluation.metrics import (
+    MODELS,
+    CorruptionRow,
+    Metrics,
+    Model,
+    Row,
+    is_evaluation,
+    read_metrics,
+    row,
 )
-from rrm_transfer.evaluation.evaluator import Evaluator, balanced_sample
-from rrm_transfer.evaluation.state import EvaluationState, weights_hash
+from rrm_transfer.evaluation.scales import eps_curve, measure_corruptions
+from rrm_transfer.evaluation.state import EvaluationState
+from rrm_transfer.recipe.schema import TeacherSection
+from rrm_transfer.runs.models import SPLITS, ModelFacts, load_control, load_surrogate, load_with_data
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.interruption import StopRequest
-from rrm_transfer.evaluation.metrics import CorruptionRow, Metrics, Row, best_of, read_metrics, row
-from rrm_transfer.runs.models import ModelFacts, facts_about
-from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.runtime.processes import Runtime
+from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.teachers.teacher import Teacher
 
 WORST = "worst-case"
@@ -55,7 +58,7 @@ class Wanted:
         threats: Balls; the first nonzero one is that of the curve and the checks.
         steps: None: what is customary for each attack.
         restarts: 1 or more.
-        seed: Of everything random.
+        seed: Of random starts, noise and corruptions.
         curve: Whether an eps curve is measured.
         checks: How many checks are made.
         corruptions: Whether accuracy under common corruptions is measured.
@@ -97,6 +100,7 @@ def evaluate(
     batch_size: int = 250,
     seed: int = 0,
     output: Path | None = None,
+    overwrite: bool = False,
     resume: bool = False,
     surrogate: str | None = None,
     curve: bool = False,
@@ -105,7 +109,7 @@ def evaluate(
     arch: str | None = None,
     weights: Path | None = None,
     normalisation: str | None = None,
-    allow_code: bool = False,
+    allow_code: frozenset[str] = frozenset(),
     narrator: Narrator | None = None,
 ) -> tuple[Metrics, Path | None]:
     """Measures a model.
@@ -121,8 +125,9 @@ def evaluate(
         restarts: Of PGD, APGD and the transfer attack.
         images: A balanced sample of this size; None: all.
         batch_size: Images per forward pass and process. AutoAttack's random numbers depend on it.
-        seed: Of everything random.
+        seed: Of random starts, noise and corruptions.
         output: A JSON file; None: ``evaluations/`` of a run folder, else nowhere.
+        overwrite: Replaces a file that stands there and is no evaluation.
         resume: Continues an interrupted evaluation; starts where there is none.
         surrogate: A model to transfer perturbations from; None: the teacher, where the model is a run folder.
         curve: Whether PGD is run from eps 0 up to where the model only guesses.
@@ -131,7 +136,7 @@ def evaluate(
         arch: Architecture of a weights file.
         weights: File that replaces the model's.
         normalisation: Of the model's input, where its source does not tell it.
-        allow_code: Whether the model's ``package.module:factory`` may be imported and called.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
         narrator: Says what happens.
 
     Returns:
@@ -146,19 +151,14 @@ def evaluate(
     level = parse_level(checks) if set(attacks) != {"none"} else "none"
     if split not in SPLITS:
         raise UserError("Unknown split.", received=split, allowed=SPLITS)
-    runtime = Runtime()
-    narrator = narrator if narrator is not None and runtime.is_main else Narrator()
+    context = Context.begin(narrator)
+    runtime = context.runtime
+    source = TeacherSection(name=model, arch=arch, weights=weights, normalisation=normalisation)
     with StopRequest():
-        known = facts_about(model)
-        data = load_data(model, dataset, known, narrator)
-        fit = choose_fit(data.test.size, known.image_size or automatic_size(data))
-        network = load_network(
-            model, data, fit, narrator, arch=arch, weights=weights, normalisation=normalisation,
-            allow_code=allow_code,
-        )  # fmt: skip
-        part = part_of(data, split)
-        indices = balanced_sample(part.labels, images)
-        chosen = part if indices is None else part.select(indices)
+        # The model and its data, loaded as every command loads them; then which images and which balls.
+        known, data, network = load_with_data(source, dataset, context, allow_code=allow_code)
+        part = data.part(split)
+        chosen = part.balanced(images)
         ball = cast(Norm, norm or known.norm or "Linf")
         radii = tuple(dict.fromkeys(eps or [known.eps_in(ball)]))
         threats = tuple(ThreatModel.asked(ball, radius) for radius in radii)
@@ -166,34 +166,42 @@ def evaluate(
         if curve and not wanted.main_threat.eps:
             raise UserError("A curve needs a radius above 0.", received="--eps 0 --curve")
         if corruptions:
-            check_corruptions_usable(data.channels, fit.size)
-        rival = undefended = None
+            check_corruptions_usable(data.images.channels, data.image_size)
+
+        # The networks that it is compared with: what perturbations are transferred from, and the control that
+        # shows what the attack does to a network without a defense.
+        helper = undefended = None
         if surrogate is not None or wanted.uses_surrogate:
             required = "transfer" in attacks
-            rival = load_surrogate(surrogate, known, data, fit, narrator, required=required)
+            helper = load_surrogate(surrogate, known, data, context, required=required)
         if wanted.uses_control:
-            undefended = load_control(known, data, fit, narrator)
+            undefended = load_control(known, data, context)
 
-        itself = (arch, weights, normalisation) == (None, None, None)
-        if output is None and known.run is not None and not itself:
-            narrator.warn("this is not the run's own network: nothing is kept in its folder; name --output")
-        elif output is None and known.run is not None:
-            part_name = "" if known.part == "student" else f"{known.part}-"
-            output = known.run.evaluations / (
-                part_name + _file_name(wanted, data.name, split, len(chosen), surrogate)
-            )
-        networks = {"weights": network, "surrogate": rival, "control": undefended}
-        conditions = _conditions(wanted, networks, data.name, chosen, fit, batch_size, split, runtime)
+        # Where figures are kept, and what they depend on: a stopped evaluation goes on only under the same.
+        if output is None and known.run is not None:
+            if source.is_itself:
+                prefix = "" if known.part == "student" else f"{known.part}-"
+                name = _file_name(wanted, data.images.name, split, len(chosen), surrogate)
+                output = known.run.evaluations / f"{prefix}{name}"
+            else:
+                context.narrator.warn(
+                    "this is not the run's own network: nothing is kept in its folder; name --output"
+                )
+        if output is not None:
+            require_writable(output, overwrite=overwrite, ours=is_evaluation)
+        measurement = Measurement(data.image_size, batch_size, seed, context)
+        networks = {"weights": network, "surrogate": helper, "control": undefended}
+        conditions = _conditions(wanted, networks, measurement, data.images.name, split, chosen)
         state = _open_state(output, conditions, runtime, resume=resume)
-        role = known.part if known.part in ("control", best_of("student")) else "student"
-        evaluator = Evaluator(
-            network, chosen, role=role, split=split, fit=fit, batch_size=batch_size, runtime=runtime,
-            narrator=narrator, state=state,
-        )  # fmt: skip
+        model_name: Model = next((name for name in MODELS if name == known.part), "student")
+        evaluator = Evaluator(network, chosen, measurement, model=model_name, split=split, state=state)
         try:
-            metrics = _measure(wanted, evaluator, rival, data.num_classes, _control_rows(known), undefended)
+            metrics = _measure(
+                wanted, evaluator, helper, data.images.num_classes, _control_rows(known), undefended
+            )
         except Interrupted as stopped:
             raise Interrupted(f"{stopped}\n  next:     {_how_to_continue(output)}") from None
+    indices = part.positions_of(chosen)
     metrics = replace(metrics, indices=indices, data=chosen.fingerprint, conditions=conditions)
     if output is not None and runtime.is_main:
         metrics.write(output)
@@ -209,10 +217,10 @@ def _measure(
     control: Sequence[Row],
     undefended: Teacher | None,
 ) -> Metrics:
-    rival = None if surrogate is None else surrogate.to(evaluator.runtime.device).logits
+    transferred = None if surrogate is None else surrogate.to(evaluator.runtime.device).logits
     build = partial(
         build_attack, seed=wanted.seed, classes=classes, steps=wanted.steps, restarts=wanted.restarts,
-        surrogate=rival,
+        surrogate=transferred,
     )  # fmt: skip
     names = [name for name in wanted.attacks if name != "none"]
     by_threat = {threat: [build(name, threat) for name in names] for threat in wanted.threats}
@@ -224,19 +232,18 @@ def _measure(
             rows.append(_worst_case(evaluator, threat, attacks))
 
     def pgd(threat: ThreatModel) -> Attack:
-        steps = wanted.steps or STEPS
-        return pgd_attack(threat, steps=steps, restarts=wanted.restarts, seed=wanted.seed)
+        return evaluator.measurement.pgd(threat, steps=wanted.steps or STEPS, restarts=wanted.restarts)
 
     curve = eps_curve(evaluator, wanted.main_threat, pgd, classes=classes) if wanted.curve else []
     rows += [point for point in curve if point not in rows]
     checks = run_checks(
         wanted.checks, evaluator, wanted.main_threat, classes=classes, steps=wanted.steps or STEPS,
-        seed=wanted.seed, surrogate=rival, curve=curve, control=control, undefended=undefended,
+        surrogate=transferred, curve=curve, control=control, undefended=undefended,
     )  # fmt: skip
     timing: dict[str, Any] = {"attacks": evaluator.seconds}
     corrupted: list[CorruptionRow] = []
     if wanted.corruptions:
-        corrupted, timing["corruptions"] = measure_corruptions(evaluator, seed=wanted.seed)
+        corrupted, timing["corruptions"] = measure_corruptions(evaluator)
     return Metrics(
         rows,
         timing=timing,
@@ -249,9 +256,10 @@ def _measure(
 def _worst_case(evaluator: Evaluator, threat: ThreatModel, attacks: Sequence[Attack]) -> Row:
     survivors = set.intersection(*(set(evaluator.survivors(attack)) for attack in attacks))
     return row(
-        evaluator.role,
+        evaluator.model,
         evaluator.split,
         Proportion(len(survivors), len(evaluator.images)),
+        kept=survivors,
         attack=WORST,
         norm=threat.norm,
         eps=threat.eps,
@@ -285,35 +293,37 @@ def _file_name(wanted: Wanted, dataset: str, split: str, count: int, surrogate: 
 def _conditions(
     wanted: Wanted,
     networks: dict[str, Teacher | None],
+    measurement: Measurement,
     dataset: str,
-    images: ImageSet,
-    fit: Fit,
-    batch_size: int,
     split: str,
-    runtime: Runtime,
+    images: ImageSet,
 ) -> dict[str, Any]:
     """Returns everything that the figures depend on."""
     return {
         "rrm-transfer": __version__,
         "torch": torch.__version__,
         "pyautoattack": library_version(),
-        "device": runtime.device.type,
-        **{name: None if model is None else weights_hash(model) for name, model in networks.items()},
+        "device": measurement.context.runtime.device.type,
+        **{name: None if model is None else _weights_hash(model) for name, model in networks.items()},
         "dataset": dataset,
         "data": images.fingerprint,
         "split": split,
-        "fit": fit.describe(images.size),
+        "fit": choose_fit(images.size, measurement.image_size).describe(images.size),
         "attacks": list(wanted.attacks),
         "norm": wanted.main_threat.norm,
         "eps": [threat.eps for threat in wanted.threats],
         "steps": wanted.steps,
         "restarts": wanted.restarts,
-        "batch_size": batch_size,
+        "batch_size": measurement.batch_size,
         "seed": wanted.seed,
         "curve": wanted.curve,
         "checks": wanted.checks,
         "corruptions": corruptions_version() if wanted.corruptions else None,
     }
+
+
+def _weights_hash(model: Teacher) -> str:
+    return weights_hash([*model.named_parameters(), *model.named_buffers()])  # normalization included
 
 
 def _open_state(
@@ -324,7 +334,8 @@ def _open_state(
         if resume:
             raise UserError("There is nothing to resume.", hint="--output FILE.json names the evaluation")
         return EvaluationState(conditions=conditions)
-    state = EvaluationState(output.with_name(f"{output.stem}.state.json"), conditions)
+    path = place_of(output.with_name(f"{output.stem}.state.json"))
+    state = EvaluationState(path, conditions)
     problem: UserError | None = None
     if runtime.is_main:
         try:

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import shutil
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from rrm_transfer import __version__
 from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.files import write_text
+from rrm_transfer.core.files import is_partial, place_of, remove_files, remove_partial, write_text
 from rrm_transfer.core.locks import FileLock
-from rrm_transfer.runtime.machine import environment
-from rrm_transfer.runs.continuation import Change, find_changes, require_same
-from rrm_transfer.runtime.processes import Runtime
+from rrm_transfer.core.stems import MARKED_WEIGHTS, STOCK_WEIGHTS
+from rrm_transfer.evaluation.metrics import is_evaluation
 from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.runs.continuation import Change, find_changes, require_same
+from rrm_transfer.runtime.machine import environment
+from rrm_transfer.runtime.processes import Runtime
 
+_LOCK = ".rrm-transfer.lock"
+_WRITTEN = re.compile(
+    rf"""
+    recipe\.yaml | environment\.json | log\.jsonl | metrics\.json | gallery\.safetensors
+    | README\.md | report\.html
+    | (student|student-best|control)/(config\.json|{re.escape(STOCK_WEIGHTS)}|{re.escape(MARKED_WEIGHTS)})
+    | checkpoints/(student|control)-(\d{{8,}}|final)/state\.(json|safetensors)
+    | evaluations/[^/]+\.json
+    | robust-set/(robust-set\.json|train-\d{{5,}}-of-\d{{5,}}\.parquet)
+    | tracking/(.+/)?(events\.out\.tfevents\.[^/]+|hparams\.yml)
+    """,
+    re.VERBOSE,
+)
+"""All that is written into a run folder, but for the lock, half-written files and what trackers keep for
+themselves; ``--overwrite`` removes nothing else."""
 
 
 class RunFolder:
@@ -51,15 +63,30 @@ class RunFolder:
         self.log_file = path / "log.jsonl"
         self.checkpoints = path / "checkpoints"
         self.robust_set = path / "robust-set"
-        self._lock = path / ".lock"
+        self._lock = path / _LOCK
+        self._folders = (
+            self.student, self.best, self.control, self.checkpoints, self.evaluations, self.robust_set,
+        )  # fmt: skip
 
     @property
     def is_finished(self) -> bool:
         return self.metrics.is_file()
 
     @property
+    def is_ours(self) -> bool:
+        """Whether a run wrote into the folder; its ``environment.json`` comes before everything else."""
+        if not self.environment.is_file():
+            return False
+        try:
+            content = parse_json(self.environment.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        versions = content.get("versions") if isinstance(content, dict) else None
+        return isinstance(versions, dict) and isinstance(versions.get("rrm-transfer"), str)
+
+    @property
     def is_started(self) -> bool:
-        return self.recipe.is_file()
+        return self.recipe.is_file() and self.is_ours
 
     def check(self, *, overwrite: bool, resume: bool) -> None:
         """Checks that a run may write here.
@@ -67,26 +94,44 @@ class RunFolder:
         Raises:
             UserError: The folder is taken.
         """
-        if not self.path.exists():
-            return
         if not self.path.is_dir():
-            raise UserError("The output is a file, not a folder.", received=self.path)
-        self.refuse_links()
-        if self.is_started:
-            if not (overwrite or resume):
-                finished = self.is_finished
+            if self.path.exists() or self.path.is_symlink():
+                raise UserError("The output is a file, not a folder.", received=self.path)
+            return
+        if not self.is_started:
+            if any(not self._is_of_beginning(entry) for entry in self.path.iterdir()):
                 raise UserError(
-                    f"The output folder holds {'a finished' if finished else 'an unfinished'} run.",
+                    "The output folder is not empty and holds no run.",
                     received=self.path,
-                    hint=f"{'another --output' if finished else '--resume to continue it'}, or --overwrite "
-                    "to replace it",
+                    hint="another --output",
                 )
-        elif any(p != self.environment and not _is_temporary(p) for p in self.path.iterdir()):
+            return
+        self.refuse_links()
+        for entry in (self._lock, *self._written()):
+            place_of(entry)
+        for folder in self._folders:
+            if folder.exists() and not folder.is_dir():
+                raise UserError("A file stands where a run has a folder.", received=folder, hint="remove it")
+        if not (overwrite or resume):
+            finished = self.is_finished
             raise UserError(
-                "The output folder is not empty and holds no run.",
+                f"The output folder holds {'a finished' if finished else 'an unfinished'} run.",
                 received=self.path,
-                hint="another --output",
+                hint=f"{'another --output' if finished else '--resume to continue it'}, or --overwrite "
+                "to replace it",
             )
+
+    def _is_of_beginning(self, entry: Path) -> bool:
+        """Tells whether a run that was killed before it was started left an entry of the folder."""
+        return entry == self._lock or is_partial(entry) or (entry == self.environment and self.is_ours)
+
+    def _written(self) -> list[Path]:
+        """Returns what stands under the names of a run's files."""
+        found = []
+        for folder, folders, names in os.walk(self.path):
+            paths = [Path(folder) / name for name in (*folders, *names)]
+            found += [path for path in paths if _WRITTEN.fullmatch(path.relative_to(self.path).as_posix())]
+        return sorted(found)
 
     def refuse_links(self) -> None:
         """Checks that no link leads out of the folder: who packed it would choose what is read or written.
@@ -157,19 +202,30 @@ class RunFolder:
         *,
         resume: bool,
         changes: Sequence[Change] = (),
-    ) -> None:
+    ) -> list[Path]:
         """Makes the folder ready for a run that holds its lock: a new one, or the one that stands there.
+
+        Files of a run that is replaced are removed one by one, and only they.
 
         Args:
             recipe_yaml: Resolved.
             facts: What else it depends on; see ``environment``.
             resume: Whether it is the one that stands there.
             changes: What changed since it was started.
+
+        Returns:
+            What a run that was replaced had not written, and so was left.
         """
-        for folder in (self.path, self.checkpoints):
-            for entry in folder.glob("*"):
-                if entry != self._lock and (not resume or _is_temporary(entry)):
-                    _remove(entry)
+        for folder in (self.path, *self._folders):
+            remove_partial(folder)
+        left = []
+        if not resume and self.is_ours:
+            evaluations = self.evaluations
+            old = [path for path in self._written() if path.parent != evaluations or is_evaluation(path)]
+            # These two are replaced below: a folder without them would be no run's.
+            kept = {self.recipe, self.environment}
+            remove_files([path for path in old if path not in kept], within=self.path)
+            left = sorted(entry for entry in self.path.iterdir() if entry not in {self._lock, *kept})
         if resume:
             self._mend_log()
         if changes:
@@ -177,6 +233,7 @@ class RunFolder:
         if changes or not resume:
             write_text(self.environment, json.dumps(environment(facts), indent=1) + "\n")
             write_text(self.recipe, recipe_yaml)
+        return left
 
     def _mend_log(self) -> None:
         """Removes the line that a killed run was writing."""
@@ -207,21 +264,3 @@ def free_path(name: str) -> Path:
     # Two runs may begin in one second, and a clock may go back.
     others = (first.with_name(f"{first.name}-{number}") for number in count(2))
     return next(path for path in chain([first], others) if not path.exists())
-
-
-
-
-
-
-
-
-def _is_temporary(path: Path) -> bool:
-    """Tells whether an entry is the lock, or what `replacing_file` left when its process was killed."""
-    return path.name.startswith(".")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()

@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 
-from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.names import public_name
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.loader import evaluation_batches
-from rrm_transfer.runs.setup import Assembly
-from rrm_transfer.training.averaging import describe_average
-from rrm_transfer.runs.learners import Learner, TeacherNetwork, export_learner
-from rrm_transfer.evaluation.metrics import Role
-from rrm_transfer.runs.folder import RunFolder
-from rrm_transfer.runtime.machine import library_versions
-from rrm_transfer.training.selection import STEPS, Score
+from rrm_transfer.evaluation.metrics import Model
 from rrm_transfer.objectives import PLAIN
-from rrm_transfer.recipe.schema import ObjectiveSection, TrainSection
+from rrm_transfer.recipe.resolved import ResolvedTrain
+from rrm_transfer.recipe.schema import ObjectiveSection
+from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.setup import Setup
+from rrm_transfer.runs.trainables import Trainable, export_trained
+from rrm_transfer.runtime.machine import library_versions
+from rrm_transfer.training.averaging import describe_average
+from rrm_transfer.training.selection import STEPS, Score
 
 _SAMPLE = 8
 """Test images on which the exported network must answer like the trained one."""
@@ -31,74 +31,69 @@ class Product:
     """A trained network that is measured and exported.
 
     Attributes:
-        model: Its name in rows.
+        model: Which of the run's networks it is.
         network: With the weights that it is exported with.
         folder: Where to.
         weights: See ``describe_weights``.
     """
 
-    model: str
-    network: Learner
+    model: Model
+    network: Trainable
     folder: Path
     weights: dict[str, Any]
 
 
-def control_product(control: Learner, folder: RunFolder, steps: int) -> Product:
+def control_product(control: Trainable, folder: RunFolder, steps: int) -> Product:
     """Returns the undefended control, whose weights are those at the end of plain training."""
     weights = {"step": steps, "of_steps": steps, "average": describe_average(ema=None, epochs=0)}
     return Product("control", control, folder.control, weights)
 
 
-def provenance(assembly: Assembly, role: Role, product: Product) -> dict[str, Any]:
+def provenance(setup: Setup, product: Product) -> dict[str, Any]:
     """Tells how a network was made; JSON values only.
 
     Args:
-        assembly: The parts of the run.
-        role: Of what the run makes, or ``control``, which has no teacher.
-        product: The network.
+        setup: Of the run.
+        product: The network; a control has no teacher.
     """
-    recipe, teacher = assembly.recipe, assembly.teacher if role != "control" else None
-    objective = _published(recipe.objective) if role != "control" else {"name": PLAIN}
+    recipe, data, plain = setup.recipe, setup.loaded, product.model == "control"
+    teacher = None if plain else setup.teacher
+    objective = {"name": PLAIN} if plain else _published(recipe.objective)
     return {
         "versions": library_versions(),
-        "role": role,
+        "model": product.model,
+        "is_teacher": setup.is_teacher,
         "recipe": recipe.name,
         "objective": objective,
-        "threat": {"norm": assembly.threat.norm, "eps": assembly.threat.eps},
-        "dataset": assembly.data.name,
-        "dataset_licence": assembly.data.licence,
-        "fit": assembly.fit.describe(assembly.data.test.size),
+        "threat": {"norm": setup.threat.norm, "eps": setup.threat.eps},
+        "dataset": data.images.name,
+        "dataset_license": data.images.licence,
+        "fit": data.fit.describe(data.images.test.size),
         "teacher": None
         if teacher is None
         else {"name": public_name(teacher.name), "sha256": teacher.provenance["sha256"]},
         "weights": product.weights,
-        **_extra_images(assembly, role),
+        **({} if plain else _extra_images(setup)),
     }
 
 
-def _extra_images(assembly: Assembly, role: Role) -> dict[str, Any]:
-    """Tells of the images beside the labelled ones that a network was trained on, if there were any."""
-    if assembly.extra is None or role == "control":
+def _extra_images(setup: Setup) -> dict[str, Any]:
+    """Tells of the images beside the labelled ones that a student was trained on, if there were any."""
+    extra = setup.extra
+    if extra is None:
         return {}
-    labels = assembly.recipe.data.extra_labels
-    return {"extra_images": {"count": len(assembly.extra), "share": assembly.extra.share, "labels": labels}}
+    labels = setup.recipe.data.extra_labels
+    return {"extra_images": {"count": len(extra), "share": extra.share, "labels": labels}}
 
 
-def recorded_provenance(folder: Path) -> dict[str, Any]:
-    """Reads how an exported network was made."""
-    section: dict[str, Any] = parse_json((folder / "config.json").read_text(encoding="utf-8"))["rrm"]
-    return section
-
-
-def describe_weights(train: TrainSection, total_steps: int, selected: Score | None = None) -> dict[str, Any]:
+def describe_weights(train: ResolvedTrain, total_steps: int, selected: Score | None = None) -> dict[str, Any]:
     """Tells which of the weights that training went through a network has.
 
     Args:
-        train: Resolved.
+        train: Of the recipe.
         total_steps: Of the whole training.
         selected: Of the best weights by the held-out part; None: they are those at the end.
     """
-    assert train.epochs is not None
     step = total_steps if selected is None else selected.step
     facts: dict[str, Any] = {"step": step, "of_steps": total_steps}
     if train.average_epochs is not None:
@@ -117,37 +112,27 @@ def describe_weights(train: TrainSection, total_steps: int, selected: Score | No
     return facts
 
 
-def export(product: Product, *, assembly: Assembly, role: Role, images: ImageSet) -> None:
+def export(product: Product, setup: Setup, images: ImageSet) -> None:
     """Writes a network, which is moved to the CPU.
 
     Args:
         product: The network.
-        assembly: The parts of the run.
-        role: As in ``provenance``.
+        setup: Of the run.
         images: The exported network must answer the first of them like the trained one.
 
     Raises:
         UserError: It would not.
     """
-    few = images.select(list(range(min(_SAMPLE, len(images)))))
-    batches = evaluation_batches(few, fit=assembly.fit, batch_size=_SAMPLE, device=torch.device("cpu"))
-    export_learner(
+    few, fit = images.select(range(min(_SAMPLE, len(images)))), setup.loaded.fit
+    batches = evaluation_batches(few, fit=fit, batch_size=_SAMPLE, device=torch.device("cpu"))
+    export_trained(
         product.network.cpu(),
         product.folder,
         sample=next(iter(batches)).x,
-        class_names=assembly.data.class_names,
-        licence=assembly.recipe.student.licence,
-        rrm=provenance(assembly, role, product),
+        class_names=setup.loaded.images.class_names,
+        licence=setup.recipe.student.licence,
+        rrm=provenance(setup, product),
     )
-
-
-def load_line(student: Learner, folder: RunFolder) -> str:
-    """Returns the Python, or the command, that loads what a run exported."""
-    if student.stock:
-        return f'timm.create_model("local-dir:{folder.student}", pretrained=True)'
-    if isinstance(student, TeacherNetwork):
-        return f"rrm-transfer run --teacher {folder.path}"
-    return f'rrm_transfer.load_student("{folder.student}")'
 
 
 def _published(objective: ObjectiveSection) -> dict[str, Any]:

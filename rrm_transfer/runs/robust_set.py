@@ -18,20 +18,19 @@ from PIL import Image
 from torch import Tensor
 
 from rrm_transfer.attacks.ascent import ascend
-from rrm_transfer.core.documents import parse_json
+from rrm_transfer.core.documents import differences, parse_json, read_text
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file, write_text
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.broken import BrokenImages
-from rrm_transfer.data.fit import Fit
+from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.data.parquet_source import load_parquet
-from rrm_transfer.runs.setup import Assembly
-from rrm_transfer.runtime.progress import Narrator
-from rrm_transfer.runtime.processes import Runtime
 from rrm_transfer.objectives.base import Inversion
+from rrm_transfer.runs.setup import Setup
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.teachers.teacher import Teacher
 
 SHARD = 256
@@ -116,8 +115,8 @@ class RobustSet:
         if not self.folder.exists():
             return
         try:
-            found = dict(parse_json((self.folder / "robust-set.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            found = parse_json(read_text(self.folder / "robust-set.json"))
+        except (OSError, ValueError):
             if not self.folder.is_dir() or any(self.folder.iterdir()):
                 raise UserError(
                     "The folder holds no robust set, and something else.",
@@ -125,26 +124,24 @@ class RobustSet:
                     hint="another objective.folder",
                 ) from None
             return
-        facts = self.facts
-        differing = [key for key in facts if found.get(key) != facts[key]]
-        if differing:
+        if changes := differences(found, self.facts):
             raise UserError(
-                "The robust set in the folder was made otherwise.",
-                received=", ".join(f"{key} {found.get(key)!r}" for key in differing),
-                allowed=", ".join(f"{key} {facts[key]!r}" for key in differing),
+                "The robust set in the folder was made otherwise:\n"
+                + "\n".join(f"  {change}" for change in changes),
+                received=self.folder,
                 hint="another objective.folder, or the same settings",
             )
 
-    def make(self, runtime: Runtime, narrator: Narrator) -> MadeImages:
+    def make(self, context: Context) -> MadeImages:
         """Writes what is missing and reads the whole, in the order of the training images.
 
         Args:
-            runtime: Its processes share the files to write.
-            narrator: Shows progress.
+            context: Its processes share the files to write.
 
         Raises:
             UserError: See ``check``; or a process does not see what the others wrote.
         """
+        runtime = context.runtime
         runtime.on_main(self.check)  # another process could see what this one is about to write
         if runtime.is_main:
             write_text(self.folder / "robust-set.json", json.dumps(self.facts, indent=1) + "\n")
@@ -152,7 +149,7 @@ class RobustSet:
         missing = runtime.from_main([n for n in numbers if not self._file(n).is_file()])
         teacher = self._teacher.to(runtime.device)
         own = missing[runtime.rank :: runtime.world]
-        with narrator.task("robust set", len(own)) as task:
+        with context.narrator.task("robust set", len(own)) as task:
             for done, number in enumerate(own, start=1):
                 begun = time.monotonic()
                 first = number * SHARD
@@ -237,24 +234,24 @@ class RobustSet:
             pq.write_table(table, temporary)
 
 
-def robust_set_of(assembly: Assembly, folder: Path) -> RobustSet | None:
+def robust_set_of(setup: Setup, folder: Path) -> RobustSet | None:
     """Returns the set that takes the place of a run's training images; None where its objective wants none.
 
     Args:
-        assembly: The run.
+        setup: Of the run.
         folder: Where the set is kept if the recipe does not say.
     """
-    inversion, teacher = assembly.objective().inversion, assembly.teacher
+    inversion, teacher, loaded = setup.objective.inversion, setup.teacher, setup.loaded
     if inversion is None or teacher is None:
         return None
     return RobustSet(
         folder if inversion.folder is None else Path(inversion.folder),
         inversion,
         teacher=teacher,
-        data=assembly.data,
-        fit=assembly.fit,
-        seed=assembly.recipe.seed,
-        batch_size=assembly.recipe.evaluate.batch_size,
+        data=loaded.images,
+        fit=choose_fit(loaded.images.train.size, loaded.image_size),
+        seed=setup.recipe.seed,
+        batch_size=setup.recipe.evaluate.batch_size,
     )
 
 

@@ -11,10 +11,9 @@ from typing import Any, Self
 from rrm_transfer.core.documents import dotted
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
-from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.evaluation.metrics import Row
-from rrm_transfer.runtime.processes import Runtime
 from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.runtime.processes import Runtime
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 _PROJECT = "rrm-transfer"
@@ -82,12 +81,12 @@ class Tracking:
         """Tells an event of the run's log, where it is a ``step``."""
         if event != "step":
             return
-        phase = facts["phase"]
-        values = {f"{phase}/loss/{name}": value for name, value in facts["losses"].items()}
-        values |= {f"{phase}/{name}": facts[name] for name in ("lr", "images_per_s", "epoch")}
-        # Each phase counts its steps from 0, and only TensorBoard lets a later value have a lower step.
+        model = facts["model"]
+        values = {f"{model}/loss/{name}": value for name, value in facts["losses"].items()}
+        values |= {f"{model}/{name}": facts[name] for name in ("lr", "images_per_s", "epoch")}
+        # Each network counts its steps from 0, and only TensorBoard lets a later value have a lower step.
         if self.name != "tensorboard":
-            values[f"{phase}/step"] = facts["step"]
+            values[f"{model}/step"] = facts["step"]
         self._tell(values, facts["step"] if self.name == "tensorboard" else None)
 
     def accuracies(self, rows: Iterable[Row]) -> None:
@@ -100,8 +99,7 @@ class Tracking:
 
 
 def _title(row: Row) -> str:
-    ball = "clean" if row.eps is None else f"{row.attack} {row.norm} {format_eps(row.eps)}"
-    return f"accuracy/{row.model}/{ball.replace('/', ' of ')}"
+    return f"accuracy/{row.model}/{row.title.replace('/', ' of ')}"
 
 
 def _configuration(recipe: Recipe) -> dict[str, bool | float | str]:

@@ -86,6 +86,11 @@ class Runtime:
     def is_main(self) -> bool:
         return bool(self.accelerator.is_main_process)
 
+    @property
+    def has_bf16(self) -> bool:
+        """Whether this is a GPU that computes in bf16."""
+        return self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+
     def synchronise(self) -> None:
         """Waits until the device has done what it was given."""
         if self.device.type != "cpu":

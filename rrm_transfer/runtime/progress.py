@@ -44,7 +44,7 @@ class Task:
 
     def __init__(self, console: Console | None, title: str, total: int, done: int) -> None:
         self._console = console
-        self._title = title
+        self._title = presentable(title)
         self._total = total
         self._done = done
         self._started_with = done
@@ -54,11 +54,11 @@ class Task:
         self._start = self._last_line = time.monotonic()
         if self._console is not None and self._console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[facts]}"),
+                TextColumn("{task.fields[facts]}", markup=False),
                 console=self._console,
                 transient=True,
             )
@@ -77,7 +77,7 @@ class Task:
     def update(self, done: int, facts: Mapping[str, str] | None = None) -> None:
         """Moves to ``done`` units; ``facts`` stand beside the bar."""
         self._done = done
-        text = "  ".join(f"{name} {value}" for name, value in (facts or {}).items())
+        text = presentable("  ".join(f"{name} {value}" for name, value in (facts or {}).items()))
         if self._bar is not None:
             self._bar.update(self._id, completed=done, facts=text)
         elif self._console is not None and time.monotonic() - self._last_line > _PLAIN_INTERVAL_SECONDS:

@@ -23,6 +23,7 @@ def create_timm(
     stem: str | None = None,
     pretrained: bool = False,
     state: Mapping[str, Tensor] | None = None,
+    images: Mapping[str, object] | None = None,
 ) -> nn.Module:
     """Builds a timm network, on the default device.
 
@@ -34,14 +35,17 @@ def create_timm(
         stem: ``"cifar"`` to replace the stem, see `rrm_transfer.core.stems`.
         pretrained: Load weights, strictly but for the classifier: ``state``, else those that timm names.
         state: A complete state dict in any form that timm knows for the architecture.
+        images: What its configuration says of images, where that is not timm's: ``input_size`` and the like.
 
     Raises:
         UserError: An argument is unknown to the architecture, the weights do not fit, or the stem cannot
             be replaced.
     """
     require_shape_only(args)
-    # timm loads strictly only where it believes that the class counts agree
-    overlay = None if state is None else {"state_dict": state, "num_classes": num_classes, "label_offset": 0}
+    overlay = dict(images or {})
+    if state is not None:
+        # timm loads strictly only where it believes that the class counts agree
+        overlay |= {"state_dict": state, "num_classes": num_classes, "label_offset": 0}
     try:
         model = cast(
             nn.Module,
@@ -50,7 +54,7 @@ def create_timm(
                 pretrained,
                 num_classes=num_classes,
                 in_chans=channels,
-                pretrained_cfg_overlay=overlay,
+                pretrained_cfg_overlay=overlay or None,
                 **args,
             ),
         )

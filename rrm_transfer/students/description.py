@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from timm.models import get_pretrained_cfg
 
+from rrm_transfer.core.kinds import Kind
 from rrm_transfer.core.pixels import PixelStatistics
 from rrm_transfer.students.names import resolve_student_name
 from rrm_transfer.students.sizes import plan_input
-from rrm_transfer.students.student import Kind, kind_of
+from rrm_transfer.students.student import kind_of
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,25 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import hub_model
+from rrm_transfer.core.names import HUB, split_scheme
 from rrm_transfer.core.pixels import Normalise, PixelStatistics
-from rrm_transfer.core.stems import MARKED_PREFIX, MARKED_WEIGHTS
+from rrm_transfer.core.stems import MARKED_PREFIX, MARKED_WEIGHTS, STOCK_WEIGHTS
+from rrm_transfer.core.weights.state_dict import read_state_dict, require_same_kinds
 from rrm_transfer.students.creation import create_timm
 from rrm_transfer.students.saving import CONFIG
 
 # What timm's constructors and loaders raise on a configuration that is not theirs.
 _DAMAGED = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, SafetensorError,
-    TypeError, ValueError,
+    ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError,
+    ValueError,
 )  # fmt: skip
+
+_OLDER_WEIGHTS = "pytorch_model.bin"
 
 
 class LoadedStudent(nn.Module):
@@ -61,8 +63,8 @@ def load_student(path: str | Path) -> LoadedStudent:
     Raises:
         UserError: There is no student, its files are damaged, or the hub does not give them.
     """
-    scheme, _, repo = str(path).partition(":")
-    folder = hub_model(repo)[0].parent if scheme == "hf-hub" else Path(path)
+    scheme, name = split_scheme(str(path))
+    folder = hub_model(name)[0].parent if scheme == HUB else Path(name)
     if not (folder / CONFIG).is_file() and (folder / "student" / CONFIG).is_file():
         folder = folder / "student"
     if not (folder / CONFIG).is_file():
@@ -73,28 +75,39 @@ def load_student(path: str | Path) -> LoadedStudent:
         )
     try:
         config = cast(dict[str, Any], parse_json((folder / CONFIG).read_text(encoding="utf-8")))
-        stem = config.get("rrm", {}).get("stem")
-        model = (
-            _marked(folder, config, stem)
-            if stem
-            else timm.create_model(f"local-dir:{folder}", pretrained=True)
-        )
-        return LoadedStudent(model, config=config).eval()
+        return LoadedStudent(_network(folder, config), config=config).eval()
     except _DAMAGED as error:
         raise UserError(
             "The student's files are incomplete or damaged.", received=folder, allowed=f"timm said: {error}"
         ) from error
 
 
-def _marked(folder: Path, config: dict[str, Any], stem: str) -> nn.Module:
-    args = dict(config["model_args"])
+def _network(folder: Path, config: dict[str, Any]) -> nn.Module:
+    """Builds the network that a folder describes; its words choose among timm's, and load no other.
+
+    Raises:
+        UserError: They name another network, or the weights are not its own.
+    """
+    stem = config.get("rrm", {}).get("stem")
+    architecture = config["rrm"]["architecture"] if stem else config["architecture"]
+    if not (isinstance(architecture, str) and timm.is_model(architecture)):
+        raise UserError(
+            "Unknown student: timm has no such architecture.", received=f"{folder}: {architecture}"
+        )
+    recorded, args = config["pretrained_cfg"], dict(config.get("model_args") or {})
     model = create_timm(
-        config["rrm"]["architecture"],
-        num_classes=args.pop("num_classes"),
-        channels=args.pop("in_chans"),
+        architecture,
+        num_classes=args.pop("num_classes", config.get("num_classes", recorded.get("num_classes"))),
+        channels=args.pop("in_chans", recorded["input_size"][0]),
         args=args,
         stem=stem,
+        images={key: tuple(recorded[key]) for key in ("input_size", "mean", "std")},
     )
-    weights = load_file(folder / MARKED_WEIGHTS)
-    model.load_state_dict({key.removeprefix(MARKED_PREFIX): tensor for key, tensor in weights.items()})
+    names = (MARKED_WEIGHTS,) if stem else (STOCK_WEIGHTS, _OLDER_WEIGHTS)
+    file = next((folder / name for name in names if (folder / name).exists()), folder / names[0])
+    tensors = read_state_dict(file).tensors
+    if stem:
+        tensors = {key.removeprefix(MARKED_PREFIX): tensor for key, tensor in tensors.items()}
+    require_same_kinds(model, tensors, source=file)
+    model.load_state_dict(tensors)
     return model

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 import urllib.request
 from pathlib import Path
 
 import huggingface_hub
 import torch
-from safetensors import SafetensorError
-from timm.models import get_pretrained_cfg, load_state_dict
+from timm.models import clean_state_dict, get_pretrained_cfg
 from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import require_hub
+from rrm_transfer.core.weights.state_dict import read_state_dict, require_same_kinds
 from rrm_transfer.students.heads import Head
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -52,30 +51,15 @@ def read_local_weights(path: Path, model: nn.Module, form: Head) -> dict[str, Te
     Classifier tensors that the file lacks, or has for another number of classes, are replaced by fresh ones.
 
     Args:
-        path: safetensors, or a file that ``torch.load(weights_only=True)`` reads.
+        path: In any of the forms that docs/teachers.md lists.
         model: The network, on any device; only its shapes are read.
         form: Its classifier.
 
     Raises:
-        UserError: The file cannot be read or holds no tensors.
+        UserError: The file cannot be read safely, or holds no weights.
     """
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-    except (
-        OSError,
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        AttributeError,
-    ) as error:
-        raise UserError(
-            "The student's weights cannot be read.",
-            received=f"{path}: {str(error).partition(chr(10))[0] or type(error).__name__}",
-            allowed="a safetensors file, or one that torch.load(weights_only=True) reads",
-        ) from None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError("The student's weights are not a state dict of tensors.", received=path)
+    state = clean_state_dict(read_state_dict(path).tensors)
+    require_same_kinds(model, state, source=path)
     idle = {id(parameter) for parameter in form.idle_parameters(model)}
     for key, parameter in model.named_parameters():
         if id(parameter) in idle and (key not in state or state[key].shape != parameter.shape):

@@ -60,7 +60,7 @@ def save_student(
 
     Args:
         student: Trained, in float32.
-        folder: Replaced where it exists.
+        folder: Its files are replaced where they exist; others stay.
         sample: A few images to compare on, pixels in [0, 1], ``(B, C, H, W)``, on the student's device.
         class_names: In the order of the logits, where they are known.
         licence: Of the weights.
@@ -89,7 +89,7 @@ def save_student(
         **dict.fromkeys(_SOURCE_FIELDS),
         "license": licence,
     }
-    with replacing_folder(folder) as temporary:
+    with replacing_folder(folder, owned=(CONFIG, STOCK_WEIGHTS, MARKED_WEIGHTS)) as temporary:
         folded.cpu().register_state_dict_post_hook(_unshare)  # type: ignore[no-untyped-call]
         save_for_hf(
             folded,

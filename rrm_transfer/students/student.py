@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from rrm_transfer.core.kinds import Kind
 from rrm_transfer.core.layers import Layer, LayerReader
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.pixels import Normalise, PixelStatistics
@@ -17,9 +19,7 @@ from rrm_transfer.students.creation import create_timm
 from rrm_transfer.students.heads import Head
 from rrm_transfer.students.names import resolve_student_name
 from rrm_transfer.students.pretrained import read_local_weights, require_hub_weights
-from rrm_transfer.students.sizes import plan_input
-
-Kind = Literal["convolutional", "transformer"]
+from rrm_transfer.students.sizes import InputPlan, plan_input
 
 
 class MatchedHead(nn.Module):
@@ -212,6 +212,141 @@ def kind_of(model: nn.Module) -> Kind:
     return "transformer" if by_sample else "convolutional"
 
 
+@dataclass(frozen=True)
+class StudentPlan:
+    """A student before it has weights: all that can be told of one without making any.
+
+    Attributes:
+        name: Exact timm name, tags allowed.
+        input: How the architecture is built for the images.
+        num_classes: Of the data.
+        channels: Of the data's images.
+        image_size: Their side in pixels.
+        pretrained: Whether it starts from the weights that timm names.
+        weights: A local file that it starts from instead.
+        projection: Where the matched features are projected; see :func:`build_student`.
+        seed: Of the initial weights.
+    """
+
+    name: str
+    input: InputPlan
+    num_classes: int
+    channels: int
+    image_size: int
+    pretrained: bool
+    weights: Path | None
+    projection: Literal["auto", "always"]
+    seed: int
+
+    @property
+    def stock(self) -> bool:
+        """Whether stock timm rebuilds the network from its name and arguments."""
+        return self.input.stem is None
+
+    def build(self, feature_width: int | None = None) -> Student:
+        """Builds the student; equal plans build equal students, whatever was drawn before.
+
+        Args:
+            feature_width: The teacher's; None to match nothing (no projection).
+
+        Raises:
+            UserError: Weights cannot be had or do not fit.
+        """
+        plan = self.input
+        if self.pretrained and self.weights is None:
+            require_hub_weights(self.name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = create_timm(
+                self.name,
+                num_classes=self.num_classes,
+                channels=self.channels,
+                args=plan.args,
+                stem=plan.stem,
+                pretrained=self.pretrained or self.weights is not None,
+                state=None
+                if self.weights is None
+                else read_local_weights(self.weights, plan.model, plan.form),
+            )
+            head = self._head(feature_width)
+        own = plan.form.read(model)
+        if own is not None and isinstance(head.projection, nn.Identity):
+            head.set_classifier(*own)
+        return self._put_together(model, head)
+
+    def outline(self, feature_width: int | None = None) -> Student:
+        """Returns the student on the meta device: shapes without numbers."""
+        with torch.device("meta"):
+            return self._put_together(copy.deepcopy(self.input.model), self._head(feature_width))
+
+    def _head(self, feature_width: int | None) -> MatchedHead:
+        width = self.input.width
+        return MatchedHead(
+            width,
+            width if feature_width is None else feature_width,
+            self.num_classes,
+            always=self.projection == "always",
+        )
+
+    def _put_together(self, model: nn.Module, head: MatchedHead) -> Student:
+        config = cast(Mapping[str, tuple[float, ...]], model.pretrained_cfg)
+        statistics = PixelStatistics(tuple(config["mean"]), tuple(config["std"]))
+        return Student(
+            model,
+            head,
+            architecture=self.name.partition(".")[0],
+            form=self.input.form,
+            statistics=statistics.for_channels(self.channels),
+            image_size=self.image_size,
+            model_args=self.input.args,
+            stem=self.input.stem,
+            notes=self.input.notes,
+        )
+
+
+def plan_student(
+    name: str,
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    pretrained: bool = False,
+    weights: Path | None = None,
+    args: Mapping[str, object] | None = None,
+    projection: Literal["auto", "always"] = "auto",
+    seed: int = 0,
+) -> StudentPlan:
+    """Plans a student on the meta device, without weights.
+
+    Args:
+        name: As for :func:`build_student`, and so are the others.
+        num_classes: Of the data.
+        channels: Of the data's images.
+        image_size: Their side in pixels.
+        pretrained: Start from the weights that timm names for the architecture.
+        weights: Start from a local file instead.
+        args: For ``timm.create_model``.
+        projection: Where the matched features are projected.
+        seed: Of the initial weights.
+
+    Raises:
+        UserError: Unknown name or argument, not a classifier, or an image size that the architecture cannot
+            take.
+    """
+    exact = resolve_student_name(name)
+    plan = plan_input(
+        exact,
+        num_classes=num_classes,
+        channels=channels,
+        image_size=image_size,
+        args=args or {},
+        keep_shapes=pretrained or weights is not None,
+    )
+    return StudentPlan(
+        exact, plan, num_classes, channels, image_size, pretrained, weights, projection, seed
+    )  # fmt: skip
+
+
 def build_student(
     name: str,
     *,
@@ -244,46 +379,15 @@ def build_student(
         UserError: Unknown name or argument, not a classifier, an image size that the architecture cannot
             take, or weights that cannot be had or do not fit.
     """
-    exact = resolve_student_name(name)
-    plan = plan_input(
-        exact,
+    plan = plan_student(
+        name,
         num_classes=num_classes,
         channels=channels,
         image_size=image_size,
-        args=args or {},
-        keep_shapes=pretrained or weights is not None,
+        pretrained=pretrained,
+        weights=weights,
+        args=args,
+        projection=projection,
+        seed=seed,
     )
-    if pretrained and weights is None:
-        require_hub_weights(exact)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = create_timm(
-            exact,
-            num_classes=num_classes,
-            channels=channels,
-            args=plan.args,
-            stem=plan.stem,
-            pretrained=pretrained or weights is not None,
-            state=None if weights is None else read_local_weights(weights, plan.model, plan.form),
-        )
-        head = MatchedHead(
-            plan.width,
-            plan.width if feature_width is None else feature_width,
-            num_classes,
-            always=projection == "always",
-        )
-    own = plan.form.read(model)
-    if own is not None and isinstance(head.projection, nn.Identity):
-        head.set_classifier(*own)
-    config = cast(Mapping[str, tuple[float, ...]], model.pretrained_cfg)
-    return Student(
-        model,
-        head,
-        architecture=exact.partition(".")[0],
-        form=plan.form,
-        statistics=PixelStatistics(tuple(config["mean"]), tuple(config["std"])).for_channels(channels),
-        image_size=image_size,
-        model_args=plan.args,
-        stem=plan.stem,
-        notes=plan.notes,
-    )
+    return plan.build(feature_width)

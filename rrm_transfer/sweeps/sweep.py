@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from rrm_transfer.core.documents import differences
 from rrm_transfer.core.errors import Interrupted, RecipeError, UserError
-from rrm_transfer.core.files import write_text
+from rrm_transfer.core.files import require_writable, write_text
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.runs.folder import RunFolder
-from rrm_transfer.runs.recipe_names import check_names
+from rrm_transfer.runs.resolve import check_names
 from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.sweeps.launchers import Launcher, Task
 from rrm_transfer.teachers.sources import find_origin
-from rrm_transfer.training.objective import objective_of
+
+_HEADER = "# A run of a sweep of rrm-transfer.\n"
+"""Begins a sweep's recipes, by which they are known from a user's."""
+_SHOWN = 8
+"""Differences from an earlier sweep that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,8 @@ def check_runs(runs: Sequence[PlannedRun], problems: Problems) -> None:
     teachers: set[tuple[object, ...]] = set()
     for run in runs:
         try:
-            recipe = check_names(run.recipe)
-            if not objective_of(recipe).needs:
+            recipe, objective = check_names(run.recipe)
+            if not objective.needs:
                 continue
             teacher = recipe.teacher
             if teacher is None:
@@ -107,25 +112,26 @@ class Sweep:
         self._allow_code = allow_code
 
     def check(self, problems: Problems) -> None:
-        """Checks that the runs that the folder holds already are the planned ones."""
+        """Checks that the runs that the folder holds are the planned ones, and its files those of a sweep."""
         if self.folder.exists() and not self.folder.is_dir():
             problems.add(UserError("The output is a file, not a folder.", received=self.folder))
             return
         for run in self.runs:
             folder, known = RunFolder(self.folder / run.name), self._recipe(run)
+            try:
+                folder.check(overwrite=False, resume=True)
+                require_writable(known, self._log(run), ours=partial(_is_ours, folder, known))
+            except UserError as error:
+                problems.add(error)
+                continue
             if not folder.is_started:
                 continue
-            before = dump_recipe(read_recipe(str(known))) if known.is_file() else ""
-            now = dump_recipe(run.recipe)
-            if before != now:
-                difference = [
-                    f"  {line}"
-                    for line in difflib.unified_diff(before.splitlines(), now.splitlines(), n=0, lineterm="")
-                    if line[:1] in "+-" and line[:3] not in ("+++", "---")
-                ]
+            before = read_recipe(str(known)).model_dump(mode="json") if known.is_file() else {}
+            if changes := differences(before, run.recipe.model_dump(mode="json")):
+                listing = "\n".join(f"  {change}" for change in changes[:_SHOWN])
                 problems.add(
                     UserError(
-                        "The output folder holds this run of another sweep:\n" + "\n".join(difference[:8]),
+                        f"The output folder holds this run of another sweep:\n{listing}",
                         received=folder.path,
                         hint="another --output, or the settings of before",
                     )
@@ -152,7 +158,7 @@ class Sweep:
             if folder.is_finished:
                 outcomes[run.name] = Outcome(run.name, folder.path, "skipped")
             else:
-                write_text(self._recipe(run), dump_recipe(run.recipe))
+                write_text(self._recipe(run), _HEADER + dump_recipe(run.recipe))
                 tasks.append(self._task(run, quiet=quiet))
         if outcomes:
             narrator.note(f"finished before: {len(outcomes)} of {len(self.runs)} runs")
@@ -177,4 +183,15 @@ class Sweep:
             "--output", str(self.folder / run.name), "--resume",
             *(["--quiet"] if quiet else []), *(["--allow-code"] if self._allow_code else []),
         )  # fmt: skip
-        return Task(run.name, command, self.folder / "logs" / f"{run.name}.log")
+        return Task(run.name, command, self._log(run))
+
+    def _log(self, run: PlannedRun) -> Path:
+        return self.folder / "logs" / f"{run.name}.log"
+
+
+def _is_ours(run: RunFolder, recipe: Path, file: Path) -> bool:
+    """Tells whether a sweep wrote the recipe of a run, and so its log, too."""
+    try:
+        return run.is_started or recipe.read_text(encoding="utf-8").startswith(_HEADER)
+    except (OSError, ValueError):
+        return False

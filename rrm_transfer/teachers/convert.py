@@ -9,7 +9,11 @@ from pathlib import Path
 
 import rrm_transfer
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.teachers.reading import sniff
+from rrm_transfer.core.weights.reading import sniff
+
+_SECONDS = 120.0
+"""For starting the process and for what does not depend on the file's size."""
+_BYTES_PER_SECOND = 5e6
 
 
 def convert(source: Path, target: Path) -> None:
@@ -34,13 +38,19 @@ def convert(source: Path, target: Path) -> None:
     package = Path(rrm_transfer.__file__).parent.parent
     path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
     # -P: modules that lie beside the checkpoint must not stand for those that are imported.
-    finished = subprocess.run(
-        [sys.executable, "-P", "-m", "rrm_transfer.teachers.salvage", str(source), str(target)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        finished = subprocess.run(
+            [sys.executable, "-P", "-m", "rrm_transfer.teachers.salvage", str(source), str(target)],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS + source.stat().st_size / _BYTES_PER_SECOND,
+        )
+    except subprocess.TimeoutExpired as expired:
+        raise UserError(
+            f"No tensors could be taken out within {expired.timeout:.0f} seconds.", received=source
+        ) from None
     if finished.returncode != 0:
         last_line = (finished.stderr.strip() or "no message").splitlines()[-1]
         raise UserError(f"No tensors could be taken out: {last_line}", received=source)

@@ -25,7 +25,7 @@ def inspect_teacher(
     arch: str | None = None,
     weights: Path | None = None,
     normalisation: str | None = None,
-    allow_code: bool = False,
+    allow_code: frozenset[str] = frozenset(),
 ) -> dict[str, object]:
     """Tells what a source holds. What would stop `load_teacher` is counted here, where it can be.
 
@@ -34,7 +34,7 @@ def inspect_teacher(
         arch: The architecture, where the source does not say it.
         weights: A file that replaces the source's.
         normalisation: Overrides what the source says.
-        allow_code: Whether ``package.module:factory`` may be imported and called.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
 
     Returns:
         JSON values: ``architecture``, ``stem`` (``cifar`` or ``stock``), ``arguments`` of the constructor,

@@ -11,7 +11,6 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.pixels import PixelStatistics, parse_statistics
 from rrm_transfer.teachers.checkpoints import Checkpoint, open_checkpoint
 from rrm_transfer.teachers.networks import adapt, build_model
-from rrm_transfer.teachers.networks.building import is_factory
 from rrm_transfer.teachers.origins import Origin
 from rrm_transfer.teachers.planning import draw_plan
 from rrm_transfer.teachers.sources import find_origin
@@ -28,7 +27,7 @@ def load_teacher(
     arch: str | None = None,
     weights: Path | None = None,
     normalisation: str | None = None,
-    allow_code: bool = False,
+    allow_code: frozenset[str] = frozenset(),
     features_only: bool = False,
 ) -> Teacher:
     """Loads a teacher, frozen.
@@ -41,7 +40,7 @@ def load_teacher(
         arch: The architecture, where the source does not say it.
         weights: A file that replaces the source's.
         normalisation: ``none``, ``imagenet``, ``cifar10`` or ``mean/std``; overrides what the source says.
-        allow_code: Whether ``package.module:factory`` may be imported and called.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
         features_only: Whether only the representation will be used, so that a classifier is not needed.
 
     Raises:
@@ -58,7 +57,7 @@ def load_teacher(
             hint="use an objective that matches features only, such as label-free rrm",
         )
     statistics, said_by = find_statistics(normalisation, checkpoint, origin)
-    own_code = is_factory(plan.blueprint.architecture)
+    own_code = plan.blueprint.own_code
     # Without memory first: widths that a file names may be of any size.
     with nullcontext() if own_code else torch.device("meta"):
         model = build_model(plan.blueprint, allow_code=allow_code)

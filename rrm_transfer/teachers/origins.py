@@ -13,6 +13,9 @@ from rrm_transfer.core.hub import hub_model
 from rrm_transfer.core.pixels import PixelStatistics
 from rrm_transfer.core.stems import CIFAR_STEM, MARKED_WEIGHTS, STOCK_WEIGHTS
 
+_LARGEST = 1 << 14
+"""Pixels that a side of an image may have, and channels."""
+
 _WEIGHTS = (STOCK_WEIGHTS, MARKED_WEIGHTS, "pytorch_model.bin")
 
 
@@ -24,6 +27,7 @@ class Origin:
         name: What messages and reports call the teacher.
         file: The weights.
         architecture: As `Blueprint` takes it.
+        own_code: Whether that is the user's own ``package.module:factory``; no file can say so.
         args: For the architecture's constructor.
         statistics: The normalisation.
         image_size: Side in pixels of the images that the network was trained on.
@@ -35,6 +39,7 @@ class Origin:
     name: str
     file: Path
     architecture: str | None = None
+    own_code: bool = False
     args: Mapping[str, Any] = field(default_factory=dict)
     statistics: PixelStatistics | None = None
     image_size: int | None = None
@@ -98,10 +103,15 @@ def described_by(config: Path, *, name: str, weights: Path) -> Origin:
         )
         labels = content.get("label_names") or pretrained.get("label_names")
         architecture, names = content["architecture"], tuple(labels or ())
-        if not (isinstance(architecture, str) and isinstance(side, int | None)):
-            raise TypeError("the architecture is no name, or the size no number")
+        sides = [value for value in (side, args.get("in_chans")) if value is not None]
+        counts = [value for value in (args["num_classes"],) if value is not None]
+        if not isinstance(architecture, str) or any(type(number) is not int for number in (*sides, *counts)):
+            raise TypeError("the architecture is no name, or a size or count no number")
+        if any(not 0 < number <= _LARGEST for number in sides) or any(count < 0 for count in counts):
+            raise ValueError("a size or count is out of range")
         if isinstance(labels, str) or not all(isinstance(name, str) for name in names):
             raise TypeError("the classes' names are no list of names")
+        "".join(names).encode()
         if weights.name == MARKED_WEIGHTS:
             architecture = content["rrm"]["architecture"] + CIFAR_STEM
         return Origin(

@@ -15,7 +15,7 @@ from rrm_transfer.core.stems import CIFAR_STEM, base_architecture, has_cifar_ste
 from rrm_transfer.teachers.checkpoints import Checkpoint
 from rrm_transfer.teachers.guessing import guess, has_small_stem, own_args, vit_geometry
 from rrm_transfer.teachers.networks import Blueprint, build_model
-from rrm_transfer.teachers.networks.building import is_factory, is_timm
+from rrm_transfer.teachers.networks.building import is_timm
 from rrm_transfer.teachers.origins import Origin
 
 _IMAGENET_CLASSES = 1000
@@ -56,8 +56,8 @@ def draw_plan(origin: Origin, checkpoint: Checkpoint) -> Plan:
     tensors, form = checkpoint.tensors, checkpoint.form
     if origin.architecture is None:
         blueprint = guess(tensors, source=str(origin.file))
-    elif is_factory(origin.architecture):
-        blueprint = Blueprint(origin.architecture)
+    elif origin.own_code:
+        blueprint = Blueprint(origin.architecture, own_code=True)
     elif is_timm(origin.architecture):
         blueprint, filtered = _timm_plan(origin, tensors)
         if filtered is not tensors:

@@ -5,10 +5,9 @@ Run as a process of its own: ``python -m rrm_transfer.teachers.salvage CHECKPOIN
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, ClassVar
@@ -18,132 +17,120 @@ from safetensors.torch import save_file
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file, sha256_of
-from rrm_transfer.teachers.containers import state_dict_in
-from rrm_transfer.teachers.pickles import REBUILDERS
+from rrm_transfer.core.weights.archives import MOST_ENTRIES
+from rrm_transfer.core.weights.containers import state_dict_in
+from rrm_transfer.core.weights.pickles import REBUILDERS, Inert, InertUnpickler
+from rrm_transfer.core.weights.reading import sniff
 
-_CALLABLE: dict[tuple[str, str], Callable[..., object]] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    **{("torch._utils", name): getattr(torch._utils, name) for name in REBUILDERS},
-}
-
-
-class Inert:
-    """Stands for whatever a pickle names; it keeps what it is given and does nothing."""
-
-    state: object = None
-    # The older format compares a pickled module's source with the class of that name.
-    __name__ = "inert"
-    dump_patches = False
-
-    def __init__(self, *args: object) -> None:
-        self.args = args
-
-    def __setitem__(self, key: object, value: object) -> None:
-        """Takes a pickled mapping's items."""
-
-    def append(self, value: object) -> None:
-        """Takes a pickled list's items."""
-
-    extend = add = append
+_DEEPEST = 64
+"""Levels of modules in modules."""
+_COPIES = 4
+"""How much more than its file a checkpoint may take: its tensors as they are read, and what is written."""
+_WORKSPACE = 1 << 28
+"""Bytes besides."""
 
 
-class InertUnpickler(pickle._Unpickler):
-    """An unpickler that calls `_CALLABLE` only: no import, no constructor, no ``__setstate__``.
+class TensorUnpickler(InertUnpickler):
+    """Calls what makes tensors, and nothing else."""
 
-    It is the one written in Python, because every instruction that could call something is replaced.
-    """
-
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
-    # The base class has these; its type stubs do not name them.
-    stack: list[Any]
-    append: Callable[[object], None]
-    pop_mark: Callable[[], list[Any]]
-    readline: Callable[[], bytes]
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Returns an allowed function, or an inert object for anything else."""
-        return _CALLABLE.get((module, name)) or Inert(module, name)
-
-    def get_extension(self, code: int) -> None:
-        """Stands for a name out of ``copyreg``'s table."""
-        self.append(Inert(code))
-
-    def load_reduce(self) -> None:
-        args = self.stack.pop()
-        function = self.stack[-1]
-        self.stack[-1] = function(*args) if _is_callable(function) else Inert(function, args)
-
-    def load_newobj(self) -> None:
-        args = self.stack.pop()
-        self.stack[-1] = OrderedDict() if self.stack[-1] is OrderedDict else Inert(self.stack[-1], args)
-
-    def load_newobj_ex(self) -> None:
-        keywords, args = self.stack.pop(), self.stack.pop()
-        self.stack[-1] = Inert(self.stack[-1], args, keywords)
-
-    def load_inst(self) -> None:
-        self.readline()
-        self.readline()
-        self.append(Inert(*self.pop_mark()))
-
-    def load_obj(self) -> None:
-        self.append(Inert(*self.pop_mark()))
-
-    def load_build(self) -> None:
-        state = self.stack.pop()
-        if isinstance(self.stack[-1], Inert):
-            self.stack[-1].state = state
-
-    dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.NEWOBJ[0]] = load_newobj
-    dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
-    dispatch[pickle.INST[0]] = load_inst
-    dispatch[pickle.OBJ[0]] = load_obj
-    dispatch[pickle.BUILD[0]] = load_build
-
-
-def _is_callable(function: object) -> bool:
-    return any(function is allowed for allowed in _CALLABLE.values())
+    callables: ClassVar[Mapping[tuple[str, str], Callable[..., object]]] = {
+        ("collections", "OrderedDict"): OrderedDict,
+        **{("torch._utils", name): getattr(torch._utils, name) for name in REBUILDERS},
+    }
 
 
 def _load(stream: IO[bytes], **options: Any) -> object:
-    return InertUnpickler(stream, **options).load()
+    return TensorUnpickler(stream, **options).load()
 
 
 def read_inertly(path: Path) -> object:
-    """Returns the file's content with plain containers and tensors as they are, and modules as mappings."""
-    inert_pickle = SimpleNamespace(__name__="inert", Unpickler=InertUnpickler, load=_load)
-    return _plain(torch.load(path, map_location="cpu", pickle_module=inert_pickle, weights_only=False))
+    """Returns the file's content with plain containers and tensors as they are, and modules as mappings.
+
+    Raises:
+        UserError: It is no checkpoint of torch, or one that is damaged.
+    """
+    if sniff(path) == "safetensors":
+        raise UserError("The file is safetensors already.", received=path)
+    inert_pickle = SimpleNamespace(__name__="inert", Unpickler=TensorUnpickler, load=_load)
+    try:
+        content = torch.load(path, map_location="cpu", pickle_module=inert_pickle, weights_only=False)
+    except Exception as problem:  # a damaged pickle can fail in any way: every instruction trusts the last
+        reason = (str(problem) or type(problem).__name__).splitlines()[0][:160]
+        raise UserError(f"The checkpoint is damaged: {reason}", received=path) from None
+    return _plain(content, {}, 0)
 
 
-def _plain(value: object) -> object:
-    """Turns inert objects into their state, and the state of a pickled module into a state dict."""
+def _plain(value: object, known: dict[int, object], depth: int) -> object:
+    """Turns inert objects into their state, and the state of a pickled module into a state dict.
+
+    Args:
+        value: Of a checkpoint.
+        known: What became of other values, by id: each is looked at once.
+        depth: Of ``value`` in the checkpoint.
+
+    Raises:
+        UserError: It is nested too deeply.
+    """
     if isinstance(value, Inert):
         value = value.state
     if not isinstance(value, dict):
         return value
-    if not {"_parameters", "_buffers", "_modules"} <= value.keys():
-        return {key: _plain(item) for key, item in value.items()}
-    tensors = {**value["_parameters"], **value["_buffers"]}
-    for name, child in value["_modules"].items():
-        inner = _plain(child)
+    if depth > _DEEPEST:
+        raise UserError("Its entries are nested too deeply.")
+    if id(value) not in known:
+        result: dict[object, object] = {}
+        known[id(value)] = result  # at once, for a mapping that holds itself
+        if {"_parameters", "_buffers", "_modules"} <= value.keys():
+            result |= _tensors_of(value, known, depth)
+        else:
+            result |= {key: _plain(item, known, depth + 1) for key, item in value.items()}
+    return known[id(value)]
+
+
+def _tensors_of(module: dict[str, Any], known: dict[int, object], depth: int) -> dict[object, object]:
+    parameters, buffers, children = (module[name] for name in ("_parameters", "_buffers", "_modules"))
+    if not all(isinstance(part, dict) for part in (parameters, buffers, children)):
+        raise UserError("A module in it is none.")
+    tensors: dict[object, object] = {**parameters, **buffers}
+    for name, child in children.items():
+        inner = _plain(child, known, depth + 1)
         if isinstance(inner, dict):
             tensors |= {f"{name}.{key}": item for key, item in inner.items()}
+            if len(tensors) > MOST_ENTRIES:
+                raise UserError("Its modules hold more tensors than a network has.")
     return tensors
+
+
+def _limit_memory(size: int) -> None:
+    """Lets this process take what reading and writing ``size`` bytes needs, where the system can be told."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (ImportError, OSError):
+        return
+    limit = pages * resource.getpagesize() + _COPIES * size + _WORKSPACE
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def main() -> None:
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
+    size = source.stat().st_size
+    _limit_memory(size)
     try:
         tensors = state_dict_in(read_inertly(source), source=source).tensors
+        if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > _COPIES * size:
+            raise UserError("Its tensors claim more numbers than the file has room for.")
+        with replacing_file(target) as temporary:
+            save_file(
+                {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()},
+                temporary,
+                metadata={"converted_from": source.name, "converted_from_sha256": sha256_of(source)},
+            )
     except UserError as problem:
         sys.exit(problem.what)
-    with replacing_file(target) as temporary:
-        save_file(
-            {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()},
-            temporary,
-            metadata={"converted_from": source.name, "converted_from_sha256": sha256_of(source)},
-        )
+    except (MemoryError, RuntimeError) as problem:  # torch's own words for memory that it cannot have
+        sys.exit((str(problem) or "There is not enough memory.").splitlines()[0][:160])
 
 
 if __name__ == "__main__":

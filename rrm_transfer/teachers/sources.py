@@ -8,8 +8,8 @@ from pathlib import Path
 import timm
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.names import did_you_mean
-from rrm_transfer.teachers.networks.building import is_factory, is_known, known_architectures
+from rrm_transfer.core.names import HUB, LOCAL_FOLDER, did_you_mean, split_scheme
+from rrm_transfer.teachers.networks.building import is_factory, is_known, is_timm, known_architectures
 from rrm_transfer.teachers.origins import Origin, folder_origin, hub_origin
 from rrm_transfer.teachers.zoo import zoo, zoo_entry, zoo_origin
 
@@ -31,17 +31,17 @@ def find_origin(source: str, *, arch: str | None = None, weights: Path | None = 
     origin = _origin(source, weights)
     if weights is not None and origin.file != weights:
         origin = replace(origin, file=weights, sha256=None)
-    return origin if arch is None else replace(origin, architecture=arch)
+    return origin if arch is None else replace(origin, architecture=arch, own_code=is_factory(arch))
 
 
 def _origin(source: str, weights: Path | None) -> Origin:
     entry = zoo_entry(source)
     if entry is not None:
         return zoo_origin(entry, weights)
-    scheme, _, rest = source.partition(":")
-    if scheme in ("local-dir", "local_dir"):
+    scheme, rest = split_scheme(source)
+    if scheme == LOCAL_FOLDER:
         return folder_origin(Path(rest), name=source)
-    if scheme in ("hf-hub", "hf_hub"):
+    if scheme == HUB:
         return hub_origin(rest, name=source)
     if Path(source).is_dir():
         return folder_origin(Path(source), name=source)
@@ -54,8 +54,8 @@ def _origin(source: str, weights: Path | None) -> Origin:
             raise UserError(
                 "A factory makes a network without weights.", received=source, hint="--teacher-weights FILE"
             )
-        return Origin(name=source, file=weights, architecture=source)
-    if timm.is_model(source):
+        return Origin(name=source, file=weights, architecture=source, own_code=is_factory(source))
+    if is_timm(source):
         return _timm_origin(source)
     raise UserError(
         "Unknown teacher.",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.weights.state_dict import require_same_kinds
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def require_fit(
             received=source,
             hint="name the architecture that the weights were trained with: --teacher-arch NAME",
         )
+    require_same_kinds(model, tensors, source=source)
     return report
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Self, cast
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from rrm_transfer.core.layers import Layer, LayerReader
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.pixels import Normalise, PixelStatistics
+from rrm_transfer.core.weights.identity import weights_hash
 from rrm_transfer.teachers.networks.adapters import HookedNetwork, TimmNetwork
 from rrm_transfer.teachers.view import View
 
@@ -138,11 +138,7 @@ class Teacher(nn.Module):
             "statistics": self.normalise.statistics,
             "groups": self._groups,
         }
-        digest = hashlib.sha256(repr(parts).encode())
-        for name, value in self.network.state_dict().items():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return weights_hash(self.network.state_dict().items(), parts)
 
     def features(self, x: Tensor) -> Tensor:
         """Returns the representation, ``(B, width)``."""

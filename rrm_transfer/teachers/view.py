@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.pixels import LUMA
 
-# ITU-R BT.601 luma, which is also what Pillow's conversion to grey uses.
-_LUMA = (0.299, 0.587, 0.114)
 _COLOURS = {1: "grey", 3: "RGB"}
 
 
@@ -48,7 +47,7 @@ class View:
         if given < wanted:
             x = x.expand(-1, wanted, -1, -1)
         elif given > wanted:
-            x = (x * x.new_tensor(_LUMA).view(1, -1, 1, 1)).sum(1, keepdim=True)
+            x = (x * x.new_tensor(LUMA).view(1, -1, 1, 1)).sum(1, keepdim=True)
         side = self.size[1]
         if side is not None and x.shape[-2:] != (side, side):
             # Bilinear weights are not negative, so the range is kept; bicubic would leave it.

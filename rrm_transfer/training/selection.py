@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import ImageSet
-from rrm_transfer.evaluation.evaluator import PGDSpec, balanced_sample, measure
+from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.evaluation.metrics import Row
-from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator
 
 IMAGES = 1000
 """Of the held-out part, a fixed balanced sample, where it has more."""
@@ -106,40 +103,18 @@ class Selection:
         self.weights = dict(weights)
 
 
-def held_out_judge(
-    images: ImageSet,
-    threat: ThreatModel,
-    *,
-    fit: Fit,
-    batch_size: int,
-    seed: int,
-    runtime: Runtime,
-) -> Judge:
+def held_out_judge(images: ImageSet, threat: ThreatModel, measurement: Measurement) -> Judge:
     """Returns a judge that runs a short PGD, in float32 and evaluation mode; see ``IMAGES`` and ``STEPS``.
 
     Args:
         images: The held-out part.
         threat: Of the run, at its full eps.
-        fit: How images are brought to the input size.
-        batch_size: Images per forward pass and process.
-        seed: Of random starts, which are the same at every evaluation.
-        runtime: Processes and devices.
+        measurement: How; random starts are the same at every evaluation.
     """
-    sample = balanced_sample(images.labels, IMAGES)
-    chosen = images if sample is None else images.select(sample)
+    silent = replace(measurement, context=measurement.context.silent)  # training has the bar
+    chosen, attack = images.balanced(IMAGES), measurement.pgd(threat, steps=STEPS)
 
     def judge(network: nn.Module) -> list[Row]:
-        return measure(
-            network,
-            chosen,
-            [PGDSpec(threat, STEPS, restarts=1)],
-            role="selection",
-            split="held-out",
-            fit=fit,
-            batch_size=batch_size,
-            seed=seed,
-            runtime=runtime,
-            narrator=Narrator(),  # training has the bar
-        )
+        return silent.rows(network, chosen, [attack], model="student", split="held-out")
 
     return judge

@@ -22,8 +22,7 @@ from rrm_transfer.objectives import build_objective
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.students.student import Student
 from rrm_transfer.teachers.teacher import Teacher
-from rrm_transfer.training.pairing import pair
-from rrm_transfer.training.step import TrainingStep
+from rrm_transfer.training.step import TrainingStep, pair
 
 _THREAT = ThreatModel("Linf", 8 / 255)
 

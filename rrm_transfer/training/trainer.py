@@ -16,17 +16,15 @@ from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import derive_seed
 from rrm_transfer.data.loader import Batch, TrainingLoader
 from rrm_transfer.objectives.base import Objective
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.parallel import whole
-from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.training.averaging import STATISTICS_BATCHES, build_average
-from rrm_transfer.training.checkpoints import Checkpoint, Checkpoints
+from rrm_transfer.training.checkpoints import Checkpoint, Checkpoints, pack, part_of, unpack
 from rrm_transfer.training.features.cache import FeatureCache
-from rrm_transfer.training.losses import REMEDY, LossWindow
+from rrm_transfer.training.finite import REMEDY, LossWindow
 from rrm_transfer.training.selection import Selection
 from rrm_transfer.training.timing import Waiting
-from rrm_transfer.training.training_state import pack, part_of, unpack
 from rrm_transfer.training.updating import TrainingPlan, Updater
 
 Log = Callable[[str, dict[str, Any]], None]
@@ -77,14 +75,13 @@ class Trainer:
 
     Args:
         plan: What to do.
-        runtime: Processes and devices.
+        context: Processes and voice.
         student: Maps pixels to ``Outputs``; moved to the device, trained in place. When training is done it
             has the averaged weights, where they are averaged.
         teacher: Frozen, or None.
         objective: The loss.
         loader: Training batches of this process.
         checkpoints: Where state is kept.
-        narrator: Shows progress.
         log: Writes one event of the run's log.
         selection: Looks for the best weights on the way, or None.
         features: The teacher's outputs on clean images, where they are cached.
@@ -94,23 +91,22 @@ class Trainer:
         self,
         plan: TrainingPlan,
         *,
-        runtime: Runtime,
+        context: Context,
         student: nn.Module,
         teacher: nn.Module | None,
         objective: Objective,
         loader: TrainingLoader,
         checkpoints: Checkpoints,
-        narrator: Narrator,
         log: Log,
         selection: Selection | None = None,
         features: FeatureCache | None = None,
     ) -> None:
         self.plan = plan
-        self.runtime = runtime
+        self.runtime = runtime = context.runtime
         self.objective = objective
         self.loader = loader
         self._checkpoints = checkpoints
-        self._narrator = narrator
+        self._narrator = context.narrator
         self._log = log
         self._features = features
         asked = objective.teacher_sees if features is None else objective.teacher_sees - {"clean"}
@@ -171,10 +167,11 @@ class Trainer:
         images_per_step = self.loader.global_batch_size / self.objective.replays
         self._select(saved=True)  # where an evaluation was interrupted
         begun, before, first = time.monotonic(), self._seconds, self._step
-        title = f"{plan.phase}: {type(self.objective).__name__}"
+        title = f"{plan.model}: {type(self.objective).__name__}"
         self._waiting.seconds = 0.0
         with self._narrator.task(title, self.total_steps, done=self._step) as task:
             for epoch, batch, clean in self._batches():
+                # The step itself: the objective's loss, its gradient, the weights, then their average.
                 losses = self._updater.update(prepared, epoch, batch, clean)
                 if self._average is not None:
                     self._average.update(self._student, self._step)
@@ -184,6 +181,9 @@ class Trainer:
                     self._tell_of_bad_step()
                 seconds = time.monotonic() - begun
                 self._seconds = before + seconds
+
+                # Losses are read now and then, since reading waits for the device; a loss that is not finite
+                # ends the run here, before it can be saved.
                 look = self._step % plan.log_every == 0 or self._step == self.total_steps
                 if look:
                     means = self._window.read()
@@ -191,14 +191,19 @@ class Trainer:
                     facts = {name: f"{value:.4f}" for name, value in means.items()}
                     task.update(self._step, {**facts, "images/s": f"{rate:.0f}"})
                     self._record(epoch, means, rate, self._waiting.seconds / max(seconds, 1e-9))
+
+                # Selection saves first, so that an evaluation that is cut short is made again; its time is
+                # none of training's.
                 pause = self._select()
                 begun += pause
                 if self._step == self.total_steps:
                     self._tell_of_data(self._waiting.seconds / max(seconds, 1e-9))
                     break
+
+                # A stop is obeyed between two steps, where the state is whole.
                 if (look or ask_always) and runtime.any(stop.received):
                     self._save()
-                    raise Interrupted(f"{plan.phase} stopped at step {self._step} of {self.total_steps}")
+                    raise Interrupted(f"{plan.model} stopped at step {self._step} of {self.total_steps}")
                 if self._step % plan.checkpoint_every == 0 and not pause:
                     self._save()
 
@@ -247,32 +252,32 @@ class Trainer:
         if not saved:
             self._save()
         found = selection.evaluate(self._result(), self._step)
-        self._log("selection", {"phase": self.plan.phase, "step": self._step, **found})
+        self._log("selection", {"model": self.plan.model, "step": self._step, **found})
         self._narrator.note(
-            f"{self.plan.phase}: step {self._step}: clean {found['clean']:.1%}, robust {found['robust']:.1%} "
+            f"{self.plan.model}: step {self._step}: clean {found['clean']:.1%}, robust {found['robust']:.1%} "
             f"of {found['count']:,} held-out images{', the best so far' * found['best']}"
         )
         return time.monotonic() - began
 
     def _record(self, epoch: int, losses: dict[str, float], rate: float, waited: float) -> None:
         lr = self._updater.optimizer.param_groups[0]["lr"]
-        facts = {"phase": self.plan.phase, "step": self._step, "epoch": epoch, "losses": losses}
+        facts = {"model": self.plan.model, "step": self._step, "epoch": epoch, "losses": losses}
         self._log("step", {**facts, "lr": lr, "images_per_s": round(rate, 1), "data_share": round(waited, 3)})
 
     def _tell_of_bad_step(self) -> None:
         found = self._updater.bad_steps.found
         step, cause = found[-1]
-        self._log("skipped", {"phase": self.plan.phase, "step": step, "cause": cause})
+        self._log("skipped", {"model": self.plan.model, "step": step, "cause": cause})
         count = f"{len(found)} of {self.plan.skip_bad_steps} allowed"
         self._narrator.warn(
-            f"{self.plan.phase}: step {step}, {self._place(step)}, skipped: {cause} not finite ({count})"
+            f"{self.plan.model}: step {step}, {self._place(step)}, skipped: {cause} not finite ({count})"
         )
 
     def _tell_of_data(self, share: float) -> None:
         if share > _NOTABLE_DATA_SHARE:
             better = "more data.workers" if self.loader.overlaps else "data.augmentation does most of it"
             self._narrator.note(
-                f"{self.plan.phase}: {share:.0%} of the time went into waiting for images ({better})"
+                f"{self.plan.model}: {share:.0%} of the time went into waiting for images ({better})"
             )
 
     def _save(self, *, final: bool = False) -> None:
@@ -289,7 +294,7 @@ class Trainer:
         if self.runtime.is_main:
             checkpoint = Checkpoint(self._step, tensors, {**optimizer, **facts})
             path = self._checkpoints.save(checkpoint, final=final)
-            self._log("checkpoint", {"phase": self.plan.phase, "step": self._step, "path": path.name})
+            self._log("checkpoint", {"model": self.plan.model, "step": self._step, "path": path.name})
         self.runtime.barrier()
 
     def _check_weights(self) -> None:
@@ -321,11 +326,11 @@ class Trainer:
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as problem:
             raise UserError(
                 "The checkpoint is whole, but not of this run.",
-                received=f"{self.plan.phase}, step {checkpoint.step}: {type(problem).__name__}: {problem}",
+                received=f"{self.plan.model}, step {checkpoint.step}: {type(problem).__name__}: {problem}",
                 hint="another --output, or --overwrite to start again",
             ) from problem
-        self._log("resume", {"phase": self.plan.phase, "step": self._step})
-        self._narrator.note(f"{self.plan.phase}: resumed at step {self._step} of {self.total_steps}")
+        self._log("resume", {"model": self.plan.model, "step": self._step})
+        self._narrator.note(f"{self.plan.model}: resumed at step {self._step} of {self.total_steps}")
         return bool(finished)
 
     def _take_up(self, checkpoint: Checkpoint) -> None:

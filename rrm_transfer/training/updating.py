@@ -16,6 +16,7 @@ from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness, derive_seed
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.loader import Batch
+from rrm_transfer.evaluation.metrics import Model
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.runtime.parallel import whole
 from rrm_transfer.runtime.processes import Precision, Runtime
@@ -37,7 +38,7 @@ class TrainingPlan:
     """What one phase of training does.
 
     Attributes:
-        phase: ``student`` or ``control``; names checkpoints and log lines.
+        model: ``student`` or ``control``; names checkpoints and log lines.
         epochs: Passes over the training images.
         accumulation: Parts into which each process splits its share of a batch.
         optimisation: The optimiser and its schedule.
@@ -52,12 +53,12 @@ class TrainingPlan:
         checkpoint_every: Optimiser steps between checkpoints.
         log_every: Optimiser steps between log lines.
         skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
-        seed: Of everything random.
+        seed: Of attacks, noise and dropout during training.
         ema: Decay of a moving average of the weights, or None.
         average_epochs: Epochs at the end over which weights are averaged, or None.
     """
 
-    phase: str
+    model: Model
     epochs: int
     accumulation: int
     optimisation: Optimisation
@@ -183,7 +184,7 @@ class Updater:
         plan, accelerator = self.plan, self.runtime.accelerator
         self.student.train()
         # Dropout and drop path draw from the global generator: a resumed run must find it in the same state.
-        torch.manual_seed(derive_seed(plan.seed, plan.phase, self.step, self.runtime.rank))
+        torch.manual_seed(derive_seed(plan.seed, plan.model, self.step, self.runtime.rank))
         totals: dict[str, Tensor] = {}
         parts = self._parts(prepared, self.student, epoch, batch, clean, accumulation)
         for number, step in enumerate(parts):

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rrm_transfer.attacks.ascent import Start, ascend, inner_attack
+from rrm_transfer.attacks.ascent import InnerAttack, Start, ascend
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import Norm, ThreatModel
-from rrm_transfer.objectives import base
 
 THREATS = [
     ThreatModel("Linf", 8 / 255),
@@ -31,25 +30,14 @@ def network() -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 5))
 
 
-def test_starts_are_those_of_the_objectives() -> None:
-    assert get_args(Start) == get_args(base.Start)
-
-
 @pytest.mark.parametrize("start", get_args(Start))
 @pytest.mark.parametrize("threat", THREATS, ids=str)
 @pytest.mark.parametrize("seed", range(3))
 def test_never_leaves_the_ball_or_the_image_range(threat: ThreatModel, start: Start, seed: int) -> None:
     x, net = images(seed), network().eval()
-    x_adv = inner_attack(
-        x,
-        loss=lambda z: net(z).logsumexp(1),
-        threat=threat,
-        randomness=Randomness(seed, 0, torch.arange(len(x))),
-        steps=3,
-        step_size=0.8,
-        start=start,
-        start_scale=2.0,
-    )
+    inner = InnerAttack(3, 0.8, start, start_scale=2.0)
+    draws = Randomness(seed, 0, torch.arange(len(x)))
+    x_adv = inner.perturb(x, lambda z: net(z).logsumexp(1), threat, draws)
     assert 0 <= x_adv.min() <= x_adv.max() <= 1
     assert threat.size(x_adv - x).max() <= threat.eps * (1 + 1e-5) + 1e-7
     assert (threat.size(x_adv - x) > 0).all()
@@ -58,16 +46,9 @@ def test_never_leaves_the_ball_or_the_image_range(threat: ThreatModel, start: St
 @pytest.mark.parametrize("threat", THREATS, ids=str)
 def test_without_clipping_only_the_image_range_holds(threat: ThreatModel) -> None:
     x = torch.full((4, 3, 6, 6), 0.5)
-    x_adv = inner_attack(
-        x,
-        loss=lambda z: z.flatten(1).sum(1),
-        threat=threat,
-        randomness=Randomness(0, 0, torch.arange(4)),
-        steps=3,
-        step_size=1.0,
-        start="none",
-        clip=False,
-    )
+    inner = InnerAttack(3, 1.0, start="none", clip=False)
+    draws = Randomness(0, 0, torch.arange(4))
+    x_adv = inner.perturb(x, lambda z: z.flatten(1).sum(1), threat, draws)
     assert 0 <= x_adv.min() <= x_adv.max() <= 1
     assert (threat.size(x_adv - x) > 1.01 * min(threat.eps, 0.4)).all()
 
@@ -93,14 +74,8 @@ def test_no_steps_return_the_start_and_an_empty_ball_the_image() -> None:
     start = torch.full_like(x, 0.01)
     kept = ascend(x, loss=lambda z: net(z).sum(1), threat=THREATS[0], steps=0, step_size=0.1, delta=start)
     assert torch.equal(kept, start)
-    empty = inner_attack(
-        x,
-        loss=lambda z: net(z).sum(1),
-        threat=ThreatModel("Linf", 0.0),
-        randomness=Randomness(0, 0, torch.arange(len(x))),
-        steps=2,
-        step_size=1.0,
-    )
+    draws = Randomness(0, 0, torch.arange(len(x)))
+    empty = InnerAttack(2, 1.0).perturb(x, lambda z: net(z).sum(1), ThreatModel("Linf", 0.0), draws)
     assert torch.equal(empty, x)
 
 
@@ -140,13 +115,11 @@ def test_an_image_is_attacked_alike_in_any_batch() -> None:
     slope = torch.randn(3 * 36, 5, generator=torch.Generator().manual_seed(0)).double()
 
     def attack(rows: Tensor) -> Tensor:
-        return inner_attack(
+        return InnerAttack(2, 0.5).perturb(
             x[rows],
-            loss=lambda z: (z.flatten(1) @ slope).logsumexp(1),
-            threat=THREATS[0],
-            randomness=Randomness(0, 0, rows),
-            steps=2,
-            step_size=0.5,
+            lambda z: (z.flatten(1) @ slope).logsumexp(1),
+            THREATS[0],
+            Randomness(0, 0, rows),
         )
 
     torch.testing.assert_close(

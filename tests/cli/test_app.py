@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rrm_transfer import __version__
-from rrm_transfer.cli import run as run_module
+from rrm_transfer.cli import options
 from rrm_transfer.core.errors import Interrupted, UserError
 from tests.cli.conftest import Cli
 from tests.cli.golden import FILE, commands
@@ -127,7 +127,7 @@ def _fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def request(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr(run_module, "request", request)
+    monkeypatch.setattr(options, "request", request)
 
 
 def test_a_mistake_is_one_message_and_exit_code_2(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

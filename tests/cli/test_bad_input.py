@@ -43,13 +43,13 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "override": (["--set", "train.epochs"], ["Not an override", "key.subkey=value"]),
     "optimiser": (["--set", "train.optimizer=adamv"], ["Unknown optimiser", "adamw"]),
     "optimiser without a learning rate": (
-        ["--set", "train.optimizer=adam", "--set", "train.lr=null"],
+        ["--set", "train.optimizer=adam", "--set", "train.lr=auto"],
         ["train.lr", "momentum"],
     ),
     "student argument": (["--student-arg", "depth"], ["Not an argument", "key=value"]),
     "student argument's value": (["--student-arg", "depth=["], ["not YAML", "depth=["]),
     "eps of another norm": (
-        ["--set", "threat.norm=L2", "--set", "threat.eps=null"],
+        ["--set", "threat.norm=L2", "--set", "threat.eps=auto"],
         ["no customary eps for L2", "threat.eps"],
     ),
     "output below a file": (["--output", "/dev/null/run", "--skip-teacher-check"], ["/dev/null", "a file"]),

@@ -19,7 +19,7 @@ def grid(tmp_path: Path) -> Path:
 
 def test_the_command_prints_each_form_and_notes_stand_on_standard_error(grid: Path, cli: Cli) -> None:
     write_run(grid / "unfinished").metrics.unlink()
-    for form in FORMATS:
+    for form in (*FORMATS, "json"):
         ended = cli("compare", str(grid), "--format", form)
         assert ended.code == 0
         assert "unfinished: not finished" in ended.err

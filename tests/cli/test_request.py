@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rrm_transfer.cli.request import names_code, request
+from rrm_transfer.cli.request import code_named_by, request
 from rrm_transfer.core.errors import RecipeError
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
@@ -26,7 +26,7 @@ def test_a_named_student_starts_from_an_empty_recipe() -> None:
     recipe = asked(QUICKSTART, student={"name": "test_vit"})
     assert recipe.teacher is not None
     assert (recipe.teacher.name, recipe.student.name) == ("fashion_mnist_linf", "test_vit")
-    assert (recipe.train.epochs, recipe.objective.name, recipe.objective.arguments) == (None, "rrm", {})
+    assert (recipe.train.epochs, recipe.objective.name, recipe.objective.arguments) == ("auto", "rrm", {})
 
 
 def test_a_student_in_a_recipes_place_starts_as_the_recipe_says() -> None:
@@ -50,11 +50,12 @@ def test_another_objective_does_not_get_the_arguments_of_the_recipes(name: str, 
         assert bool(objective.arguments) == kept
 
 
-def test_only_a_factory_on_the_command_line_may_run_code() -> None:
-    assert names_code("package.module:factory", None)
-    assert names_code("teacher.pt", "package.module:factory")
-    for name in ("hf-hub:user/name", "local-dir:folder", "robust_resnet50", None):
-        assert not names_code(name)
+def test_leave_is_for_the_factory_on_the_command_line_and_no_other() -> None:
+    assert code_named_by("tests.support.tiny:trained", None) == {"tests.support.tiny:trained"}
+    assert code_named_by("teacher.pt", "tests.support.tiny:trained") == {"tests.support.tiny:trained"}
+    assert not code_named_by(
+        "hf-hub:user/name", "local-dir:folder", "local_dir:folder", "robust_resnet50", None
+    )
 
 
 def test_problems_of_schema_and_objective_are_told_together() -> None:

@@ -30,6 +30,7 @@ class Server(ThreadingHTTPServer):
             in time), ``drops`` (the connection, after a third of what is asked for), ``cuts`` (likewise, and
             nothing at a later offset).
         requests: Methods and paths, in order.
+        headers: Sent with the file.
     """
 
     daemon_threads = True
@@ -38,6 +39,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[str] = []
+        self.headers = {"X-Repo-Commit": "0" * 40, "ETag": hashlib.sha256(CONTENT).hexdigest()}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -74,8 +76,8 @@ class Handler(BaseHTTPRequestHandler):
     def _head(self, status: int, length: int) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(length))
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("ETag", hashlib.sha256(CONTENT).hexdigest())
+        for header, value in self.server.headers.items():
+            self.send_header(header, value)
         self.end_headers()
 
 
@@ -139,6 +141,29 @@ def test_a_hub_that_fails_is_told_and_leaves_nothing_half_written(
     ]
     assert not isinstance(huggingface_hub.try_to_load_from_cache("user/model", "weights.bin"), str)
     server.mood = "well"
+    assert hub_file("user/model", "weights.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("header", ["ETag", "X-Linked-ETag", "X-Repo-Commit"])
+@pytest.mark.parametrize("tag", ["../../../x", '"../../../x"', "/tmp/x", "..", "a/b", "a\\b", "x" * 999])
+def test_an_answers_tags_are_no_paths(header: str, tag: str, server: Server, tmp_path: Path) -> None:
+    server.headers[header] = tag
+    with pytest.raises(UserError, match="no plain name") as caught:
+        hub_file("user/model", "weights.bin")
+    assert header in str(caught.value)
+    assert not _files(tmp_path)
+    server.headers |= {"X-Repo-Commit": "0" * 40, "ETag": 'W/"abc-1.2"', "X-Linked-ETag": '"abc-1.2"'}
+    assert hub_file("user/model", "weights.bin").read_bytes() == CONTENT
+
+
+def test_other_bytes_than_were_announced_are_refused(server: Server, tmp_path: Path) -> None:
+    announced = server.headers["ETag"]
+    server.headers["ETag"] = hashlib.sha256(b"others").hexdigest()
+    for _ in range(2):  # what was refused is not taken from the cache
+        with pytest.raises(UserError, match="other bytes than it announced"):
+            hub_file("user/model", "weights.bin")
+    assert not [path for path in _files(tmp_path) if "blobs" in path.parts]
+    server.headers["ETag"] = announced
     assert hub_file("user/model", "weights.bin").read_bytes() == CONTENT
 
 

@@ -16,7 +16,7 @@ from rrm_transfer.costs.estimate import Cost, CostReport
 from rrm_transfer.costs.preview import preview
 from rrm_transfer.recipe.loading import build_recipe
 from rrm_transfer.recipe.schema import Recipe
-from rrm_transfer.report.costs import estimate_lines
+from rrm_transfer.report.costs import choice_lines, estimate_lines
 from rrm_transfer.runtime.machine import peak_bytes, resident_bytes
 from rrm_transfer.training.timing import Stopwatch
 from tests.support import tiny
@@ -63,6 +63,22 @@ def test_objectives_are_measured_in_turns(tiny_teacher: Path, tiny_data: Path) -
     promised = {"name", "cached", "step_ms", "step_ms_spread", "images_per_s", "peak_mb", "ratio_to_natural"}
     assert all(promised <= entry.keys() for entry in document["objectives"])
     assert 0 < document["recipe"]["ratio_to_sat"] < 1 < document["recipe"]["ratio_to_plain"]
+    own, *others = document["numerics"]
+    assert (own["precision"], own["channels_last"], own["ratio_to_chosen"]) == ("float32", False, 1.0)
+    assert {(other["precision"], other["channels_last"]) for other in others} == {
+        ("float32", True), ("bf16", False), ("bf16", True)
+    }  # fmt: skip
+    assert all(other["step_ms"] > 0 for other in others)
+    (line,) = choice_lines(report)
+    assert line.startswith("a step of rrm in float32, contiguous: ")
+    assert "bf16, channels_last" in line
+
+
+def test_the_recipes_own_objective_keeps_its_arguments(tiny_teacher: Path, tiny_data: Path) -> None:
+    recipe = _recipe(tiny_teacher, tiny_data, "objective={name: pgd-at, steps: 2}")
+    report = bench(recipe, objectives=["rrm", "pgd-at"], steps=1)
+    assert [cost.name for cost in report.costs] == ["natural", "rrm", "rrm", "pgd-at"]
+    assert report.recipe.objective.arguments["steps"] == 2
 
 
 def test_without_a_teacher_its_objectives_are_left_out_or_refused(tiny_data: Path) -> None:
@@ -86,7 +102,8 @@ def _cost(name: str, milliseconds: list[float], *, replays: int = 1) -> Cost:
 
 def test_arithmetic_of_a_report() -> None:
     train = {"epochs": 48, "global_batch_size": 100}
-    recipe = build_recipe({"student": {"name": "a"}, "control": {"epochs": 24}, "train": train})
+    content = {"student": {"name": "a"}, "control": {"epochs": 24}, "train": train}
+    recipe = tiny.resolved(content)
     costs = [
         _cost("natural", [10, 10, 90]),
         _cost("rrm", [12, 12, 12]),
@@ -94,8 +111,7 @@ def test_arithmetic_of_a_report() -> None:
         _cost("free-at", [10], replays=4),
     ]
     report = CostReport(recipe, "cpu", 1, 500, 0.001, False, costs)
-    cache = {"name": "t", "cache": {"views": 8}}
-    with_cache = build_recipe({**recipe.model_dump(), "teacher": cache})
+    with_cache = tiny.resolved({**content, "teacher": {"name": "t", "cache": {"views": 8}}})
     cached = [
         costs[0],
         replace(costs[1], parts={"teacher": 0.002}),
@@ -119,7 +135,7 @@ def test_arithmetic_of_a_report() -> None:
 def test_images_that_are_made_first_are_not_left_out_of_an_estimate() -> None:
     content = {"student": {"name": "a"}, "teacher": {"name": "t"}, "objective": {"name": "rdt"}}
     costs = [_cost("natural", [10]), _cost("rdt", [10]), _cost("pgd-at", [100])]
-    report = CostReport(build_recipe(content, ["train.epochs=1"]), "cpu", 1, 500, 0.001, False, costs)
+    report = CostReport(tiny.resolved(content, ["train.epochs=1"]), "cpu", 1, 500, 0.001, False, costs)
     assert (report.train_seconds, report.ratio_to_plain, report.ratio_to_sat) == (None, None, None)
     (line,) = estimate_lines(report)
     assert "rdt" in line
@@ -130,7 +146,7 @@ def test_an_estimate_says_that_a_later_attack_is_not_in_it() -> None:
     content = {"student": {"name": "a"}, "teacher": {"name": "t"}, "train": {"epochs": 1}}
     costs = [_cost("natural", [10]), _cost("kd-adv", [10])]
     for objective, later in (({"name": "kd-adv", "begin": 0.9}, True), ({"name": "kd-adv"}, False)):
-        recipe = build_recipe({**content, "objective": objective})
+        recipe = tiny.resolved({**content, "objective": objective})
         (line,) = estimate_lines(CostReport(recipe, "cpu", 1, 500, 0.001, False, costs))
         assert ("objective.begin=0.9" in line) == later
 

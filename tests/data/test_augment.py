@@ -44,7 +44,8 @@ def test_jitter_equals_torchvision_image_by_image(channels: int) -> None:
         expected = reference.adjust_brightness(image.float() / 255, brightness)
         expected = reference.adjust_contrast(expected, contrast)
         expected = reference.adjust_saturation(expected, saturation)
-        torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+        # In grey torchvision weighs the red of tensors by 0.2989, that of Pillow's images by 0.299 as here.
+        torch.testing.assert_close(result, expected, atol=1e-4 if channels == 3 else 1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 32)])

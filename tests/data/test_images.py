@@ -64,3 +64,17 @@ def test_sets_describe_themselves() -> None:
     data = DataSet("toy", grey, None, grey.select(range(8)), None, 4, 1, None, "here")
     assert data.description == "toy: 40 training and 8 test images, 28x28 grey, 4 classes"
     assert memory_images().description == "32x32 colour"
+
+
+def test_a_balanced_sample_has_the_first_images_of_each_class_in_their_order() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    images = MemoryImages(pixels=torch.zeros(6, 1, 2, 2, dtype=torch.uint8), labels=labels).select(
+        [5, 0, 1, 3, 2, 4]
+    )
+    few = images.balanced(4)
+    assert few.index.tolist() == [5, 0, 1, 3]
+    assert images.positions_of(few) == [0, 1, 2, 3]
+    assert images.balanced(3).index.tolist() == [5, 0, 3]
+    for whole in (None, 6, 7):
+        assert images.balanced(whole) is images
+        assert images.positions_of(images.balanced(whole)) is None

@@ -14,12 +14,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from torch import Tensor
 
 from rrm_transfer.cli.app import main
-from rrm_transfer.evaluation.evaluator import balanced_sample
-from rrm_transfer.runs import evaluate as evaluate_job
-from rrm_transfer.runs import run as job
+from rrm_transfer.data.images import ImageSet
 from tests.data.fixtures import encode
 from tests.documentation.pages import PAGES, blocks, title, unnamed
 from tests.support import tiny
@@ -54,11 +51,12 @@ def write_photos(folder: Path, *, each: int = 6) -> None:
 def little_work(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.limit_steps(monkeypatch, 2)
 
-    def few(labels: Tensor, count: int | None) -> list[int] | None:
-        return balanced_sample(labels, min(count or EVALUATED, EVALUATED))
+    balanced = ImageSet.balanced
 
-    for module in (job, evaluate_job):
-        monkeypatch.setattr(module, "balanced_sample", few)
+    def few(images: ImageSet, count: int | None) -> ImageSet:
+        return balanced(images, min(count or EVALUATED, EVALUATED))
+
+    monkeypatch.setattr(ImageSet, "balanced", few)
 
 
 def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from rrm_transfer.attacks.ascent import inner_attack
+from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.sources import load_dataset_by_name
-from rrm_transfer.evaluation.evaluator import Evaluator
-from rrm_transfer.runtime.processes import Runtime
+from rrm_transfer.evaluation.evaluator import Evaluator, Measurement
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 
 EPS = 0.1
@@ -88,7 +87,7 @@ def _trained(eps: float, *, epochs: int) -> nn.Module:
 
             if eps:
                 draws = Randomness(0, epoch, index)
-                x = inner_attack(x, loss=loss, threat=threat, randomness=draws, steps=2, step_size=0.7)
+                x = InnerAttack(2, 0.7).perturb(x, loss, threat, draws)
             optimizer.zero_grad()
             loss(x).mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -123,9 +122,17 @@ def stock_folder(folder: Path) -> Path:
     return folder
 
 
-def evaluator(model: nn.Module, count: int = 60, **options: Any) -> Evaluator:
-    settings = {
-        "role": "student", "split": "test", "fit": Fit("pad", 32), "batch_size": 20, "runtime": Runtime(),
-        "narrator": Narrator(), **options,
-    }  # fmt: skip
-    return Evaluator(model, images(count), **settings)
+def measurement(batch_size: int = 20, *, seed: int = 0, narrator: Narrator | None = None) -> Measurement:
+    return Measurement(32, batch_size, seed, Context.begin(narrator))
+
+
+def evaluator(
+    network: nn.Module,
+    count: int = 60,
+    *,
+    batch_size: int = 20,
+    narrator: Narrator | None = None,
+    **options: Any,
+) -> Evaluator:
+    how = measurement(batch_size, narrator=narrator)
+    return Evaluator(network, images(count), how, model="student", split="test", **options)

@@ -60,7 +60,6 @@ def checks(model: nn.Module, level: Level = "quick", *, images: int = 100) -> di
         THREAT,
         classes=10,
         steps=20,
-        seed=0,
         surrogate=lambda x: plain_net()(x).logits,
         queries=200,
     )
@@ -139,9 +138,7 @@ def point(eps: float, correct: int) -> Row:
 )
 def test_a_measured_curve_is_judged(curve: list[int], statuses: tuple[str, str]) -> None:
     points = [point(0.1 * n, correct) for n, correct in enumerate(curve)]
-    found = run_checks(
-        "none", evaluator(plain_net(), 5), THREAT, classes=10, steps=2, seed=0, curve=points[::-1]
-    )
+    found = run_checks("none", evaluator(plain_net(), 5), THREAT, classes=10, steps=2, curve=points[::-1])
     by_name = {check.name: check.status for check in found}
     assert (by_name["falls-with-eps"], by_name["reaches-chance"]) == statuses
 
@@ -149,7 +146,7 @@ def test_a_measured_curve_is_judged(curve: list[int], statuses: tuple[str, str])
 def test_the_control_is_judged_at_a_large_eps() -> None:
     def status(*rows: Row) -> Check:
         tool = evaluator(plain_net(), 5)
-        found = run_checks("none", tool, THREAT, classes=10, steps=2, seed=0, control=rows)
+        found = run_checks("none", tool, THREAT, classes=10, steps=2, control=rows)
         return next(check for check in found if check.name == "control-falls")
 
     assert status().status == "not-run"

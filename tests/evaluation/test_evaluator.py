@@ -18,15 +18,16 @@ from rrm_transfer.core.errors import Interrupted
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.core.weights.identity import weights_hash
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import MemoryImages
 from rrm_transfer.data.loader import evaluation_batches
-from rrm_transfer.evaluation.evaluator import Evaluator, PGDSpec, lay_out, measure, strict_float32
-from rrm_transfer.evaluation.state import EvaluationState, weights_hash
-from rrm_transfer.runtime.processes import Runtime
+from rrm_transfer.evaluation.evaluator import Evaluator, Measurement, strict_float32, to_channels_last
+from rrm_transfer.evaluation.state import EvaluationState
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 from tests.attacks.toys import toy
-from tests.evaluation.fixtures import EPS, evaluator, images, plain_net, robust_net
+from tests.evaluation.fixtures import EPS, evaluator, images, measurement, plain_net, robust_net
 
 THREAT = ThreatModel("Linf", EPS)
 
@@ -59,11 +60,9 @@ def test_figures_are_those_of_a_plain_loop() -> None:
 
 
 def test_measure_returns_clean_accuracy_and_each_attack() -> None:
-    rows = measure(
-        robust_net(), images(50), [PGDSpec(THREAT.with_eps(eps), 3, 1) for eps in (0.02, 0.2)],
-        role="teacher", split="train", fit=Fit("pad", 32), batch_size=16, seed=0, runtime=Runtime(),
-        narrator=Narrator(),
-    )  # fmt: skip
+    how = measurement(16)
+    attacks = [how.pgd(THREAT.with_eps(eps), steps=3) for eps in (0.02, 0.2)]
+    rows = how.rows(robust_net(), images(50), attacks, model="teacher", split="train")
     assert [(row.model, row.split, row.attack, row.eps) for row in rows] == [
         ("teacher", "train", "none", None),
         ("teacher", "train", "pgd", 0.02),
@@ -95,8 +94,8 @@ def test_autoattack_is_one_call_of_the_library_image_by_image(norm: Any, eps: fl
     expected = (source.logits(x_adv).argmax(1) == y).nonzero().flatten().tolist()
 
     tool = Evaluator(
-        ToyOutputs(10), MemoryImages(pixels=pixels, labels=y), role="student", split="test",
-        fit=Fit("none", 6), batch_size=13, runtime=Runtime(), narrator=Narrator(),
+        ToyOutputs(10), MemoryImages(pixels=pixels, labels=y), Measurement(6, 13, 0, Context.begin()),
+        model="student", split="test",
     )  # fmt: skip
     attack = build_attack("autoattack", ThreatModel(norm, eps), seed=7, classes=10)
     assert tool.survivors(attack) == expected
@@ -194,7 +193,7 @@ def test_a_finished_evaluation_asks_the_model_nothing_more(tmp_path: Path) -> No
 
 def test_evaluators_of_one_state_do_not_mix_their_images() -> None:
     tool = evaluator(robust_net(), 40)
-    few = tool.on([3, 30, 39], label="few")
+    few = tool.on(tool.images.select([3, 30, 39]), label="few")
     attack = noise_attack(THREAT, draws=2, seed=0)
     expected = [n for n, position in enumerate([3, 30, 39]) if position in tool.survivors(attack)]
     assert few.survivors(attack) == expected
@@ -267,8 +266,8 @@ def test_progress_tells_the_time_left_for_all_attacks(monkeypatch: pytest.Monkey
 def test_another_layout_is_the_same_network() -> None:
     net, laid_out = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
     laid_out.load_state_dict(net.state_dict())
-    lay_out(laid_out)
+    to_channels_last(laid_out)
     assert laid_out.weight.is_contiguous(memory_format=torch.channels_last)
-    assert weights_hash(laid_out) == weights_hash(net)
+    assert weights_hash(laid_out.named_parameters()) == weights_hash(net.named_parameters())
     x = torch.rand(2, 3, 8, 8)
     assert torch.allclose(laid_out(x), net(x), atol=1e-6)

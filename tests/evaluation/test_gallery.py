@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.threat import Norm, ThreatModel
-from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import MemoryImages
+from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.evaluation.gallery import EXHIBITS, Gallery, make_gallery, read_gallery
+from rrm_transfer.runtime.context import Context
 from tests.data.fixtures import noise
 
 CLASSES = 4
@@ -30,17 +31,9 @@ class Linear(nn.Module):
 
 
 def gallery_of(images: MemoryImages, norm: Norm = "Linf", eps: float = 0.1, steps: int = 5) -> Gallery:
-    return make_gallery(
-        Linear(),
-        images,
-        threat=ThreatModel(norm, eps),
-        steps=steps,
-        restarts=1,
-        seed=3,
-        fit=Fit("none", 8),
-        class_names=("ant", "bee", "cat", "dog"),
-        device=torch.device("cpu"),
-    )
+    how = Measurement(8, batch_size=20, seed=3, context=Context.begin())
+    attack = how.pgd(ThreatModel(norm, eps), steps=steps)
+    return make_gallery(Linear(), images, attack, how, class_names=("ant", "bee", "cat", "dog"))
 
 
 def some_images(count: int = 60) -> MemoryImages:

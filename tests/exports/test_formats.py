@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,8 @@ from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.students.saving import save_student
 from rrm_transfer.students.student import build_student
 from tests.cli.conftest import Cli, cli
+from tests.report.fixtures import network_config
+from tests.runs.folders import write_run
 
 __all__ = ["cli"]
 
@@ -33,13 +36,9 @@ def _run(path: Path, name: str = "test_resnet", **args: object) -> Path:
     """Writes what an export needs of a run folder."""
     student = build_student(name, num_classes=4, channels=3, image_size=32, args=args, seed=1)
     x = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    facts = {
-        "role": "student",
-        "dataset": "uoft-cs/cifar10",
-        "threat": {"norm": "Linf", "eps": EPS},
-    }
-    folder = RunFolder(path)
-    save_student(student, folder.student, sample=x, class_names=None, licence=None, rrm=facts)
+    folder = write_run(path)
+    config = network_config()["rrm"] | {"dataset": "uoft-cs/cifar10"}
+    save_student(student, folder.student, sample=x, class_names=None, licence=None, rrm=config)
     logits, labels = (torch.zeros(2, 6, *shape) for shape in ((4,), ()))
     index, classes = labels.long().clone()
     Gallery(
@@ -156,8 +155,12 @@ def test_mistakes_are_told(run: Path, tmp_path: Path, cli: Cli) -> None:
         ended = cli("export", str(run), *options)
         assert ended.code == 2
         assert words in ended.err
-    with pytest.raises(UserError, match="no test image"):
+    with pytest.raises(UserError, match="No finished run"):
         export(run / "student", tmp_path / "a.pt2", form="torch-export")
+    without = write_run(tmp_path / "without")
+    shutil.copytree(run / "student", without.student, dirs_exist_ok=True)
+    with pytest.raises(UserError, match="no test image"):
+        export(without.path, tmp_path / "a.pt2", form="torch-export")
 
 
 def test_a_missing_package_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,10 +177,8 @@ def test_the_command_tells_what_it_wrote(run: Path, cli: Cli) -> None:
     assert "normalised" in cli("export", str(run), "--format", "torch-export", "--output", "b.pt2").out
 
 
-def test_a_claim_of_a_taught_network_has_its_figures(tmp_path: Path) -> None:
+def test_a_claim_has_no_figures_of_other_data(tmp_path: Path) -> None:
     run = _run(tmp_path / "run")
-    config = run / "student" / "config.json"
-    config.write_text(config.read_text().replace('"role": "student"', '"role": "teacher"'))
     attacked = row("student", "test", Proportion(51, 100), attack="autoattack", norm="Linf", eps=EPS)
     clean = row("student", "test", Proportion(80, 100))
     folder = RunFolder(run)
@@ -187,6 +188,32 @@ def test_a_claim_of_a_taught_network_has_its_figures(tmp_path: Path) -> None:
     Metrics([clean, easy], conditions={"dataset": "others"}).write(folder.evaluations / "b.json")
     export(run, tmp_path / "Me2026.py", form="robustbench")
     assert json.loads((tmp_path / "Me2026.json").read_text())["autoattack_acc"] == "51.00"
+
+
+@pytest.mark.parametrize("form", formats.FORMATS)
+def test_files_that_stand_there_are_named_before_anything_is_written(
+    form: str, run: Path, tmp_path: Path
+) -> None:
+    suffixes = (".json", ".safetensors") if form == "robustbench" else (".py",)
+    for suffix in suffixes:
+        (tmp_path / f"Me{suffix}").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match="--overwrite") as caught:
+        export(run, tmp_path / "Me.py", form=form)
+    assert all(str(tmp_path / f"Me{suffix}") in str(caught.value) for suffix in suffixes)
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {
+        f"Me{suffix}": "mine" for suffix in suffixes
+    }
+
+
+def test_leave_replaces_the_files_of_an_adapter_and_no_others(run: Path, tmp_path: Path) -> None:
+    for name in ("Me.json", "Me.txt"):
+        (tmp_path / name).write_text("mine", encoding="utf-8")
+    export(run, tmp_path / "Me.py", form="robustbench", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "Me.json", "Me.py", "Me.safetensors", "Me.txt",
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "Me.json").read_text(encoding="utf-8"))["dataset"] == "cifar10"
+    assert (tmp_path / "Me.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_an_adapter_does_not_replace_the_runs_own_files(tmp_path: Path) -> None:

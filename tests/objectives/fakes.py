@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from rrm_transfer.attacks.ascent import inner_attack
+from rrm_transfer.attacks.ascent import InnerAttack, PerSampleLoss
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.objectives.base import InnerAttack, PerSampleLoss, Step
+from rrm_transfer.objectives.base import Step
 
 CLASSES = 4
 WIDTH = 5
@@ -113,20 +113,10 @@ class FakeStep:
         outputs: Outputs = net(x)
         return outputs._replace(intermediates=outputs.intermediates[: self.layers])
 
-    def attack(self, ascend: PerSampleLoss, inner: InnerAttack) -> Tensor:
+    def attack(self, loss: PerSampleLoss, inner: InnerAttack) -> Tensor:
         self.attacks.append(inner)
         before = [buffer.clone() for buffer in self.net.buffers()]
-        self.x_adv = inner_attack(
-            self.x,
-            loss=ascend,
-            threat=self.threat,
-            randomness=self.randomness,
-            steps=inner.steps,
-            step_size=inner.step_size,
-            start=inner.start,
-            start_scale=inner.start_scale,
-            clip=inner.clip,
-        )
+        self.x_adv = inner.perturb(self.x, loss, self.threat, self.randomness)
         after = list(self.net.buffers())
         self.statistics_moved_by_attack = not all(map(torch.equal, before, after))
         return self.x_adv

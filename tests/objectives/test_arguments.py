@@ -5,18 +5,25 @@ import inspect
 import pytest
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.objectives import OBJECTIVES, argument_problems, build_objective, objective_arguments
+from rrm_transfer.objectives import (
+    OBJECTIVES,
+    argument_problems,
+    build_objective,
+    objective_arguments,
+    objective_class,
+)
 from rrm_transfer.objectives.adversarial import PGDAT
 from rrm_transfer.objectives.base import LayerPair
-from rrm_transfer.objectives.rrm import RRM, RRMAdv
+from rrm_transfer.objectives.matching import RRM, RRMAdv
 
 
-@pytest.mark.parametrize("name", OBJECTIVES.names)
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_every_argument_has_type_default_and_help(name: str) -> None:
-    component = OBJECTIVES.get(name)
+    component = objective_class(name)
+    assert "__dataclass_fields__" in vars(component)  # an inherited decorator would not see its own fields
     parameters = inspect.signature(component).parameters
     described = {argument.name: argument for argument in objective_arguments(name)}
-    assert list(described) == list(parameters)
+    assert described.keys() == parameters.keys()
     for parameter in parameters.values():
         assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
         assert described[parameter.name].default == parameter.default
@@ -24,6 +31,12 @@ def test_every_argument_has_type_default_and_help(name: str) -> None:
         assert described[parameter.name].type
     assert argument_problems(name, {a.name: a.default for a in described.values()}) == []
     assert "Args:" in inspect.cleandoc(component.__doc__ or "")
+
+
+def test_a_methods_own_arguments_come_first() -> None:
+    names = [argument.name for argument in objective_arguments("igdm")]
+    assert names == ["igdm_weight", "adversarial_share", "steps", "step_size"]
+    assert objective_arguments("rdt")[-1].name == "label_smoothing"
 
 
 def test_arguments_are_described_in_words() -> None:
@@ -38,7 +51,7 @@ def test_arguments_are_described_in_words() -> None:
     assert described["layer_weights"].type == "list of: number, above 0"
     assert "2.5 / steps" in described["step_size"].doc
     assert described["feature_weight"].doc.startswith("λ_feat")  # its own
-    assert described["kd_weight"].doc.startswith("Of the divergence")  # from the class that it inherits from
+    assert described["kd_weight"].doc.startswith("Weight of the divergence")  # inherited
 
 
 def test_lists_may_be_given_as_one_value() -> None:

@@ -69,7 +69,7 @@ _VARIANTS: list[dict[str, float]] = [{}, {"adversarial_share": 0.5}, {"igdm_weig
     ("objective", "arguments"),
     [
         (name, variant)
-        for name in OBJECTIVES.names
+        for name in sorted(OBJECTIVES)
         for variant in _VARIANTS
         if variant.keys() <= {argument.name for argument in objective_arguments(name)}
         if build_objective(name).needs

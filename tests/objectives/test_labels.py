@@ -53,7 +53,7 @@ def half_labelled(y: Tensor | None = None) -> FakeStep:
 
 
 def test_every_objective_says_whether_it_needs_labels() -> None:
-    assert USES.keys() == set(OBJECTIVES.names)
+    assert USES.keys() == set(OBJECTIVES)
     for name, arguments, optional in ALL:
         assert build_objective(name, **arguments).labels_optional is optional, name
 

@@ -5,17 +5,48 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from rrm_transfer.core.errors import RecipeError
+from rrm_transfer.core.kinds import Kind
 from rrm_transfer.recipe.defaults import (
     DEFAULTS,
-    Kind,
+    Numerics,
     TrainingDefaults,
     check_together,
     fill_in,
     training_defaults,
 )
 from rrm_transfer.recipe.loading import build_recipe
+from rrm_transfer.recipe.schema import AUTO, AugmentationSection, Recipe
+
+
+def filled(recipe: Recipe, row: TrainingDefaults) -> Recipe:
+    return fill_in(recipe, row, Numerics("float32", channels_last=False))
+
+
+@pytest.mark.parametrize(
+    "null", ["train.epochs", "train.lr", "data.augmentation", "threat.eps", "train.precision"]
+)
+def test_null_is_never_a_word_for_what_is_chosen(null: str) -> None:
+    with pytest.raises(RecipeError, match="`auto` leaves it to be chosen"):
+        build_recipe({"student": {"name": "a"}}, [f"{null}=null"])
+
+
+@pytest.mark.parametrize("off", ["train.clip_grad", "train.select_every", "data.label_map"])
+def test_null_switches_off(off: str) -> None:
+    section, name = off.split(".")
+    recipe = build_recipe({"student": {"name": "a"}}, [f"{off}=null", "data.held_out=0.1"])
+    assert getattr(getattr(filled(recipe, training_defaults("transformer", 32)), section), name) is None
+
+
+def test_nothing_writes_into_a_recipe() -> None:
+    recipe = build_recipe({"student": {"name": "a"}})
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.train.lr = 1.0
+    assert recipe.train.changed(lr="1/4").lr == 0.25
+    with pytest.raises(ValidationError):
+        recipe.train.changed(lr=-1)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +93,9 @@ def test_a_schedule_in_steps_needs_to_know_where() -> None:
     row = training_defaults("convolutional", 32)
     recipe = build_recipe({"student": {"name": "test_resnet"}}, ["train.schedule=multistep"])
     with pytest.raises(RecipeError, match=r"train\.milestones: is required with multistep"):
-        fill_in(recipe, row)
-    recipe.train.milestones = [10]
-    assert fill_in(recipe, row).train.milestones == [10]
+        filled(recipe, row)
+    recipe = recipe.changed(train=recipe.train.changed(milestones=[10]))
+    assert filled(recipe, row).train.milestones == (10,)
 
 
 def test_transformers_warm_up() -> None:
@@ -75,24 +106,24 @@ def test_transformers_warm_up() -> None:
 def test_nothing_is_left_open(key: tuple[Kind, str]) -> None:
     row = DEFAULTS[key]  # type: ignore[index]
     before = build_recipe({"student": {"name": "a"}})
-    recipe = fill_in(before, row)
+    recipe = filled(before, row)
     assert recipe.train.epochs == row.epochs
     assert recipe.control.epochs == row.epochs
     assert recipe.data.augmentation == row.augmentation
-    open_values = {name for name, value in recipe.train.model_dump().items() if value is None}
-    measured, absent = {"precision", "channels_last"}, {"clip_grad", "ema", "average_epochs", "select_every"}
-    assert open_values <= measured | absent
-    assert before.train.epochs is None
+    values = recipe.train.model_dump()
+    assert AUTO not in values.values()
+    absent = {name for name, value in values.items() if value is None}
+    assert absent <= {"clip_grad", "ema", "average_epochs", "select_every"}
+    assert before.train.epochs == AUTO
 
 
 def test_what_was_given_stays() -> None:
     given = ["train.epochs=3", "train.lr=0.5", "train.precision=float32", "control.epochs=1"]
     recipe = build_recipe({"student": {"name": "a"}}, [*given, "data.augmentation={}"])
-    filled = fill_in(recipe, training_defaults("convolutional", 32))
-    assert (filled.train.epochs, filled.train.lr, filled.train.precision) == (3, 0.5, "float32")
-    assert filled.control.epochs == 1
-    assert filled.data.augmentation is not None
-    assert not filled.data.augmentation.flip
+    found = filled(recipe, training_defaults("convolutional", 32))
+    assert (found.train.epochs, found.train.lr, found.train.precision) == (3, 0.5, "float32")
+    assert found.control.epochs == 1
+    assert found.data.augmentation == AugmentationSection()
 
 
 def test_what_is_held_out_is_for_selection() -> None:
@@ -100,10 +131,11 @@ def test_what_is_held_out_is_for_selection() -> None:
         ([], None),
         (["data.held_out=0.1"], 1),
         (["data.held_out=0.1", "train.select_every=5"], 5),
+        (["data.held_out=0.1", "train.select_every=null"], None),
     ):
         recipe = build_recipe({"student": {"name": "a"}}, overrides)
-        filled = fill_in(recipe, training_defaults("convolutional", 32))
-        assert filled.train.select_every == every
+        found = filled(recipe, training_defaults("convolutional", 32))
+        assert found.train.select_every == every
 
 
 def test_what_does_not_go_together_is_told_together() -> None:
@@ -121,21 +153,21 @@ def test_what_does_not_go_together_is_told_together() -> None:
 
 def test_another_optimiser_brings_its_own_learning_rate() -> None:
     recipe = build_recipe({"student": {"name": "a"}}, ["train.optimizer=adamw"])
-    filled = fill_in(recipe, training_defaults("convolutional", 32))
-    assert filled.train.lr == 1e-3
+    found = filled(recipe, training_defaults("convolutional", 32))
+    assert found.train.lr == 1e-3
 
 
 def test_an_optimiser_without_a_row_needs_its_learning_rate() -> None:
     row = training_defaults("convolutional", 32)
     with pytest.raises(RecipeError, match=r"train\.lr: is required with adam; .* momentum, adamw"):
-        fill_in(build_recipe({"student": {"name": "a"}}, ["train.optimizer=adam"]), row)
+        filled(build_recipe({"student": {"name": "a"}}, ["train.optimizer=adam"]), row)
     given = build_recipe({"student": {"name": "a"}}, ["train.optimizer=adam", "train.lr=1e-3"])
-    assert fill_in(given, row).train.lr == 1e-3
+    assert filled(given, row).train.lr == 1e-3
 
 
 def test_a_shorter_training_still_decays_and_leaves_its_warm_up() -> None:
     recipe = build_recipe({"student": {"name": "a"}}, ["train.epochs=6"])
-    large = fill_in(recipe, training_defaults("convolutional", 224)).train
-    assert large.milestones == [4, 5]
-    transformer = fill_in(recipe, training_defaults("transformer", 32)).train
+    large = filled(recipe, training_defaults("convolutional", 224)).train
+    assert large.milestones == (4, 5)
+    transformer = filled(recipe, training_defaults("transformer", 32)).train
     assert transformer.warmup_epochs == pytest.approx(0.3)

@@ -79,7 +79,7 @@ def test_other_quantities_are_refused(written: str) -> None:
     ("override", "path", "value"),
     [
         ("train.epochs=3", ("train", "epochs"), 3),
-        ("evaluate.eps=[8/255, 0.05]", ("evaluate", "eps"), [8 / 255, 0.05]),
+        ("evaluate.eps=[8/255, 0.05]", ("evaluate", "eps"), (8 / 255, 0.05)),
         ("data.augmentation={flip: true}", ("data", "augmentation", "flip"), True),
         ("data.augmentation.flip=true", ("data", "augmentation", "flip"), True),
         ("student.args.output_stride=8", ("student", "args"), {"output_stride": 8}),

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.evaluation.gallery import Gallery
-from rrm_transfer.evaluation.metrics import CorruptionRow, Metrics, Row, row
+from rrm_transfer.evaluation.metrics import CorruptionRow, Metrics, Model, Row, row
 from rrm_transfer.recipe.loading import build_recipe, dump_recipe
 from rrm_transfer.runs.folder import RunFolder
 
@@ -33,20 +33,21 @@ CHECKS: list[dict[str, Any]] = [
 ]
 
 
-def rows(role: str, count: int = 1000, **changes: Any) -> list[Row]:
-    clean, *robust = CORRECT[role]
+def rows(model: Model, count: int = 1000, **changes: Any) -> list[Row]:
+    """The first images of 1,000 are those that a network gets right."""
+    clean, *robust = (correct * count // 1000 for correct in CORRECT[model])
     attack = {"attack": "pgd", "norm": "Linf", "steps": 20, "restarts": 1, **changes}
     return [
-        row(role, "test", Proportion(clean * count // 1000, count)),
+        row(model, "test", Proportion(clean, count), kept=range(clean)),
         *(
-            row(role, "test", Proportion(correct * count // 1000, count), eps=eps, **attack)
+            row(model, "test", Proportion(correct, count), kept=range(correct), eps=eps, **attack)
             for eps, correct in zip(RADII, robust, strict=True)
         ),
     ]
 
 
-def metrics(role: str = "student", *, checks: list[dict[str, Any]] | None = None) -> Metrics:
-    models = ("teacher", "control", "student") if role == "student" else ("control", "teacher")
+def metrics(*, checks: list[dict[str, Any]] | None = None, taught: bool = False) -> Metrics:
+    models: tuple[Model, ...] = ("control", "student") if taught else ("teacher", "control", "student")
     timing = {
         "teacher": {"train_seconds": 480.0},
         "control": {"train_seconds": 36.0, "steps": 624, "epochs": 8, "images_per_s": 2222.0},
@@ -60,7 +61,7 @@ def metrics(role: str = "student", *, checks: list[dict[str, Any]] | None = None
     )
 
 
-def corrupted(role: str) -> Metrics:
+def corrupted(role: Model) -> Metrics:
     """What `evaluate --corruptions` writes, with two corruptions."""
     rows = []
     for name, copies in (("fog", 1), ("jpeg_compression", 1), ("mean", 2)):
@@ -75,11 +76,11 @@ def corrupted(role: str) -> Metrics:
     return Metrics([row(role, "test", Proportion(80, 100))], data="ab" * 32, corruptions=rows)
 
 
-def gallery(side: int = 8, count: int = 6, channels: int = 3) -> Gallery:
+def gallery(side: int = 8, count: int = 6) -> Gallery:
     generator = torch.Generator().manual_seed(0)
     classes = len(CLASS_NAMES)
     labels = torch.arange(count) % classes
-    x = torch.randint(0, 256, (count, channels, side, side), generator=generator) / 255
+    x = torch.randint(0, 256, (count, 1, side, side), generator=generator) / 255
     sign = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
     logits = torch.nn.functional.one_hot(labels, classes) * 3.0
     fooled = logits.roll(1, 1)
@@ -101,7 +102,45 @@ def gallery(side: int = 8, count: int = 6, channels: int = 3) -> Gallery:
     )
 
 
-def write_run(path: Path, role: str = "student") -> RunFolder:
+VERSIONS = {"rrm-transfer": "0.1.0", "torch": "2.15.0", "timm": "1.0.31"}
+
+
+def environment(**changes: Any) -> dict[str, Any]:
+    return {
+        "processes": 2,
+        "python": "3.11.7",
+        "platform": "Linux-6.1",
+        "versions": VERSIONS,
+        "devices": ["cpu, 2 cores, 1 threads"],
+        **changes,
+    }
+
+
+def network_config(*, taught: bool = False) -> dict[str, Any]:
+    """What ``student/config.json`` holds."""
+    provenance = {
+        "versions": VERSIONS,
+        "model": "student",
+        "is_teacher": taught,
+        "recipe": "tiny",
+        "objective": {"name": "rrm", "distance": "relative_l2", "ce_weight": 0.005},
+        "threat": {"norm": "Linf", "eps": EPS},
+        "dataset": "fashion-mnist-mini",
+        "fit": "28x28 padded to 32x32",
+        "teacher": None if taught else {"name": f"{HOME}/teachers/t0", "sha256": "ab" * 32},
+        "weights": {"step": 640, "of_steps": 640, "average": "none"},
+    }
+    return {
+        "architecture": "test_resnet",
+        "num_classes": len(CLASS_NAMES),
+        "label_names": CLASS_NAMES,
+        "model_args": {"in_chans": 1, "output_stride": 8},
+        "pretrained_cfg": {"input_size": [1, 32, 32], "mean": [0.449], "std": [0.226], "license": "MIT"},
+        "rrm": provenance,
+    }
+
+
+def write_run(path: Path, *, taught: bool = False) -> RunFolder:
     """Writes what a run folder holds before metrics.json and the report are written."""
     folder = RunFolder(path)
     folder.student.mkdir(parents=True)
@@ -110,47 +149,21 @@ def write_run(path: Path, role: str = "student") -> RunFolder:
             "name": "tiny",
             "description": "A run that never was: <i>markup</i> & more",
             "output": f"{HOME}/runs/tiny",
-            "teacher": {"name": f"{HOME}/teachers/t0"},
+            "teacher": None if taught else {"name": f"{HOME}/teachers/t0"},
             "student": {"name": "test_resnet", "weights": f"{HOME}/start.safetensors"},
             "data": {"name": "fashion-mnist-mini"},
         }
     )
     folder.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
-    versions = {"rrm-transfer": "0.1.0", "torch": "2.15.0", "timm": "1.0.31"}
-    environment = {
-        "processes": 2,
-        "python": "3.11.7",
-        "platform": "Linux-6.1",
-        "versions": versions,
-        "devices": ["cpu, 2 cores, 1 threads"],
-    }
-    folder.environment.write_text(json.dumps(environment), encoding="utf-8")
-    provenance = {
-        "versions": versions,
-        "role": role,
-        "recipe": "tiny",
-        "objective": {"name": "rrm", "distance": "relative_l2", "ce_weight": 0.005},
-        "threat": {"norm": "Linf", "eps": EPS},
-        "dataset": "fashion-mnist-mini",
-        "fit": "28x28 padded to 32x32",
-        "teacher": {"name": f"{HOME}/teachers/t0", "sha256": "ab" * 32} if role == "student" else None,
-        "weights": {"step": 640, "of_steps": 640, "average": "none"},
-    }
-    config = {
-        "architecture": "test_resnet",
-        "num_classes": len(CLASS_NAMES),
-        "label_names": CLASS_NAMES,
-        "model_args": {"in_chans": 1, "output_stride": 8},
-        "pretrained_cfg": {"input_size": [1, 32, 32], "mean": [0.449], "std": [0.226], "license": "MIT"},
-        "rrm": provenance,
-    }
+    folder.environment.write_text(json.dumps(environment()), encoding="utf-8")
+    config = network_config(taught=taught)
     (folder.student / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    for phase in ("control", "student"):
+    for model in ("control", "student"):
         for step in range(20, 641, 20):
             losses = {"ce": 2.3 / (1 + step / 100)}
-            if phase == "student":
+            if model == "student":
                 losses["relative_l2"] = 0.9 / (1 + step / 200)
-            facts = {"phase": phase, "step": step, "epoch": 0, "losses": losses, "lr": 0.1 * (1 - step / 640)}
+            facts = {"model": model, "step": step, "epoch": 0, "losses": losses, "lr": 0.1 * (1 - step / 640)}
             write_event(folder, "step", time=1.7e9 + step, **facts)
     gallery().write(folder.gallery)
     return folder
@@ -163,9 +176,9 @@ def metadata(card: str) -> dict[str, Any]:
     return content
 
 
-def write_event(folder: RunFolder, event: str, **facts: Any) -> None:
+def write_event(folder: RunFolder, event: str, *, time: float = 1.8e9, **facts: Any) -> None:
     with folder.log_file.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps({"event": event, **facts}) + "\n")
+        stream.write(json.dumps({"event": event, "time": time, **facts}) + "\n")
 
 
 def write_evaluation(folder: RunFolder, name: str, result: Metrics) -> None:

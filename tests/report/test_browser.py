@@ -24,7 +24,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fixtures.write_evaluation(folder, "corruptions", fixtures.corrupted("student"))
     for step, share in ((320, 0.5), (640, 0.75)):
         fixtures.write_event(
-            folder, "selection", phase="student", step=step, clean=share, robust=share / 2, count=500,
+            folder, "selection", model="student", step=step, clean=share, robust=share / 2, count=500,
             eps=fixtures.EPS, norm="Linf",
         )  # fmt: skip
     written(folder, fixtures.metrics())

@@ -13,18 +13,18 @@ from huggingface_hub import ModelCard
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.evaluation.metrics import Metrics, row
 from rrm_transfer.report.card import markdown, render_card, write_card
-from rrm_transfer.runs.record import read_record
+from rrm_transfer.runs.finished import read_run
 from tests.report import fixtures
 
 Change = Callable[[dict[str, Any]], object]
 
 
-def _card(path: Path, change: Change = lambda _: None, role: str = "student") -> str:
-    folder = fixtures.write_run(path / "run", role)
+def _card(path: Path, change: Change = lambda _: None, *, taught: bool = False) -> str:
+    folder = fixtures.write_run(path / "run", taught=taught)
     config = json.loads((folder.student / "config.json").read_text(encoding="utf-8"))
     change(config)
     (folder.student / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return render_card(read_record(folder, fixtures.metrics(role)), "user/name")
+    return render_card(read_run(folder, fixtures.metrics(taught=taught)), "user/name")
 
 
 def _with_stem(config: dict[str, Any]) -> None:
@@ -53,7 +53,7 @@ def test_a_card_tells_how_the_network_is_loaded(
 
 def test_the_card_of_a_run_folder_loads_from_the_folder(tmp_path: Path) -> None:
     folder = fixtures.write_run(tmp_path / "run")
-    write_card(folder, fixtures.metrics())
+    write_card(read_run(folder, fixtures.metrics()))
     text = folder.card.read_text(encoding="utf-8")
     assert 'timm.create_model("local-dir:student", pretrained=True)' in text
     assert "tf.normalize(pixels, [0.449], [0.226])" in text
@@ -63,7 +63,7 @@ def test_the_card_of_a_run_folder_loads_from_the_folder(tmp_path: Path) -> None:
 def test_a_card_says_what_a_reader_must_know(tmp_path: Path) -> None:
     text = _card(tmp_path)
     for words in (
-        "keeps 79 % of the teacher",
+        "The student keeps 79 % (interval 76 % to 82 %) of the teacher",
         "1 of 2 checks is suspicious",
         "trained by `rrm` from the robust teacher `t0`",
         "Linf 8/255",
@@ -74,7 +74,7 @@ def test_a_card_says_what_a_reader_must_know(tmp_path: Path) -> None:
         "vaishnavi2022transferring",
     ):
         assert words in text, words
-    assert "from the robust teacher" not in _card(tmp_path / "teach", role="teacher")
+    assert "from the robust teacher" not in _card(tmp_path / "teach", taught=True)
 
 
 def test_the_hubs_classes_read_the_metadata_and_write_it_again(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_evaluations_enter_the_card(tmp_path: Path) -> None:
     folder = fixtures.write_run(tmp_path / "run")
     strong = row("student", "test", Proportion(601, 1000), attack="autoattack", norm="Linf", eps=fixtures.EPS)
     fixtures.write_evaluation(folder, "aa", Metrics([strong]))
-    text = render_card(read_record(folder, fixtures.metrics()))
+    text = render_card(read_run(folder, fixtures.metrics()))
     assert "Evaluation aa:" in text
     (result,) = fixtures.metadata(text)["model-index"][0]["results"]
     assert result["metrics"][-1]["args"]["attack"] == "autoattack"

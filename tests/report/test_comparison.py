@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,6 @@ def test_evaluations_and_the_best_weights_are_picked_up(tmp_path: Path) -> None:
     conditions = {"attacks": ["none", "autoattack", "square"]}
     write_evaluation(folder, "aa", rows, data="aa", conditions=conditions)
     (folder.evaluations / "half.state.json").touch()
-    (folder.evaluations / "notes.json").write_text("[]", encoding="utf-8")
     comparison = compare([tmp_path / "a"])
     assert [(column.title, column.count) for column in comparison.columns] == [
         ("clean", 1000),
@@ -132,7 +132,9 @@ def test_evaluations_and_the_best_weights_are_picked_up(tmp_path: Path) -> None:
     lines = named(comparison)
     assert accuracies(comparison, lines["rrm/test_resnet"]) == [0.8, 0.4, 0.5, 0.38]
     assert accuracies(comparison, lines["rrm (best)/test_resnet"]) == [0.79, None, 0.55, None]
-    assert [folder.name for folder, _ in comparison.left_out] == ["notes.json"]
+    (folder.evaluations / "notes.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(UserError, match="notes.json holds"):
+        compare([tmp_path / "a"])
 
 
 def test_figures_on_other_images_stand_apart_and_it_is_told(tmp_path: Path) -> None:
@@ -174,15 +176,54 @@ def test_what_is_no_run_is_a_mistake_and_all_are_named(tmp_path: Path) -> None:
     assert "evaluations" in str(raised.value)
 
 
-def test_a_taught_network_is_what_its_run_made(tmp_path: Path) -> None:
+def test_a_taught_network_is_a_run_like_others(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", "pgd-at", control=60, recipe={"teacher": None})
-    text = folder.metrics.read_text(encoding="utf-8").replace('"student"', '"teacher"')
-    folder.metrics.write_text(text, encoding="utf-8")
+    config = folder.student / "config.json"
+    config.write_text(config.read_text().replace('"is_teacher": false', '"is_teacher": true'))
     lines = named(compare([tmp_path]))
-    assert list(lines) == ["natural/test_resnet", "pgd-at/test_resnet"]
+    assert {name: line.model for name, line in lines.items()} == {
+        "natural/test_resnet": "control",
+        "pgd-at/test_resnet": "student",
+    }
     ratio = lines["pgd-at/test_resnet"].cost("ratio")
     assert ratio is not None
     assert ratio.mean == 1
+
+
+def test_lines_are_compared_with_the_best_image_by_image(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"kd{seed}", "kd", robust=450 + 10 * seed, seed=seed)
+    write_run(tmp_path / "rrm", robust=500, teacher=480)
+    write_run(tmp_path / "plain", "natural", robust=100)
+    comparison = compare([tmp_path])
+    column, lines = comparison.columns[1], named(comparison)
+    found = {name: comparison.to_best(line, column) for name, line in lines.items()}
+    assert found["rrm/test_resnet"] is None
+    plain, kd, teacher = (
+        found[name] for name in ("natural/test_resnet", "kd/test_resnet", "teacher/fashion_mnist_linf")
+    )
+    assert plain is not None
+    assert plain.p is not None
+    assert plain.difference.value == pytest.approx(-0.4)
+    assert plain.p < 1e-9
+    assert teacher is not None
+    assert teacher.difference.value == pytest.approx(0.2)
+    # 450 images both of kd got right, 10 one of them; so 40 differ by 1 and 10 by a half.
+    assert kd is not None
+    assert kd.p is None
+    half = 1.959964 * statistics.stdev([0.0] * 950 + [1.0] * 40 + [0.5] * 10) / 1000**0.5
+    assert kd.difference == pytest.approx((-0.045, -0.045 - half, -0.045 + half))
+
+
+def test_figures_that_know_no_images_are_not_paired(tmp_path: Path) -> None:
+    for name in ("rrm", "kd"):
+        folder = write_run(tmp_path / name, name, robust=500 if name == "rrm" else 400)
+        metrics = read_metrics(folder.metrics)
+        replace(metrics, rows=[replace(row, kept=None) for row in metrics.rows]).write(folder.metrics)
+    comparison = compare([tmp_path])
+    assert {
+        comparison.to_best(line, column) for line in comparison.lines for column in comparison.columns
+    } == {None}
 
 
 def test_cached_runs_that_differ_in_the_seed_are_one_line(tmp_path: Path) -> None:
@@ -267,7 +308,7 @@ def test_a_teacher_is_another_where_images_reach_it_in_another_size(tmp_path: Pa
     for size in (28, 32):
         data = {"name": "fashion-mnist-mini", "image_size": size}
         write_run(tmp_path / str(size), teacher=480, recipe={"data": data})
-    methods = [line.method for line in compare([tmp_path]).lines if line.role == "teacher"]
+    methods = [line.method for line in compare([tmp_path]).lines if line.model == "teacher"]
     assert methods == ["teacher data.image_size=28", "teacher data.image_size=32"]
 
 
@@ -275,7 +316,7 @@ def test_controls_of_cached_and_of_live_runs_are_not_seeds_of_one_setting(tmp_pa
     cached = {"name": "fashion_mnist_linf", "cache": {"views": 1, "seed": 0}}
     write_run(tmp_path / "cached", seed=0, control=60, recipe={"teacher": cached})
     write_run(tmp_path / "live", seed=1, control=60)
-    controls = [line for line in compare([tmp_path]).lines if line.role == "control"]
+    controls = [line for line in compare([tmp_path]).lines if line.model == "control"]
     assert [line.seeds for line in controls] == [[0], [1]]
 
 
@@ -285,15 +326,10 @@ def test_plain_training_at_two_eps_is_one_setting(tmp_path: Path) -> None:
     assert [line.seeds for line in compare([tmp_path]).lines] == [[0, 1]]
 
 
-def test_a_precision_that_each_run_chose_parts_no_seeds_and_is_told(tmp_path: Path) -> None:
+def test_another_precision_is_another_setting(tmp_path: Path) -> None:
     for seed, precision in enumerate(("bf16", "float32", "bf16")):
-        train = {"epochs": 6, "precision": precision}
-        write_run(tmp_path / f"rrm{seed}", seed=seed, recipe={"train": train})
-        write_run(tmp_path / f"kd{seed}", "kd", seed=0, recipe={"train": train})
-    comparison = compare([tmp_path])
-    assert {line.method: line.seeds for line in comparison.lines} == {
-        "rrm": [0, 1, 2],
-        "kd train.precision=bf16": [0],
-        "kd train.precision=float32": [0],
+        write_run(tmp_path / str(seed), seed=seed, recipe={"train": {"epochs": 6, "precision": precision}})
+    assert {line.method: line.seeds for line in compare([tmp_path]).lines} == {
+        "rrm train.precision=bf16": [0, 2],
+        "rrm train.precision=float32": [1],
     }
-    assert ["float32 for seed 1" in note for note in comparison.notes if "trained in" in note] == [True]

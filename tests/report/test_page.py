@@ -14,6 +14,7 @@ from rrm_transfer import report
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.evaluation.metrics import Metrics, row
 from rrm_transfer.report.page import write_report
+from rrm_transfer.runs.finished import read_run
 from rrm_transfer.runs.folder import RunFolder
 from tests.report import fixtures
 
@@ -74,7 +75,7 @@ class Page(HTMLParser):
 
 
 def written(folder: RunFolder, metrics: Metrics) -> str:
-    write_report(folder, metrics)
+    write_report(read_run(folder, metrics))
     return folder.report.read_text(encoding="utf-8")
 
 
@@ -97,7 +98,10 @@ def test_every_section_is_there_and_elements_are_nested(page: Page) -> None:
 
 def test_the_verdict_is_computed_from_the_rows(page: Page) -> None:
     verdict = page.words("verdict")
-    assert "keeps 79 % of the teacher’s robust accuracy at Linf 8/255 (pgd-20)" in verdict
+    assert (
+        "keeps 79 % (interval 76 % to 82 %) of the teacher’s robust accuracy at Linf 8/255 (pgd-20)"
+        in verdict
+    )
     assert "is 51.0 points above the undefended control; 1 of 2 checks is suspicious." in verdict
 
 
@@ -168,14 +172,12 @@ def test_evaluations_extend_tables_curves_and_checks(tmp_path: Path) -> None:
     checks = [{"name": "deterministic", "status": "suspicious", "figure": 0.5, "limit": 1e-4}]
     fixtures.write_evaluation(folder, "stronger", Metrics([weak, strong], data="00ff" * 16, checks=checks))
     (folder.evaluations / "half.state.json").write_text("{}")
-    (folder.evaluations / "foreign.json").write_text("[]")
     fixtures.metrics().write(folder.metrics)
-    write_report(folder, fixtures.metrics())
+    write_report(read_run(folder, fixtures.metrics()))
     page = Page(folder.report.read_text(encoding="utf-8"))
     words = page.words("accuracy")
     assert "Evaluation stronger , test images: student" in words
     assert "Linf 8/255 autoattack 60.1 % 57.0–63.1 601/1,000" in words
-    assert "not shown: foreign.json." in words
     assert "half" not in words
     assert "student 75.2\N{NO-BREAK SPACE}% at 0, 73.0\N{NO-BREAK SPACE}% at 2/255" in str(
         page.drawings[0]["aria-label"]
@@ -199,14 +201,14 @@ def test_a_run_of_which_little_is_known_still_has_a_page(tmp_path: Path) -> None
 
 
 def test_a_taught_teacher_is_its_own_subject(tmp_path: Path) -> None:
-    folder = fixtures.write_run(tmp_path / "run", role="teacher")
-    page = Page(written(folder, fixtures.metrics("teacher", checks=[])))
-    assert "The teacher classifies 81.8 % of 1,000 test images correctly" in page.words("verdict")
-    assert "is 68.3 points above the undefended control" in page.words("verdict")
+    folder = fixtures.write_run(tmp_path / "run", taught=True)
+    page = Page(written(folder, fixtures.metrics(checks=[], taught=True)))
+    assert "The robust teacher classifies 64.5 % of 1,000 test images correctly" in page.words("verdict")
+    assert "is 51.0 points above the undefended control" in page.words("verdict")
     assert "rrm_transfer teach --recipe recipe.yaml" in page.words("provenance")
-    assert "time in all, ratio 13.33 × 1.00 ×" in page.words("cost")
-    assert "losses of the teacher" in page.words("training")
-    assert "student" not in page.words("training")
+    assert "time in all, ratio 1.00 × 2.28 ×" in page.words("cost")
+    assert "losses of the student" in page.words("training")
+    assert "robust teacher test_resnet" in page.words("provenance")
 
 
 def test_networks_that_timm_lacks_keep_their_names(tmp_path: Path) -> None:
@@ -260,7 +262,7 @@ def test_held_out_accuracies_are_drawn_where_they_were_logged(tmp_path: Path) ->
     folder = fixtures.write_run(tmp_path / "run")
     for step, clean, robust in ((320, 0.5, 0.25), (640, 0.75, 0.375), (640, 0.75, 0.5)):
         fixtures.write_event(
-            folder, "selection", phase="student", step=step, clean=clean, robust=robust, count=500,
+            folder, "selection", model="student", step=step, clean=clean, robust=robust, count=500,
             eps=fixtures.EPS, norm="Linf",
         )  # fmt: skip
     page = Page(written(folder, fixtures.metrics()))
@@ -273,8 +275,8 @@ def test_held_out_accuracies_are_drawn_where_they_were_logged(tmp_path: Path) ->
 
 def test_a_step_that_was_logged_twice_counts_once(tmp_path: Path) -> None:
     folder = fixtures.write_run(tmp_path / "run")
-    fixtures.write_event(folder, "resume", phase="student", step=600)
-    fixtures.write_event(folder, "step", phase="student", step=640, losses={"ce": 0.125}, lr=0.0)
+    fixtures.write_event(folder, "resume", model="student", step=600)
+    fixtures.write_event(folder, "step", model="student", step=640, losses={"ce": 0.125}, lr=0.0)
     with folder.log_file.open("a") as stream:
         stream.write('{"event": "st')
     page = Page(written(folder, fixtures.metrics()))
@@ -283,7 +285,7 @@ def test_a_step_that_was_logged_twice_counts_once(tmp_path: Path) -> None:
 
 def test_large_images_are_not_magnified(tmp_path: Path) -> None:
     folder = fixtures.write_run(tmp_path / "run")
-    fixtures.gallery(side=128, count=2, channels=1).write(folder.gallery)
+    fixtures.gallery(side=128, count=2).write(folder.gallery)
     assert 'class="gallery"' in written(folder, fixtures.metrics())
     replace(fixtures.gallery(), class_names=None).write(folder.gallery)
     text = written(folder, fixtures.metrics())

@@ -12,7 +12,7 @@ from rich.console import Console
 from rrm_transfer import api
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.evaluation.metrics import Metrics
-from rrm_transfer.runs.record import read_finished
+from rrm_transfer.runs.finished import read_finished
 from rrm_transfer.runtime.progress import Narrator
 from tests.report import fixtures
 
@@ -39,7 +39,7 @@ def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
     assert not folder.report.exists()
 
 
-def test_a_run_of_another_version_is_measured_and_keeps_its_report(tmp_path: Path) -> None:
+def test_a_damaged_run_is_measured_and_keeps_its_report(tmp_path: Path) -> None:
     folder = fixtures.write_run(tmp_path / "run")
     fixtures.metrics().write(folder.metrics)
     config = folder.student / "config.json"
@@ -55,9 +55,9 @@ def test_a_run_of_another_version_is_measured_and_keeps_its_report(tmp_path: Pat
     told = io.StringIO()
     assert api._reporting(evaluate)(narrator=Narrator(Console(file=told)))[1] == output
     assert "the report stays as it was" in told.getvalue()
-    assert "config.json without weights" in told.getvalue()
+    assert "config.json, rrm.weights holds nothing" in " ".join(told.getvalue().split())
     assert folder.report.read_text(encoding="utf-8") == "as it was"
-    with pytest.raises(UserError, match="Another version"):
+    with pytest.raises(UserError, match="changed or is damaged"):
         read_finished(folder.path)
 
 

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.evaluation.metrics import Metrics, Row, row
-from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.evaluation.metrics import Metrics, Model, Row, row
 from rrm_transfer.recipe.loading import build_recipe, dump_recipe
+from rrm_transfer.runs.folder import RunFolder
+from tests.report.fixtures import environment, network_config
 
 EPS = 8 / 255
 IMAGES = "00ff" * 16
 MACHINE = "cpu, 2 cores, 1 threads"
 
 
-def figures(model: str, clean: int, robust: int, count: int = 1000) -> list[Row]:
+def figures(model: Model, clean: int, robust: int, count: int = 1000) -> list[Row]:
     attack: dict[str, Any] = {"attack": "pgd", "norm": "Linf", "eps": EPS, "steps": 20, "restarts": 1}
     return [
-        row(model, "test", Proportion(clean, count)),
-        row(model, "test", Proportion(robust, count), **attack),
+        row(model, "test", Proportion(clean, count), kept=range(clean)),
+        row(model, "test", Proportion(robust, count), kept=range(robust), **attack),
     ]
 
 
@@ -56,7 +57,9 @@ def write_run(
     }
     content |= recipe or {}
     folder.recipe.write_text(dump_recipe(build_recipe(content)), encoding="utf-8")
-    folder.environment.write_text(json.dumps({"processes": 1, "devices": [machine]}), encoding="utf-8")
+    folder.environment.write_text(json.dumps(environment(processes=1, devices=[machine])), encoding="utf-8")
+    folder.student.mkdir()
+    (folder.student / "config.json").write_text(json.dumps(network_config()), encoding="utf-8")
     rows = figures("student", clean, robust, count) + (further or [])
     timing: dict[str, Any] = {"student": {"train_seconds": seconds}}
     if control is not None:

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.runs.continuation import CONTINUABLE, Change, find_changes, require_same
 from rrm_transfer.recipe.loading import build_recipe, dump_recipe
+from rrm_transfer.runs.continuation import CONTINUABLE, Change, find_changes, require_same
 
 RECIPE = build_recipe({"student": {"name": "a"}, "teacher": {"name": "b"}})
 
@@ -24,9 +24,9 @@ def test_equal_recipes_have_no_changes_wherever_they_are_written() -> None:
 
 def test_changes_are_named_by_their_paths() -> None:
     assert _changes(train__lr=0.5, evaluate__eps="[8/255]", seed=3) == [
-        Change("evaluate.eps", None, [8 / 255]),
+        Change("evaluate.eps", "auto", [8 / 255]),
         Change("seed", 0, 3),
-        Change("train.lr", None, 0.5),
+        Change("train.lr", "auto", 0.5),
     ]
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.data.sources import load_dataset_by_name
-from rrm_transfer.runs.evaluate import evaluate
-from rrm_transfer.runs.evaluated import part_of
-from rrm_transfer.evaluation.state import EvaluationState, Found
 from rrm_transfer.evaluation.metrics import Metrics, read_metrics, row
+from rrm_transfer.evaluation.state import EvaluationState, Found
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
+from rrm_transfer.runs.evaluate import evaluate
+from rrm_transfer.runs.folder import RunFolder
 from tests.evaluation.fixtures import stock_folder
 
 RADII = (0.02, 0.05)
@@ -96,7 +94,7 @@ def test_corruptions_are_measured_on_all_images_and_resumed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("imagecorruptions", exc_type=ImportError)
-    monkeypatch.setattr("rrm_transfer.evaluation.corruptions.CORRUPTIONS", ("brightness", "fog"))
+    monkeypatch.setattr("rrm_transfer.evaluation.scales.CORRUPTIONS", ("brightness", "fog"))
     stopper = Stopper(monkeypatch)
     options: dict[str, Any] = {"attacks": ["none"], "corruptions": True}
     metrics, _ = run(folder, **options)
@@ -234,9 +232,10 @@ def finished_run(path: Path, folder: Path) -> Path:
     """A run folder with a student, its teacher (the same network), and the control's figures."""
     recipe = read_recipe("quickstart")
     assert recipe.teacher is not None
-    recipe.teacher.name = f"local-dir:{folder}"
+    recipe = recipe.changed(teacher=recipe.teacher.changed(name=f"local-dir:{folder}"))
     path.mkdir()
-    (path / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    with RunFolder(path).locked():
+        RunFolder(path).open(dump_recipe(recipe), {}, resume=False)
     stock_folder(path / "student")
     rows = [
         row("control", "test", Proportion(correct, 50), attack="pgd", norm="Linf", eps=eps)
@@ -307,9 +306,3 @@ def test_another_seed_is_another_file(folder: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"images": 30, "batch_size": 30, "attacks": ["none"]}
     files = {evaluate(str(made), seed=seed, **options)[1] for seed in (0, 1)}
     assert len(files) == 2
-
-
-def test_an_empty_part_is_told() -> None:
-    data = load_dataset_by_name("fashion-mnist-mini")
-    with pytest.raises(UserError, match="no train part"):
-        part_of(replace(data, train=data.train.select([])), "train")

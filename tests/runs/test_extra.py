@@ -12,11 +12,10 @@ import pytest
 from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.core.files import sha256_of
 from rrm_transfer.recipe.loading import build_recipe
-from rrm_transfer.recipe.schema import Recipe
-from rrm_transfer.runs.recipe_names import check_names
-from rrm_transfer.runs.setup import Assembly, assemble
-from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator
+from rrm_transfer.recipe.schema import ObjectiveSection, Recipe
+from rrm_transfer.runs.resolve import check_names, resolve, with_objective
+from rrm_transfer.runs.setup import Setup
+from rrm_transfer.runtime.context import Context
 from tests.support import tiny
 from tests.support.command import Ended, command
 
@@ -41,8 +40,7 @@ def test_objectives_that_need_labels_refuse_images_without(objective: str, tiny_
         check_names(asked)
     assert "data.extra_labels=source" in str(caught.value.hint)
     for labels in ("source", "teacher"):
-        asked.data.extra_labels = labels  # type: ignore[assignment]
-        check_names(asked)
+        check_names(asked.changed(data=asked.data.changed(extra_labels=labels)))
 
 
 def test_what_cannot_be_is_named_before_anything_is_loaded(tiny_data: Path) -> None:
@@ -56,8 +54,8 @@ def test_what_cannot_be_is_named_before_anything_is_loaded(tiny_data: Path) -> N
         recipe(tiny_data, "data.extra_share=1", teacher=None)
 
 
-def assembled(recipe: Recipe) -> Assembly:
-    return assemble(recipe, Runtime(), Narrator())
+def resolved(recipe: Recipe) -> Setup:
+    return resolve(recipe, Context.begin())
 
 
 def test_one_source_or_several(tiny_data: Path, tmp_path: Path) -> None:
@@ -65,7 +63,9 @@ def test_one_source_or_several(tiny_data: Path, tmp_path: Path) -> None:
     two = [str(one), "fashion-mnist-mini"]
     for given, count in ((str(one), 40), (json.dumps(two), 10_040)):
         asked = recipe(tiny_data, "objective.name=trades", f"data.extra={given}", teacher=None)
-        extra = assembled(asked).extra
+        setup = resolved(asked)
+        assert setup.recipe.data.extra == asked.data.extra
+        extra = setup.extra
         assert extra is not None
         assert len(extra) == count
 
@@ -74,10 +74,10 @@ def test_labels_by_a_teacher_keep_it_for_an_objective_that_has_none(
     tiny_data: Path, tiny_teacher: Path, tmp_path: Path
 ) -> None:
     settings = ["objective.name=n-fgsm", f"data.extra={write_images(tmp_path / 'a.npz')}"]
-    taught = assembled(recipe(tiny_data, *settings, "data.extra_labels=teacher", teacher=tiny_teacher))
+    taught = resolved(recipe(tiny_data, *settings, "data.extra_labels=teacher", teacher=tiny_teacher))
     assert taught.teacher is not None
-    assert taught.objective().needs == {"logits"}
-    alone = assembled(recipe(tiny_data, *settings, "data.extra_labels=source", teacher=tiny_teacher))
+    assert taught.objective.needs == {"logits"}
+    alone = resolved(recipe(tiny_data, *settings, "data.extra_labels=source", teacher=tiny_teacher))
     assert alone.teacher is None
 
 
@@ -124,9 +124,35 @@ def test_the_control_is_trained_on_the_labelled_images_alone(
     tiny_data: Path, tiny_teacher: Path, tmp_path: Path
 ) -> None:
     settings = ["objective.name=kd-adv", f"data.extra={write_images(tmp_path / 'extra.npz')}"]
-    made = assembled(recipe(tiny_data, *settings, teacher=tiny_teacher))
-    student, control = made.loader(Runtime()), made.loader(Runtime(), extra=False)
+    made = resolved(recipe(tiny_data, *settings, teacher=tiny_teacher))
+    student, control = made.loader(), made.loader(extra=False)
     assert student.steps_per_epoch == control.steps_per_epoch == 4
     assert (len(student.images), len(control.images)) == (104, 64)
     assert all(int((batch.label_weight == 0).sum()) == 8 for batch in student.epoch(0))
     assert all(int((batch.label_weight == 0).sum()) == 0 for batch in control.epoch(0))
+
+
+def test_other_objectives_of_the_same_run_are_compared_without_them(
+    tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    settings = ["objective.name=kd-adv", f"data.extra={write_images(tmp_path / 'extra.npz')}"]
+    made = resolved(recipe(tiny_data, *settings, teacher=tiny_teacher))
+    own = with_objective(made, made.recipe.objective)
+    assert own.extra is made.extra is not None
+    other = with_objective(made, ObjectiveSection(name="n-fgsm"))  # which needs a label for every image
+    assert (other.extra, other.recipe.data.extra) == (None, ())
+
+
+def test_passes_count_the_cached_answers_about_them(
+    tiny_data: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    beside = f"data.extra={write_images(tmp_path / 'extra.npz', 32)}"  # 32 beside 64 labelled ones
+    passes = []
+    for settings in ([], [beside], [beside, "data.extra_labels=teacher"]):
+        asked = ["objective.name=kd-adv", "teacher.cache.views=2", *settings]
+        setup = resolved(recipe(tiny_data, *asked, teacher=tiny_teacher))
+        passes.append(setup.passes(setup.build_student(), setup.objective, 2))
+    plain, *others = passes
+    for found in others:
+        assert found.per_image == plain.per_image
+        assert found.before == pytest.approx(1.5 * plain.before)

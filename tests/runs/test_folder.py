@@ -9,10 +9,21 @@ from pathlib import Path
 import pytest
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.evaluation.metrics import Metrics
 from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.runtime.machine import environment
 
+PARTIAL = ".rrm-transfer-0123456789abcdef.partial"
 RECIPE = "name: a\noutput: here\ntrain:\n  epochs: 3\n"
+
+
+WRITTEN = (
+    "README.md", "report.html", "gallery.safetensors", "log.jsonl", "student/config.json",
+    "student/model.safetensors", "student-best/rrm_student.safetensors", "control/config.json",
+    "checkpoints/student-00000003/state.json", "checkpoints/control-final/state.safetensors",
+    "robust-set/robust-set.json", "robust-set/train-00000-of-00001.parquet",
+    "tracking/rrm-transfer/events.out.tfevents.1.host.2", "tracking/rrm-transfer/hparams.yml",
+)  # fmt: skip
 
 
 def _started(path: Path, *, processes: int = 1) -> RunFolder:
@@ -73,8 +84,8 @@ def test_a_folder_with_other_things_is_refused_whatever_is_asked_for(tmp_path: P
 
 
 def test_a_run_killed_while_it_began_can_be_started_again(tmp_path: Path) -> None:
-    (tmp_path / "environment.json").touch()
-    (tmp_path / ".recipe.yaml.x1y2.yaml").touch()
+    _started(tmp_path).recipe.unlink()
+    (tmp_path / f"{PARTIAL}.yaml").touch()
     folder = RunFolder(tmp_path)
     folder.check(overwrite=False, resume=True)
     with folder.locked():
@@ -84,10 +95,85 @@ def test_a_run_killed_while_it_began_can_be_started_again(tmp_path: Path) -> Non
 
 def test_a_new_run_replaces_everything(tmp_path: Path) -> None:
     folder = _finished(tmp_path / "run")
-    folder.checkpoints.mkdir()
-    (folder.checkpoints / "student-final").mkdir()
+    for name in WRITTEN:
+        path = folder.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    Metrics([], conditions={"rrm-transfer": "0.1.0"}).write(folder.evaluations / "pgd.json")
     _started(folder.path)
     assert sorted(path.name for path in folder.path.iterdir()) == ["environment.json", "recipe.yaml"]
+
+
+OTHERS = (
+    ".git/HEAD", ".env", "notes.txt", "student/notes.txt", "checkpoints/student-2024/state.json",
+    "checkpoints/.student-00000004.x1y2/state.json", "evaluations/mine.json", "robust-set/train.parquet",
+    "tracking/mine.txt", ".lock", ".README.md.x1y2z3.md",
+)  # fmt: skip
+"""What looks like a run's and is a user's."""
+
+
+def _with_others(folder: RunFolder) -> dict[Path, bytes]:
+    for name in OTHERS:
+        path = folder.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}", encoding="utf-8")
+    return {folder.path / name: b"{}" for name in OTHERS}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_no_run_wrote_is_left_and_named(resume: bool, tmp_path: Path) -> None:
+    folder = _finished(tmp_path / "run")
+    others = _with_others(folder)
+    folder.check(overwrite=not resume, resume=resume)
+    with folder.locked():
+        left = folder.open(RECIPE, {"processes": 1}, resume=resume)
+    assert {path: path.read_bytes() for path in others} == others
+    named = {(folder.path / name.partition("/")[0]) for name in OTHERS}
+    assert set(left) == (set() if resume else named)
+    assert folder.is_finished == resume
+
+
+@pytest.mark.parametrize(
+    "name", [".git/HEAD", ".env", ".lock", ".environment.json.x1y2z3.json", "recipe.yaml"]
+)
+def test_a_folder_of_a_users_is_refused_and_no_leave_to_destroy_it_is_asked_for(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("name: mine\n", encoding="utf-8")
+    for content in (None, "", "[]", "{}", '{"versions": {"torch": "2"}}', "\udcff"):
+        if content is not None:
+            (tmp_path / "environment.json").write_text(content, encoding="utf-8", errors="surrogateescape")
+        for overwrite in (False, True):
+            with pytest.raises(UserError, match="holds no run") as caught:
+                RunFolder(tmp_path).check(overwrite=overwrite, resume=False)
+            assert "--overwrite" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["README.md", "log.jsonl", "student/config.json", ".rrm-transfer.lock"])
+def test_what_a_run_could_never_write_is_told_before_it_begins(name: str, tmp_path: Path) -> None:
+    folder = _started(tmp_path / "run")
+    (folder.path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(folder.path / name)
+    with pytest.raises(UserError, match="this is a pipe"):
+        folder.check(overwrite=False, resume=True)
+    (folder.path / name).unlink()
+    (folder.path / name).mkdir()
+    with pytest.raises(UserError, match="this is a folder"):
+        folder.check(overwrite=False, resume=True)
+
+
+def test_a_file_in_the_place_of_a_folder_is_told_before_a_run_begins(tmp_path: Path) -> None:
+    folder = _started(tmp_path / "run")
+    folder.student.touch()
+    with pytest.raises(UserError, match="a run has a folder"):
+        folder.check(overwrite=True, resume=False)
+
+
+def test_a_link_that_leads_nowhere_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to("nowhere")
+    with pytest.raises(UserError, match="not a folder"):
+        RunFolder(tmp_path / "run").check(overwrite=False, resume=False)
 
 
 def test_a_resumed_run_keeps_all_but_what_was_half_written(tmp_path: Path) -> None:
@@ -95,17 +181,19 @@ def test_a_resumed_run_keeps_all_but_what_was_half_written(tmp_path: Path) -> No
     folder.log("step", {"step": 1})
     with folder.log_file.open("a") as log:
         log.write('{"event": "st')
-    for path in (folder.checkpoints / "student-00000003", folder.checkpoints / ".student-00000004.x1y2"):
+    for path in (
+        folder.checkpoints / "student-00000003", folder.checkpoints / PARTIAL, folder.control / PARTIAL,
+    ):  # fmt: skip
         path.mkdir(parents=True)
         (path / "state.json").touch()
-    (folder.path / ".README.md.x1y2.md").touch()
+    (folder.path / f"{PARTIAL}.md").touch()
     with folder.locked():
         folder.open(RECIPE, {"processes": 1}, resume=True)
         assert folder._lock.exists()
     folder.log("step", {"step": 2})
     assert [json.loads(line)["step"] for line in folder.log_file.read_text().splitlines()] == [1, 2]
     assert [path.name for path in folder.checkpoints.iterdir()] == ["student-00000003"]
-    assert not list(folder.path.glob(".*"))
+    assert not list(folder.path.rglob(".*"))
 
 
 def test_the_same_run_may_go_on_wherever_its_folder_is_now(tmp_path: Path) -> None:

@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rrm_transfer import api
-from rrm_transfer.runs.products import describe_weights
-from rrm_transfer.training.selection import Score
 from rrm_transfer.recipe.loading import build_recipe
-from rrm_transfer.recipe.schema import TrainSection
+from rrm_transfer.runs.products import describe_weights
 from rrm_transfer.students.student import build_student
+from rrm_transfer.training.selection import Score
 from tests.support import tiny
 
 SETTINGS: dict[str, Any] = {
@@ -91,7 +90,8 @@ def test_the_last_and_the_best_weights_have_rows_and_a_description(run: Path) ->
 
 
 def test_an_average_over_epochs_is_described_as_far_as_it_had_come() -> None:
-    train = TrainSection(epochs=5, average_epochs=3)
+    averaged = {"epochs": 5, "average_epochs": 3}
+    train = tiny.resolved({"student": {"name": "a"}, "train": averaged}).train
 
     def average(step: int) -> object:
         return describe_weights(train, 50, Score(step, 1, 1, 2))["average"]

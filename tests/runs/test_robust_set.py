@@ -19,12 +19,11 @@ from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import MemoryImages
 from rrm_transfer.data.sources import load_dataset_by_name
-from rrm_transfer.runs import robust_set
 from rrm_transfer.evaluation.metrics import read_metrics
-from rrm_transfer.runtime.progress import Narrator
-from rrm_transfer.runs.robust_set import MadeImages, RobustSet
-from rrm_transfer.runtime.processes import Runtime
 from rrm_transfer.objectives.base import Inversion
+from rrm_transfer.runs import robust_set
+from rrm_transfer.runs.robust_set import MadeImages, RobustSet
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.teachers.loading import load_teacher
 from tests.support import tiny
 from tests.support.command import Moment, command
@@ -55,7 +54,7 @@ class World:
         return RobustSet(folder, **{**settings, **changes})
 
     def make(self, folder: Path, **changes: Any) -> MadeImages:
-        return self.set_in(folder, **changes).make(Runtime(), Narrator())
+        return self.set_in(folder, **changes).make(Context.begin())
 
     def pixels(self, positions: Tensor) -> Tensor:
         train = self.data.train
@@ -145,7 +144,7 @@ def test_the_folder_of_another_set_is_refused(world: World, tmp_path: Path) -> N
     world.make(tmp_path / "set")
     with pytest.raises(UserError, match="made otherwise") as caught:
         world.set_in(tmp_path / "set", seed=4, inversion=replace(INVERSION, steps=7)).check()
-    assert "steps 6, seed 3" in str(caught.value)
+    assert "\n  seed: was 3, is now 4\n  steps: was 6, is now 7\n" in str(caught.value)
     (tmp_path / "other").mkdir()
     world.set_in(tmp_path / "other").check()
     (tmp_path / "other" / "photo.png").touch()

@@ -92,8 +92,8 @@ def test_a_run_killed_three_times_ends_the_same(survivor: Survivor) -> None:
     moments = [Moment(SAVING, 6), Moment(TRAINING, 3), Moment(EXPORT)]
     for moment in moments:
         assert survivor.run("killed", moment).code == -signal.SIGKILL
-    hidden = {path.name for path in (survivor.folder / "killed").glob(".*")}
-    assert hidden - {".lock"}, "nothing was half-written"
+    hidden = {path.name for path in (survivor.folder / "killed").rglob(".*")}
+    assert hidden - {".rrm-transfer.lock"}, "nothing was half-written"
     last = survivor.run("killed")
     assert last.code == 0, last.err
     survivor.check("killed")
@@ -134,7 +134,7 @@ def _killed_at(place: str, dice: random.Random, survivor: Survivor, output: str)
 
 def test_a_second_run_on_the_same_folder_is_refused(survivor: Survivor) -> None:
     first = survivor.start("shared", Moment(TRAINING, 1, signal.SIGSTOP))
-    lock = survivor.folder / "shared" / ".lock"
+    lock = survivor.folder / "shared" / ".rrm-transfer.lock"
     first.wait_for(lambda: lock.is_file() and lock.read_text(encoding="utf-8"))
     try:
         second = survivor.run("shared")
@@ -202,5 +202,5 @@ def test_a_run_goes_on_with_what_may_change_when_told_to(survivor: Survivor) -> 
     assert "resumed anyway" in ended.err
     events = [json.loads(line) for line in (survivor.folder / "changed/log.jsonl").read_text().splitlines()]
     assert [e["changes"] for e in events if e["event"] == "changed"] == [{"train.lr": [0.02, 0.01]}]
-    rates = [e["lr"] for e in events if e["event"] == "step" and e["phase"] == "student"]
+    rates = [e["lr"] for e in events if e["event"] == "step" and e["model"] == "student"]
     assert max(rates) <= 0.01

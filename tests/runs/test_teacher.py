@@ -11,8 +11,10 @@ from torch import nn
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.pixels import NAMED_STATISTICS
 from rrm_transfer.data.images import DataSet, MemoryImages
-from rrm_transfer.runs import teacher as teacher_check
-from rrm_transfer.runtime.progress import Narrator
+from rrm_transfer.recipe.schema import TeacherSection
+from rrm_transfer.runs import models
+from rrm_transfer.runs.teacher import quick_accuracy
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.teachers.view import View
 
@@ -49,16 +51,10 @@ def test_classes_in_another_order_are_matched_by_name_as_in_a_run(monkeypatch: p
     pixels = (60 + 140 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, SIZE, SIZE).contiguous()
     images = MemoryImages(pixels=pixels, labels=labels)
     data = DataSet("toys", images, None, images, ("dark", "light"), 2, 1, None, "here")
-    monkeypatch.setattr(teacher_check, "load_dataset_by_name", lambda *_, **__: data)
-    monkeypatch.setattr(teacher_check, "load_teacher", lambda *_, **options: brightness(**options))
-    found = teacher_check.quick_accuracy(
-        "brightness",
-        "toys",
-        arch=None,
-        weights=None,
-        normalisation=None,
-        allow_code=False,
-        narrator=Narrator(),
-    )
+    monkeypatch.setattr(models, "find_origin", lambda *_, **__: None)
+    monkeypatch.setattr(models, "load_dataset_by_name", lambda *_, **__: data)
+    monkeypatch.setattr(models, "load_teacher", lambda *_, **options: brightness(**options))
+    source = TeacherSection(name="brightness")
+    found = quick_accuracy(source, "toys", Context.begin(), allow_code=frozenset())
     assert (found["clean"], found["robust"], found["count"]) == (1.0, 1.0, 40)
     assert found["verdict"] == "accurate and robust to a short attack"

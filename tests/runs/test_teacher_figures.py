@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 
+from rrm_transfer.attacks.attack import Attack
+from rrm_transfer.attacks.catalogue import pgd_attack
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.fit import Fit
-from rrm_transfer.evaluation.evaluator import PGDSpec
-from rrm_transfer.evaluation.metrics import Metrics, Row, row
-from rrm_transfer.runs.models import ModelFacts
-from rrm_transfer.runtime.progress import Narrator
-from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runs.teacher_figures import teacher_figures
+from rrm_transfer.evaluation.evaluator import Measurement
+from rrm_transfer.evaluation.metrics import Metrics, Model, Row, row
 from rrm_transfer.recipe.loading import build_recipe
+from rrm_transfer.runs.models import ModelFacts
+from rrm_transfer.runs.teacher import teacher_figures
+from rrm_transfer.runtime.context import Context
 from tests.training.small import small_images
 
-SPEC = PGDSpec(ThreatModel("Linf", 8 / 255), 20, 1)
+ATTACK = pgd_attack(ThreatModel("Linf", 8 / 255), steps=20, restarts=1, seed=0)
 
 
 class Teacher:
@@ -36,27 +37,29 @@ class Teacher:
     def fingerprint(self) -> str:
         return "b"
 
-    def measure(self, specs: Sequence[PGDSpec]) -> list[Row]:
-        self.measured.append(len(specs))
-        return rows("teacher", self.clean)[: 1 + len(specs)]
+    def measure(self, attacks: Sequence[Attack]) -> list[Row]:
+        self.measured.append(len(attacks))
+        return rows("teacher", self.clean)[: 1 + len(attacks)]
 
 
-def rows(model: str, clean: int = 15) -> list[Row]:
+def rows(model: Model, clean: int = 15) -> list[Row]:
     attack: dict[str, Any] = {"attack": "pgd", "norm": "Linf", "eps": 8 / 255, "steps": 20, "restarts": 1}
     return [row(model, "test", Proportion(clean, 20)), row(model, "test", Proportion(9, 20), **attack)]
 
 
 def figures(teacher: Teacher, *, size: int = 32, classes: int = 4, metrics: Path | None = None) -> list[Row]:
-    assembly: Any = SimpleNamespace(
+    context = Context.begin()
+    setup: Any = SimpleNamespace(
         teacher=teacher,
         teacher_facts=ModelFacts(metrics=metrics),
-        data=SimpleNamespace(num_classes=classes),
-        fit=Fit("pad", size),
+        loaded=SimpleNamespace(
+            images=SimpleNamespace(num_classes=classes), image_size=size, fit=Fit("pad", size)
+        ),
         recipe=build_recipe({"student": {"name": "a"}, "teacher": {"name": "b"}}),
+        measurement=Measurement(size, 20, 0, context),
+        context=context,
     )
-    found, _ = teacher_figures(
-        assembly, small_images(20), [SPEC], teacher.measure, Runtime(), Narrator()
-    )  # fmt: skip
+    found, _ = teacher_figures(setup, small_images(20), [ATTACK], teacher.measure)
     return found
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from rrm_transfer.core.files import sha256_of
 from rrm_transfer.evaluation.metrics import read_metrics
 from rrm_transfer.objectives.base import Step, Term
-from rrm_transfer.objectives.rrm import RRM
+from rrm_transfer.objectives.matching import RRM
 from rrm_transfer.runtime.processes import Runtime
 from tests.data.fixtures import noise
 from tests.support import tiny
@@ -273,7 +273,7 @@ def test_a_problem_of_one_process_is_told_and_ends_both(
     (tmp_path / "run").mkdir()
     options = [*_options(tiny_teacher, tiny_data), "--output", "run"]
     held = Command(options, folder=tmp_path, moment=Moment(UPDATE, 1, signal.SIGSTOP))
-    lock = tmp_path / "run" / ".lock"
+    lock = tmp_path / "run" / ".rrm-transfer.lock"
     held.wait_for(lambda: lock.is_file() and lock.read_text(encoding="utf-8"))
     first, second = (running.end() for running in together([*options, "--resume"], folder=tmp_path))
     held.signal(signal.SIGKILL)

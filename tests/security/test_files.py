@@ -7,7 +7,9 @@ import io
 import json
 import resource
 import struct
+import subprocess
 import tarfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -17,12 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from rrm_transfer.core.documents import DEEPEST, parse_json, parse_yaml
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import hub_file
 from rrm_transfer.core.stems import weights_name
+from rrm_transfer.data.encoded import FORMATS
 from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.shelf import find_recipe
@@ -63,7 +67,6 @@ def _overlapping(path: Path) -> None:
             entry.file_size = entry.compress_size = 1000
             entry.header_offset = entry.CRC = 0
             archive.filelist.append(entry)
-        archive.comment = b"written with the entries above"
     path.write_bytes(stream.getvalue())
 
 
@@ -137,7 +140,7 @@ def test_what_an_archive_names_is_never_written(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
     _outside(folder / "teacher.pth")
-    with pytest.raises(UserError, match="not in a subdirectory"):
+    with pytest.raises(UserError, match="not of one folder"):
         open_checkpoint(folder / "teacher.pth")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["teacher.pth"]
     assert not Path("/tmp/rrm-transfer-escaped.txt").exists()
@@ -239,6 +242,80 @@ def test_a_text_chunk_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> No
             (tmp_path / name / f"{number}.png").write_bytes(whole[:33] + chunk + whole[33:])
     with pytest.raises(UserError, match="cannot be read"):
         load_dataset_by_name(str(tmp_path))
+
+
+def _other_formats() -> dict[str, bytes]:
+    pictures: dict[str, bytes] = {}
+    Image.init()
+    for kind in sorted(
+        set(Image.SAVE) - {*FORMATS, "PDF", "WMF", "MPO", "DIB", "PALM", "GRIB", "BUFR", "HDF5", "IM"}
+    ):
+        stream = io.BytesIO()
+        for mode in ("RGB", "1"):
+            try:
+                Image.new(mode, (32, 32)).save(stream, kind)
+            except (OSError, ValueError):
+                continue
+            break
+        pictures[kind] = stream.getvalue()
+    assert len(pictures) > 10
+    broken = {
+        "a broken DDS": b"DDS " + struct.pack("<3I", 124, 0x1007, 32) + bytes(112),
+        "a broken BLP": b"BLP1" + struct.pack("<4I", 7, 0, 32, 32) + bytes(2000),
+        "a broken AVIF": bytes(4) + b"ftypavif" + bytes(40),
+        "a WMF": b"\xd7\xcd\xc6\x9a" + bytes(100),
+    }
+    return pictures | broken
+
+
+def _pair_of_classes(folder: Path, name: str, content: bytes) -> Path:
+    for part in "ab":
+        (folder / part).mkdir()
+        (folder / part / name).write_bytes(content)
+        (folder / part / "whole.png").write_bytes(encode(noise(8, 8, 3)))
+    return folder
+
+
+@pytest.mark.parametrize("kind", _other_formats())
+@pytest.mark.parametrize("in_a_table", [False, True])
+def test_a_picture_starts_no_program_and_only_the_usual_formats_are_read(
+    kind: str, in_a_table: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for function in ("Popen", "run", "call", "check_call", "check_output"):
+        monkeypatch.setattr(subprocess, function, lambda *_, **__: pytest.fail("a program was started"))
+    content = _other_formats()[kind]
+    if in_a_table:
+        pictures = [{"bytes": part, "path": None} for part in (content, encode(noise(8, 8, 3))) * 2]
+        pq.write_table(pa.table({"image": pictures, "label": [0, 0, 1, 1]}), tmp_path / "train.parquet")
+    else:
+        _pair_of_classes(tmp_path, "picture.png", content)
+    with pytest.raises(UserError, match="no format that is read here"):
+        load_dataset_by_name(str(tmp_path))
+
+
+def test_the_usual_formats_are_read(tmp_path: Path) -> None:
+    pictures = [encode(noise(8, 8, 3), kind) for kind in FORMATS]
+    pictures.append(b"P6 # a comment\n8\t8 #\n# another\n\n255\n" + bytes(192))
+    table = [{"bytes": picture, "path": None} for picture in pictures * 2]
+    labels = [0] * len(pictures) + [1] * len(pictures)
+    pq.write_table(pa.table({"image": table, "label": labels}), tmp_path / "train.parquet")
+    assert load_dataset_by_name(str(tmp_path)).train.size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"P5 #" + bytes(1 << 26),
+        b"P5 " + b"#\n" * (1 << 23) + b"8 8 255\n" + bytes(64),
+        b"P5 8#" + b" " * (1 << 24),
+        b"P6" + b" " * (1 << 24),
+    ],
+)
+def test_a_header_without_an_end_takes_no_time(content: bytes, tmp_path: Path) -> None:
+    begun = time.process_time()
+    with pytest.raises(UserError, match="has no end"):
+        load_dataset_by_name(str(_pair_of_classes(tmp_path, "picture.pgm", content)))
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize("shape", [(2**32 - 1,) * 3, (2**20, 2**10, 2**10), (60_000, 100, 100)])

@@ -15,7 +15,7 @@ from tests.report import fixtures
 
 PLACES = (
     "checkpoints",
-    ".lock",
+    ".rrm-transfer.lock",
     "log.jsonl",
     "student/model.safetensors",
     "evaluations",
@@ -55,9 +55,7 @@ def _overwrite(run: Path) -> object:
 
 
 def _recipe(run: Path) -> api.Recipe:
-    recipe = read_recipe(str(run / "recipe.yaml"))
-    recipe.output = run
-    return recipe
+    return read_recipe(str(run / "recipe.yaml")).changed(output=run)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -13,8 +13,8 @@ import yaml
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from rrm_transfer.report.card import render_card
 from rrm_transfer.report.page import render
+from rrm_transfer.runs.finished import read_run
 from rrm_transfer.runs.folder import RunFolder
-from rrm_transfer.runs.record import read_record
 from tests.report import fixtures
 
 HOSTILE = (
@@ -43,26 +43,27 @@ def _run(path: Path, name: str) -> RunFolder:
     """Writes a run whose every name is ``name``, as a stranger's folder may hold."""
     folder = fixtures.write_run(path)
     recipe = read_recipe(str(folder.recipe))
-    recipe.description = recipe.data.name = recipe.student.licence = name
+    recipe = recipe.changed(
+        description=name, data=recipe.data.changed(name=name), student=recipe.student.changed(licence=name)
+    )
     folder.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
     config = json.loads((folder.student / "config.json").read_text(encoding="utf-8"))
     config["label_names"] = [name] * len(fixtures.CLASS_NAMES)
     config["pretrained_cfg"]["license"] = name
-    config["rrm"] |= {"dataset": name, "fit": name, "dataset_licence": name}
+    config["rrm"] |= {"dataset": name, "fit": name, "dataset_license": name}
     config["rrm"]["teacher"]["name"] = config["rrm"]["objective"]["name"] = name
     (folder.student / "config.json").write_text(json.dumps(config), encoding="utf-8")
     replace(fixtures.gallery(), class_names=(name,) * len(fixtures.CLASS_NAMES)).write(folder.gallery)
     checks = [{"name": name, "status": "pass", "figure": 0.0, "limit": 1.0}]
     file = "".join(character for character in name if character not in "/\n")
     fixtures.write_evaluation(folder, file[:60], fixtures.metrics(checks=checks))
-    (folder.evaluations / f"{file[:60]} broken.json").write_text("{", encoding="utf-8")
     return folder
 
 
 def test_the_report_shows_them(tmp_path: Path) -> None:
-    record = read_record(_run(tmp_path / "run", " ".join(HOSTILE)), fixtures.metrics())
+    record = read_run(_run(tmp_path / "run", " ".join(HOSTILE)), fixtures.metrics())
     elements = _Elements(render(record)).found
-    plain = _Elements(render(read_record(_run(tmp_path / "plain", "plain"), fixtures.metrics()))).found
+    plain = _Elements(render(read_run(_run(tmp_path / "plain", "plain"), fixtures.metrics()))).found
     assert [tag for tag, _ in elements] == [tag for tag, _ in plain]
     allowed = {key for _, attributes in plain for key in attributes}
     assert {key for _, attributes in elements for key in attributes} <= allowed
@@ -73,7 +74,7 @@ def test_the_report_shows_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_the_card_shows_it_and_its_metadata_stay_its_own(name: str, tmp_path: Path) -> None:
     cards = {
-        kind: render_card(read_record(_run(tmp_path / kind, text), fixtures.metrics()), "user/name")
+        kind: render_card(read_run(_run(tmp_path / kind, text), fixtures.metrics()), "user/name")
         for kind, text in (("hostile", name), ("plain", "plain"))
     }
     fronts, bodies = {}, {}

@@ -77,7 +77,7 @@ def test_an_address_with_a_password_is_not_shown(
 def test_a_traceback_shows_none() -> None:
     program = f"""
 import sys
-import rrm_transfer.cli.run as module
+import rrm_transfer.cli.options as module
 def fail(**_):
     raise KeyError("https://alice:{PASSWORD}@hub.example/a?signature=abc, token " + "{TOKEN}")
 module.request = fail

@@ -109,5 +109,5 @@ def test_damaged_exports_are_named(tmp_path: Path) -> None:
     export(tmp_path / "student")
     weights = tmp_path / "student" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="incomplete or damaged"):
+    with pytest.raises(UserError, match="damaged or cut short"):
         load_student(tmp_path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from rrm_transfer.data.loader import TrainingLoader
+from rrm_transfer.recipe.defaults import fill_in, numerics, training_defaults
+from rrm_transfer.recipe.loading import build_recipe
+from rrm_transfer.recipe.resolved import ResolvedRecipe
 from rrm_transfer.students.saving import save_student
 from rrm_transfer.students.student import Student, build_student
 from tests.data.fixtures import Pixels, idx_bytes
@@ -94,3 +99,20 @@ def recipe_options(teacher: Path, data: Path, *, student: str = "test_resnet", e
     """Returns options of ``rrm-transfer run``; see ``settings``."""
     sets = [part for setting in settings(epochs=epochs) for part in ("--set", setting)]
     return ["--teacher", str(teacher), "--dataset", str(data), "--student", student, *sets]
+
+
+def resolved(content: dict[str, Any], overrides: Iterable[str] = ()) -> ResolvedRecipe:
+    """Returns a recipe with values for all that is open, as though it had met 32-px images on a CPU."""
+    recipe = build_recipe(content, overrides)
+    recipe = recipe.changed(
+        teacher=recipe.teacher
+        and recipe.teacher.changed(
+            cache=recipe.teacher.cache and recipe.teacher.cache.changed(seed=recipe.seed)
+        ),
+        student=recipe.student.changed(pretrained=False),
+        data=recipe.data.changed(name="data", label_map=None, image_size=32),
+        threat=recipe.threat.changed(norm="Linf", eps=8 / 255),
+        evaluate=recipe.evaluate.changed(eps=[8 / 255]),
+    )
+    row, numbers = training_defaults("convolutional", 32), numerics("convolutional", has_bf16=False)
+    return ResolvedRecipe.of(fill_in(recipe, row, numbers))

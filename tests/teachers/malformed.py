@@ -240,6 +240,6 @@ MALFORMED = [
     Malformed(
         "a factory that is not there",
         _saved(cifar_state),
-        {"arch": "tests.teachers.forms:absent", "allow_code": True},
+        {"arch": "tests.teachers.forms:absent", "allow_code": frozenset({"tests.teachers.forms:absent"})},
     ),
 ]

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import sha256_of
 from rrm_transfer.core.outputs import Outputs
-from rrm_transfer.teachers.containers import state_dict_in
+from rrm_transfer.core.weights.containers import state_dict_in
 from rrm_transfer.teachers.convert import convert
 from rrm_transfer.teachers.loading import load_teacher
 from rrm_transfer.teachers.salvage import read_inertly

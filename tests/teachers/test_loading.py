@@ -133,7 +133,7 @@ def test_timm_name_without_network_is_answered(monkeypatch: pytest.MonkeyPatch) 
 
 def test_factory_needs_weights_and_consent() -> None:
     with pytest.raises(UserError, match="without weights"):
-        load_teacher("tests.teachers.forms:factory", channels=3, image_size=32, allow_code=True)
+        load_teacher("tests.teachers.forms:factory", channels=3, image_size=32)
 
 
 def test_inspection_counts_what_loading_would_refuse(tmp_path: Path) -> None:

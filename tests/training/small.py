@@ -18,11 +18,12 @@ from rrm_transfer.data.extra import Extra
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import MemoryImages
 from rrm_transfer.data.loader import TrainingLoader
+from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.objectives import build_objective
 from rrm_transfer.objectives.teacher_labels import TeacherLabels
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.training.checkpoints import Checkpoints
 from rrm_transfer.training.features.cache import FeatureCache
 from rrm_transfer.training.optimization import Optimisation
@@ -35,7 +36,7 @@ CLASSES = 4
 SIZE = 8
 
 PLAN = TrainingPlan(
-    phase="student",
+    model="student",
     epochs=2,
     accumulation=1,
     optimisation=Optimisation(
@@ -77,6 +78,7 @@ class Network(nn.Module):
             self.layer_projections = nn.ModuleList(nn.Linear(6, 3) for _ in range(layers))
 
     def forward(self, x: Tensor) -> Outputs:
+        x = x.to(self.convolution.weight.dtype)
         maps = F.gelu(self.norm(self.convolution(x - 0.5)))
         features = self.hidden(self.dropout(maps.flatten(1)))
         layers = tuple(projection(maps.mean((2, 3))) for projection in self.layer_projections)
@@ -116,6 +118,7 @@ class Run:
         objective: Its name.
         arguments: Its arguments.
         network: Arguments of ``Network``.
+        float64: Whether student and teacher compute in float64; pixels are float32 in any case.
         batch: Images per step.
         stop_after: Step after which the run is asked to stop.
         images: To train on.
@@ -134,6 +137,7 @@ class Run:
     objective: str = "rrm"
     arguments: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
+    float64: bool = False
     batch: int = 9
     stop_after: int | None = None
     images: MemoryImages = field(default_factory=small_images)
@@ -152,30 +156,29 @@ class Run:
         self.stop = StopRequest()
         self.student = Network(**self.network)
         self.teacher = self.taught_by or frozen_teacher(layers=self.network.get("layers", 0))
-        runtime = Runtime()
+        if self.float64:
+            self.student.double()
+            self.teacher.double()
+        context = Context.begin()
         objective = build_objective(self.objective, **self.arguments)
         if self.teacher_labels:
             objective = TeacherLabels(objective)
         judge = self.judge or held_out_judge(
             memory_images(10, channels=1, size=SIZE, classes=CLASSES),
             self.plan.threat,
-            fit=Fit("none", SIZE),
-            batch_size=5,
-            seed=self.plan.seed,
-            runtime=runtime,
+            Measurement(SIZE, batch_size=5, seed=self.plan.seed, context=context),
         )
         self.selection = None if self.select_every is None else Selection(judge, every=self.select_every)
         self.trainer = Trainer(
             self.plan,
-            runtime=runtime,
+            context=context,
             student=self.student,
             teacher=self.teacher if objective.needs else None,
             objective=objective,
             loader=small_loader(
                 self.images, batch=self.batch, seed=self.plan.seed, views=self.views, extra=self.extra
             ),
-            checkpoints=Checkpoints(self.folder, self.plan.phase, self.warnings.append),
-            narrator=Narrator(),
+            checkpoints=Checkpoints(self.folder, self.plan.model, self.warnings.append),
             log=self._log,
             selection=self.selection,
             features=self.features,

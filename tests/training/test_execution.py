@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.randomness import Randomness
-from rrm_transfer.objectives.base import InnerAttack
 from rrm_transfer.students.student import Student, build_student
 from rrm_transfer.training.execution import executing, is_out_of_memory, set_checkpointing
 from rrm_transfer.training.optimization import build_optimizer

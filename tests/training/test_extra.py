@@ -13,8 +13,7 @@ from rrm_transfer.core.errors import Interrupted
 from rrm_transfer.data.extra import Extra
 from rrm_transfer.data.images import MemoryImages
 from rrm_transfer.objectives import build_objective
-from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.training.features.building import FeatureBuilder
 from rrm_transfer.training.features.cache import FeatureCache, feature_cache
 from tests.data.fixtures import memory_images, noise
@@ -113,7 +112,7 @@ def test_parts_of_unequal_share_add_up_to_the_whole_batch(accumulation: int, tmp
 def _cache(beside: Extra) -> tuple[Any, FeatureCache, dict[str, Any]]:
     teacher, loader = a_teacher(), small_loader(small_images(), views=2, extra=beside)
     cache = feature_cache(teacher, loader, build_objective("kd-adv"), dtype="float16")
-    builder = FeatureBuilder(cache, teacher, loader, batch_size=10, runtime=Runtime(), narrator=Narrator())
+    builder = FeatureBuilder(cache, teacher, loader, batch_size=10, context=Context.begin())
     return teacher, cache, builder.complete()
 
 

@@ -20,4 +20,6 @@ def test_losses_are_the_frozen_ones(case: str) -> None:
     found = losses(case)
     assert len(found) == STEPS
     for step, (now, then) in enumerate(zip(found, GOLDEN[case], strict=True), start=1):
-        assert now == pytest.approx(then, abs=1e-5, rel=1e-4), f"step {step}"
+        # Pixels and initial weights are float32. Other instruction sets round them differently, and the
+        # losses follow by up to 4e-7 of their value.
+        assert now == pytest.approx(then, rel=1e-5, abs=1e-8), f"step {step}"

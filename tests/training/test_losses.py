@@ -11,7 +11,7 @@ import torch
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.training.losses import LossWindow
+from rrm_transfer.training.finite import LossWindow
 from tests.training.small import PLAN, Run
 
 

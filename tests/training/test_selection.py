@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from rrm_transfer.core.errors import Interrupted
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.data.fit import Fit
-from rrm_transfer.evaluation.evaluator import PGDSpec, measure
+from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.evaluation.metrics import Row, row
-from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.training.selection import STEPS, Selection, held_out_judge
 from tests.training.small import PLAN, SIZE, Network, Run, equal, small_images
 
@@ -36,8 +34,8 @@ class Scripted:
         self.shown.append({name: value.clone() for name, value in network.state_dict().items()})
         attack: dict[str, Any] = {"attack": "pgd", "norm": "Linf", "eps": 0.1, "steps": 10, "restarts": 1}
         return [
-            row("selection", "held-out", Proportion(clean, 100)),
-            row("selection", "held-out", Proportion(robust, 100), **attack),
+            row("student", "held-out", Proportion(clean, 100)),
+            row("student", "held-out", Proportion(robust, 100), **attack),
         ]
 
 
@@ -64,7 +62,7 @@ def test_the_best_weights_are_kept(script: list[tuple[int, int]], best: int, tmp
 def test_evaluations_are_logged(tmp_path: Path) -> None:
     run = Run(tmp_path, plan=PHASE, select_every=3, judge=Scripted([(90, 40), (95, 30)]))
     run()
-    common = {"event": "selection", "phase": "student", "count": 100, "eps": 0.1, "norm": "Linf", "steps": 10}
+    common = {"event": "selection", "model": "student", "count": 100, "eps": 0.1, "norm": "Linf", "steps": 10}
     assert run.of("selection") == [
         {**common, "step": 15, "clean": 0.9, "robust": 0.4, "best": True},
         {**common, "step": 20, "clean": 0.95, "robust": 0.3, "best": False},
@@ -93,12 +91,10 @@ def test_what_is_selected_is_the_average(average: dict[str, Any], tmp_path: Path
 
 def test_the_judge_measures_as_the_evaluation_does(tmp_path: Path) -> None:
     images, network, threat = small_images(), Network().train(), PLAN.threat.with_eps(0.1)
-    settings: dict[str, Any] = {"fit": Fit("none", SIZE), "batch_size": 20, "seed": 3, "runtime": Runtime()}
-    clean, robust = held_out_judge(images, threat, **settings)(network)
-    expected = measure(
-        network, images, [PGDSpec(threat, STEPS, 1)], role="selection", split="held-out", narrator=Narrator(),
-        **settings,
-    )  # fmt: skip
+    how = Measurement(SIZE, batch_size=20, seed=3, context=Context.begin())
+    clean, robust = held_out_judge(images, threat, how)(network)
+    attacks = [how.pgd(threat, steps=STEPS)]
+    expected = how.rows(network, images, attacks, model="student", split="held-out")
     assert [clean, robust] == expected
     assert (robust.eps, robust.steps, robust.count) == (0.1, 10, len(images))
     assert not network.training

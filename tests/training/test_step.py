@@ -14,11 +14,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from rrm_transfer.attacks.ascent import InnerAttack
+from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.objectives.base import InnerAttack
+from rrm_transfer.objectives import build_objective
 from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.training.step import TrainingStep, evaluation_mode
+from rrm_transfer.students.student import build_student
+from rrm_transfer.teachers.loading import load_teacher
+from rrm_transfer.training.step import TrainingStep, evaluation_mode, pair
 from tests.training.small import PLAN, SIZE, Network, Run, equal, frozen_teacher
 
 
@@ -62,6 +66,21 @@ def test_the_teacher_sees_the_clean_batch_once_and_without_gradient() -> None:
     assert step.teacher(x).features.requires_grad
     with pytest.raises(ValueError, match="no teacher"):
         _step(Network(), frozen=None).clean_teacher()
+
+
+def test_no_dropout_stands_before_what_is_matched(tiny_teacher: Path) -> None:
+    teacher = load_teacher(str(tiny_teacher), channels=1, image_size=32)
+
+    def paired(objective: str, **args: object) -> None:
+        student = build_student(
+            "test_vit", num_classes=4, channels=1, image_size=32, feature_width=teacher.width, args=args
+        )
+        pair(student, teacher, build_objective(objective), seed=0)
+
+    with pytest.raises(UserError, match=r"dropout stands in front[\s\S]*drop_rate=0.5"):
+        paired("rrm", drop_rate=0.5)
+    paired("rrm", drop_rate=0.0, drop_path_rate=0.5)
+    paired("kd", drop_rate=0.5)
 
 
 def test_outputs_are_float32_under_bf16() -> None:

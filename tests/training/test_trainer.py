@@ -62,7 +62,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(variant: str, tmp_path: Path) -> None
         stopped()
     resumed = Run(tmp_path / "parts", **options)
     assert resumed(resume=True).steps == result.steps
-    assert resumed.of("resume") == [{"event": "resume", "phase": "student", "step": stop_after}]
+    assert resumed.of("resume") == [{"event": "resume", "model": "student", "step": stop_after}]
     assert equal(resumed.weights, whole.weights)
     assert stopped.losses + resumed.losses == whole.losses
     first, second = (
@@ -173,7 +173,7 @@ def test_the_newest_two_checkpoints_are_kept_and_one_beside_the_final(tmp_path: 
 
 def test_phases_do_not_mix_their_checkpoints(tmp_path: Path) -> None:
     Run(tmp_path)()
-    control = Run(tmp_path, plan=replace(PLAN, phase="control"), objective="natural")
+    control = Run(tmp_path, plan=replace(PLAN, model="control"), objective="natural")
     control(resume=True)
     assert control.of("resume") == []
 

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from rrm_transfer.costs.feature_sample import sample_features
+from rrm_transfer.costs.bench import sample_features
 from rrm_transfer.data.images import MemoryImages
-from rrm_transfer.runs.calibration import calibrate
-from rrm_transfer.runs.setup import Assembly, assemble
-from rrm_transfer.runtime.processes import Runtime
+from rrm_transfer.runs.resolve import resolve
+from rrm_transfer.runs.setup import Setup
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.training.updating import Updater
 from tools.benchmarks.models import recipe, write_teacher
@@ -81,30 +81,29 @@ def loop_in_the_papers_style(
             yield loss.item()
 
 
-def ours(assembly: Assembly, runtime: Runtime, cache: Path | None = None) -> Iterator[None]:
+def ours(setup: Setup, cache: Path | None = None) -> Iterator[None]:
     """Does one step of the package's training at a time.
 
     Args:
-        assembly: Of the run.
-        runtime: Processes and devices.
+        setup: Of the run.
         cache: Where the teacher's outputs on some batches are kept, whose images are then used again and
             again in new versions; what a step costs does not depend on them. None: the teacher is asked live.
     """
-    loader, objective = assembly.loader(runtime), assembly.objective()
+    loader, objective = setup.loader(), setup.objective
     updater = Updater(
-        assembly.plan("student", 48),
-        runtime=runtime,
-        student=assembly.student(),
-        teacher=assembly.teacher,
+        setup.plan("student", 48),
+        runtime=setup.context.runtime,
+        student=setup.build_student(),
+        teacher=setup.teacher,
         objective=objective,
         steps_per_epoch=loader.steps_per_epoch,
     )
     features, parts = None, loader.parts(0)
     if cache is not None:
-        assert assembly.teacher is not None
+        assert setup.teacher is not None
         parts = parts[:_CACHED_BATCHES]
         batches = list(loader.batches(parts, view=0))
-        features = sample_features(assembly.teacher, batches, objective, folder=cache, dtype="float16")
+        features = sample_features(setup.teacher, batches, objective, folder=cache, dtype="float16")
         updater.teacher = None
     with updater.prepared() as prepared:
         for epoch in range(48):
@@ -124,26 +123,24 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="of each, in one round")
     parser.add_argument("--small", action="store_true", help="a small teacher, to rehearse")
     options = parser.parse_args()
-    runtime, narrator = Runtime(), Narrator(Console(stderr=True))
     with tempfile.TemporaryDirectory() as folder:
         teacher = write_teacher(Path(folder) / "teacher", small=options.small)
         wanted = recipe(options.student, teacher, batch=options.batch, overrides=[])
-        assembly = assemble(wanted, runtime, narrator)
-        images = assembly.data.train
+        setup = resolve(wanted, Context.begin(Narrator(Console(stderr=True))))
+        images = setup.loaded.images.train
         assert isinstance(images, MemoryImages)
-        assert assembly.teacher is not None
+        assert setup.teacher is not None
         theirs = loop_in_the_papers_style(
-            assembly.student(),
-            copy.deepcopy(assembly.teacher),
+            setup.build_student(),
+            copy.deepcopy(setup.teacher),
             images,
             batch=options.batch,
             workers=options.workers,
         )
-        calibrate(assembly, assembly.student(), runtime, narrator)
         streams: dict[str, Iterator[Any]] = {
             "the paper's style": theirs,
-            "this package, teacher live": ours(assembly, runtime),
-            "this package, teacher cached": ours(assembly, runtime, Path(folder) / "cache"),
+            "this package, teacher live": ours(setup),
+            "this package, teacher cached": ours(setup, Path(folder) / "cache"),
         }
         rates: dict[str, list[float]] = {name: [] for name in streams}
         for _ in range(options.rounds):

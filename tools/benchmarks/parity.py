@@ -18,20 +18,16 @@ from torch import Tensor
 from rrm_transfer.attacks.catalogue import build_attack
 from rrm_transfer.core.quantities import Proportion, format_eps, parse_fraction
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.loader import evaluation_batches
-from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.evaluation.evaluator import (
     Evaluator,
-    balanced_sample,
+    Measurement,
     strict_float32,
     without_weight_gradients,
 )
-from rrm_transfer.runs.evaluated import load_network
-from rrm_transfer.runs.models import facts_about
-from rrm_transfer.runs.setup import automatic_size
-from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator
+from rrm_transfer.recipe.schema import TeacherSection
+from rrm_transfer.runs.models import load_with_data
+from rrm_transfer.runtime.context import Context
 
 
 def main() -> int:
@@ -45,26 +41,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
 
-    known = facts_about(given.model)
-    dataset = given.dataset or known.dataset
-    if dataset is None:
-        parser.error("the data set is not known: --dataset D")
-    data = load_dataset_by_name(dataset)
-    fit = choose_fit(data.test.size, known.image_size or automatic_size(data))
-    model = load_network(given.model, data, fit, Narrator())
+    context = Context.begin()
+    known, data, model = load_with_data(TeacherSection(name=given.model), given.dataset, context)
     threat = ThreatModel(given.norm, known.eps_in(given.norm) if given.eps is None else given.eps)
-    sample = balanced_sample(data.test.labels, given.images)
-    images = data.test if sample is None else data.test.select(sample)
-
-    tool = Evaluator(
-        model, images, role="student", split="test", fit=fit, batch_size=given.batch_size, runtime=Runtime(),
-        narrator=Narrator(),
-    )  # fmt: skip
-    attack = build_attack("autoattack", threat, seed=given.seed, classes=data.num_classes)
+    images = data.images.test.balanced(given.images)
+    measurement = Measurement(data.image_size, given.batch_size, given.seed, context)
+    tool = Evaluator(model, images, measurement, model="student", split="test")
+    attack = build_attack("autoattack", threat, seed=given.seed, classes=data.images.num_classes)
     started = time.perf_counter()
     ours = set(tool.survivors(attack))
     between = time.perf_counter()
-    (batch,) = evaluation_batches(images, fit=fit, batch_size=len(images), device=tool.runtime.device)
+    (batch,) = evaluation_batches(images, fit=data.fit, batch_size=len(images), device=tool.runtime.device)
     directly = _directly(tool, batch.x, batch.y, threat, given.batch_size, given.seed)
     ended = time.perf_counter()
 
@@ -82,7 +69,7 @@ def _directly(
 ) -> set[int]:
     import pyautoattack
 
-    with strict_float32(x.device), without_weight_gradients(tool.model):
+    with strict_float32(x.device), without_weight_gradients(tool.network):
         library: Any = pyautoattack.AutoAttack(
             tool.logits, norm=threat.norm, eps=threat.eps, seed=seed, version="standard", device=x.device
         )

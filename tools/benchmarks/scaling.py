@@ -11,7 +11,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,9 @@ from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import ImageSet, LazyImages, MemoryImages
 from rrm_transfer.data.loader import TrainingLoader
-from rrm_transfer.runs.calibration import calibrate
-from rrm_transfer.runs.setup import Assembly, assemble
-from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator
+from rrm_transfer.runs.resolve import resolve
+from rrm_transfer.runs.setup import Setup
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.training.updating import Updater
 from tools.benchmarks.models import recipe, write_teacher
 from tools.benchmarks.record import emit
@@ -48,12 +46,10 @@ def main() -> None:
 
 
 def _time(steps: int, rounds: int) -> None:
-    runtime = Runtime()
     with tempfile.TemporaryDirectory() as folder:
         teacher = write_teacher(Path(folder) / "teacher", small=True)
-        assembly = assemble(recipe("test_resnet", teacher, batch=BATCH, overrides=[]), runtime, Narrator())
-        calibrate(assembly, assembly.student(), runtime, Narrator())
-        streams = {size: _training(assembly, runtime, size) for size in SIZES}
+        setup = resolve(recipe("test_resnet", teacher, batch=BATCH, overrides=[]), Context.begin())
+        streams = {size: _training(setup, size) for size in SIZES}
         for stream in streams.values():
             next(stream)
         seconds: dict[int, list[float]] = {size: [] for size in SIZES}
@@ -72,20 +68,19 @@ def _time(steps: int, rounds: int) -> None:
     )
 
 
-def _training(assembly: Assembly, runtime: Runtime, size: int) -> Iterator[None]:
+def _training(setup: Setup, size: int) -> Iterator[None]:
     generator = torch.Generator().manual_seed(0)
     images = MemoryImages(
         pixels=torch.randint(0, 256, (size, 1, 28, 28), generator=generator, dtype=torch.uint8),
         labels=torch.arange(size) % 10,
     )
-    sized = replace(assembly, data=replace(assembly.data, train=images))
-    loader, objective = sized.loader(runtime), sized.objective()
+    loader = setup.loader(images)
     updater = Updater(
-        sized.plan("student", 48),
-        runtime=runtime,
-        student=sized.student(),
-        teacher=sized.teacher,
-        objective=objective,
+        setup.plan("student", 48),
+        runtime=setup.context.runtime,
+        student=setup.build_student(),
+        teacher=setup.teacher,
+        objective=setup.objective,
         steps_per_epoch=loader.steps_per_epoch,
     )
     with updater.prepared() as prepared:

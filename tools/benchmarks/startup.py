@@ -1,4 +1,4 @@
-"""Target 7: from the command to the first step, teacher check and calibration aside, nothing downloaded.
+"""Target 7: from the command to the first step, the teacher check aside, nothing downloaded.
 
 python -m tools.benchmarks.startup [--times 5]
 """

@@ -14,7 +14,7 @@ from rrm_transfer.core.quantities import format_eps, parse_fraction
 from rrm_transfer.recipe.loading import build_recipe, dump_recipe, read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.recipe.shelf import recipe_names, shelf
-from rrm_transfer.runs.recipe_names import objective_problems
+from rrm_transfer.runs.resolve import objective_problems
 from tools.fuzz.damage import SCALARS, VALUES, changed, damaged
 from tools.fuzz.target import Target
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import timm
+from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
 from rrm_transfer.core.errors import UserError
@@ -19,7 +21,7 @@ from rrm_transfer.teachers.networks.plain import AlexNet, CifarVGG
 from rrm_transfer.teachers.networks.preact_resnet import PreActResNet18
 from rrm_transfer.teachers.networks.wide_resnet import DeepMindWideResNet, TradesWideResNet
 
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_FACTORY = re.compile(r"([A-Za-z_]\w*)(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _WIDE = re.compile(r"wrn_(\d+)_(\d+)_(trades|deepmind_relu|deepmind_silu)")
 
 NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
@@ -47,10 +49,13 @@ class Blueprint:
         architecture: A timm name (``+cifar_stem`` may follow), a network of this package, or
             ``package.module:factory``.
         args: Keyword arguments of its constructor, ``num_classes`` and ``in_chans`` among them.
+        own_code: Whether ``architecture`` is code that the user named. A file's words never are, whatever
+            their form.
     """
 
     architecture: str
     args: Mapping[str, Any] = field(default_factory=dict)
+    own_code: bool = False
 
     @property
     def stem(self) -> str:
@@ -59,13 +64,28 @@ class Blueprint:
 
 
 def is_factory(text: str) -> bool:
-    """Tells whether ``text`` has the form ``package.module:factory``."""
-    return _FACTORY.fullmatch(text) is not None
+    """Tells whether ``text``, in the user's own words, is ``package.module:factory``.
+
+    The package must be there to import, which is told without importing it, and no path may have this name.
+    """
+    match = _FACTORY.fullmatch(text)
+    if match is None or os.path.exists(text):  # noqa: PTH110  # Path raises on texts that are long
+        return False
+    return _is_importable(match[1])
+
+
+def _is_importable(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # __main__ has no specification
+        return False
 
 
 def is_timm(architecture: str) -> bool:
-    """Tells whether timm builds it, a CIFAR stem aside."""
-    return bool(timm.is_model(base_architecture(architecture)))
+    """Tells whether timm builds it, a CIFAR stem aside; a tag must be one that timm knows."""
+    name = base_architecture(architecture)
+    stem, tag, _ = name.partition(".")
+    return bool(timm.is_model(stem)) and (not tag or name in get_arch_pretrained_cfgs(stem))
 
 
 def is_known(architecture: str) -> bool:
@@ -78,19 +98,19 @@ def known_architectures() -> list[str]:
     return [*NETWORKS, *WIDE_FORMS, *timm.list_models()]
 
 
-def build_model(blueprint: Blueprint, *, allow_code: bool = False) -> nn.Module:
+def build_model(blueprint: Blueprint, *, allow_code: frozenset[str] = frozenset()) -> nn.Module:
     """Builds a model with random weights; `adapt` makes a network of it.
 
     Args:
         blueprint: What to build.
-        allow_code: Whether ``package.module:factory`` may be imported and called.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
 
     Raises:
         UserError: The architecture is unknown, or its constructor does not take the arguments.
     """
     name, args = blueprint.architecture, dict(blueprint.args)
-    if is_factory(name):
-        return _factory(name, allow_code)()
+    if blueprint.own_code:
+        return _made_by(name, allow_code)
     if not is_known(name):
         raise UserError(
             "Unknown teacher architecture.", received=name, hint=did_you_mean(name, known_architectures())
@@ -98,8 +118,12 @@ def build_model(blueprint: Blueprint, *, allow_code: bool = False) -> nn.Module:
     construct = NETWORKS.get(name) or _wide(name) or partial(create_network, name)
     try:
         return construct(**args)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as problem:
-        raise UserError(f"{name} cannot be built: {problem}", received=args) from problem
+    except UserError:
+        raise
+    except Exception as problem:  # what timm's constructors raise on arguments that make no sense
+        raise UserError(
+            f"{name} cannot be built: {type(problem).__name__}: {problem}", received=args
+        ) from problem
 
 
 def _wide(name: str) -> Callable[..., nn.Module] | None:
@@ -117,8 +141,13 @@ def _wide(name: str) -> Callable[..., nn.Module] | None:
     )
 
 
-def _factory(location: str, allow_code: bool) -> Callable[..., nn.Module]:
-    if not allow_code:
+def _made_by(location: str, allow_code: frozenset[str]) -> nn.Module:
+    """Calls a factory.
+
+    Raises:
+        UserError: It may not be called, cannot be, fails, or makes no network.
+    """
+    if location not in allow_code:
         raise UserError(
             "A teacher that runs code must be named on the command line, or the recipe's code be allowed.",
             received=location,
@@ -126,7 +155,25 @@ def _factory(location: str, allow_code: bool) -> Callable[..., nn.Module]:
         )
     module, _, attribute = location.partition(":")
     try:
-        factory: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as problem:
-        raise UserError(f"The factory cannot be imported: {problem}", received=location) from problem
-    return factory
+        factory = getattr(importlib.import_module(module), attribute)
+    except Exception as problem:  # whatever the user's module raises
+        raise UserError(
+            f"The factory cannot be imported: {type(problem).__name__}: {problem}", received=location
+        ) from problem
+    try:
+        network = factory()
+    except UserError:
+        raise
+    except Exception as problem:  # whatever the user's function raises
+        raise UserError(
+            f"The factory fails: {type(problem).__name__}: {problem}",
+            received=location,
+            allowed="a function without arguments",
+        ) from problem
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"The factory makes no network but a {type(network).__name__}.",
+            received=location,
+            allowed="a function that returns a torch.nn.Module",
+        )
+    return network

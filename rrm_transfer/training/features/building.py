@@ -15,8 +15,8 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import write_text
 from rrm_transfer.core.locks import FileLock
 from rrm_transfer.data.loader import TrainingLoader
-from rrm_transfer.runtime.processes import Runtime
-from rrm_transfer.runtime.progress import Narrator, Task
+from rrm_transfer.runtime.context import Context
+from rrm_transfer.runtime.progress import Task
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.training.features.cache import FeatureCache
 from rrm_transfer.training.features.shards import Shard
@@ -38,8 +38,7 @@ class FeatureBuilder:
         teacher: Whose outputs; on the CPU again when the cache is whole.
         loader: Of the training images.
         batch_size: Of the teacher's forward passes, the same for any number of processes.
-        runtime: Processes and devices.
-        narrator: Shows progress.
+        context: Processes and voice.
     """
 
     def __init__(
@@ -49,16 +48,15 @@ class FeatureBuilder:
         loader: TrainingLoader,
         *,
         batch_size: int,
-        runtime: Runtime,
-        narrator: Narrator,
+        context: Context,
     ) -> None:
         self._cache = cache
         self._shards = cache.shards
         self._teacher = teacher
         self._loader = loader
         self._batch_size = batch_size
-        self._runtime = runtime
-        self._narrator = narrator
+        self._runtime = context.runtime
+        self._narrator = context.narrator
 
     def complete(self) -> dict[str, Any]:
         """Checks every shard and computes those that are not whole.

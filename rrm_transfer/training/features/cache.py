@@ -13,44 +13,13 @@ from rrm_transfer.core.documents import key_of
 from rrm_transfer.core.files import cache_folder
 from rrm_transfer.core.names import public_name
 from rrm_transfer.core.outputs import Outputs
-from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.disk import require_space
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.objectives.base import Objective
-from rrm_transfer.recipe.schema import Recipe
-from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.teachers.teacher import Teacher
-from rrm_transfer.training.objective import objective_of
 from rrm_transfer.training.features.shards import DTYPES, Bits, Dtype, Shard, ShardSet, gather_rows
 
 _FORMAT = 1
-
-
-def settle_cache(recipe: Recipe, narrator: Narrator) -> None:
-    """Fills in what the recipe's cache leaves open, or does without it, and says what it will not do."""
-    if recipe.teacher is None or recipe.teacher.cache is None:
-        return
-    cache = recipe.teacher.cache
-    objective = objective_of(recipe)
-    if "clean" not in objective.teacher_sees:
-        narrator.note(
-            f"teacher features: not cached, {recipe.objective.name} with these arguments never asks about "
-            "clean images, which are all that a cache holds"
-        )
-        recipe.teacher.cache = None
-        return
-    if "other" in objective.teacher_sees:
-        narrator.note("teacher features: the objective also asks about other inputs, which is done live")
-    if cache.seed is None:
-        cache.seed = recipe.seed
-    section = recipe.data.augmentation
-    if section is not None and Augmentation(**section.model_dump()) == Augmentation():
-        cache.views = 1  # nothing is random: all views are one
-    elif recipe.train.epochs is not None and cache.views >= recipe.train.epochs:
-        narrator.note(
-            f"teacher features: {cache.views} views for {recipe.train.epochs} epochs save this run nothing, "
-            "only those that come after it"
-        )
 
 
 @dataclass(frozen=True)

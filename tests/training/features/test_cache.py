@@ -28,15 +28,14 @@ from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.objectives import build_objective
-from rrm_transfer.recipe.loading import build_recipe
-from rrm_transfer.runtime.processes import Runtime
+from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.teachers.view import View
 from rrm_transfer.training.features import building as feature_building
 from rrm_transfer.training.features import shards as feature_shards
 from rrm_transfer.training.features.building import FeatureBuilder
-from rrm_transfer.training.features.cache import FeatureCache, feature_cache, settle_cache
+from rrm_transfer.training.features.cache import FeatureCache, feature_cache
 from rrm_transfer.training.updating import TrainingPlan
 from tests.training.small import PLAN, SIZE, Network, Run, equal, small_images, small_loader
 
@@ -114,8 +113,7 @@ class Setup:
             self.teacher,
             self.batches,
             batch_size=10,
-            runtime=Runtime(),
-            narrator=Narrator(Console(file=self.said, width=500)),
+            context=Context.begin(Narrator(Console(file=self.said, width=500))),
         ).complete()
 
     def contents(self) -> dict[str, bytes]:
@@ -428,42 +426,6 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert files.cache_folder() == tmp_path / "rrm-transfer"
     monkeypatch.setattr(sys, "platform", "darwin")
     assert files.cache_folder().parts[-3:] == ("Library", "Caches", "rrm-transfer")
-
-
-def _settled(objective: str, arguments: dict[str, Any], **recipe: Any) -> tuple[Any, str]:
-    content = {
-        "student": {"name": "a"},
-        "teacher": {"name": "b", "cache": {"views": 4}},
-        "objective": {"name": objective, **arguments},
-        "train": {"epochs": 10},
-        "seed": 3,
-    }
-    made, said = build_recipe({**content, **recipe}), StringIO()
-    settle_cache(made, Narrator(Console(file=said, width=500)))
-    assert made.teacher is not None
-    return made.teacher.cache, said.getvalue()
-
-
-def test_what_the_recipe_leaves_open_is_filled_in() -> None:
-    cache, said = _settled("rrm", {}, data={"augmentation": {"flip": True}})
-    assert (cache.views, cache.seed, cache.dtype, said) == (4, 3, "float16", "")
-    cache, _ = _settled("rrm", {}, data={"augmentation": {}})
-    assert cache.views == 1
-    assert "save this run nothing" in _settled("rrm", {}, train={"epochs": 4})[1]
-    assert "done live" in _settled("iad", {})[1]
-    untouched = build_recipe({"student": {"name": "a"}, "teacher": {"name": "b"}})
-    settle_cache(untouched, Narrator())
-    assert untouched.teacher is not None
-    assert untouched.teacher.cache is None
-
-
-@pytest.mark.parametrize(("objective", "arguments"), [("rrm", {"mixup": 0.2}), ("adaad", {}), ("igdm", {})])
-def test_objectives_that_a_cache_cannot_serve_do_without_it(
-    objective: str, arguments: dict[str, Any]
-) -> None:
-    cache, said = _settled(objective, arguments)
-    assert cache is None
-    assert "never asks" in said
 
 
 @pytest.mark.parametrize(

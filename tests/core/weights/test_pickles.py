@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.teachers.pickles import leading_value
-from rrm_transfer.teachers.reading import read_file
+from rrm_transfer.core.weights.pickles import leading_value
+from rrm_transfer.core.weights.reading import read_file
 
 
 @pytest.mark.parametrize("length", [1 << 60, (1 << 64) - 1])

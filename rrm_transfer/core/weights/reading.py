@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import struct
 import tarfile
-import zipfile
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.teachers.pickles import TORCH_MAGIC, inventory, leading_value
+from rrm_transfer.core.weights.archives import require_torch_archive
+from rrm_transfer.core.weights.pickles import TORCH_MAGIC, Survey, leading_value, survey
 
 Kind = Literal["safetensors", "zip", "legacy"]
 
@@ -35,11 +34,15 @@ _NOT_CHECKPOINTS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89PNG", "an image", "give the weights file"),
     (b"\xff\xd8\xff", "an image", "give the weights file"),
 )
+_ZIP = b"PK\x03\x04"
 _WEB_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
 
-# What zipfile raises, besides its own error, on archives that contradict themselves.
-_BAD_ARCHIVE = (ValueError, ArithmeticError, RuntimeError, EOFError, OSError, struct.error, zlib.error)
+_LONGEST_HEADER = 1 << 24
+"""Bytes; that of a network of ten thousand tensors has a tenth of it."""
+_SLACK = 1 << 20
+"""Bytes of a file beside its tensors and its pickles; each entry of an archive is padded besides."""
+_PADDING = 1 << 12
 
 
 def read_file(path: Path) -> object:
@@ -50,21 +53,69 @@ def read_file(path: Path) -> object:
     """
     kind = sniff(path)
     if kind == "safetensors":
+        _require_short_header(path)
         try:
             return load_file(path)
         except (SafetensorError, KeyError, ValueError, OSError) as problem:  # names of types that torch lacks
             raise UserError(
                 f"The safetensors file is damaged or cut short: {problem}", received=path, hint=_FETCH_AGAIN
             ) from None
+    said = survey(path, archive=kind == "zip")
+    if said.foreign:
+        raise _runs_code(path, f"names {_listed(said.foreign)}")
+    if not said.whole:
+        raise _damaged(path, str(said.problem))
+    if said.problem is not None:
+        raise UserError(
+            f"The checkpoint is none that torch.save writes of a network's weights: {said.problem}.",
+            received=path,
+            hint="save the network's state dict as safetensors where the file was made",
+        )
+    _require_size(path, said)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:
-        # A damaged pickle can make torch's reader fail in any way: every instruction trusts the last.
-        raise _refusal(path, kind, problem) or _damaged(path, problem) from None
+    except pickle.UnpicklingError:
+        raise _runs_code(
+            path, "is written in a newer pickle protocol than torch's safe reader takes"
+        ) from None
+    except Exception as problem:  # of data that are not what the pickles say
+        raise _damaged(path, str(problem) or type(problem).__name__) from None
+
+
+def _require_short_header(path: Path) -> None:
+    with open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if length > min(_LONGEST_HEADER, path.stat().st_size):
+        raise UserError(
+            "The safetensors file is damaged or cut short: its header is longer than a network's can be.",
+            received=f"{path}, {length:,} bytes",
+            hint=_FETCH_AGAIN,
+        )
+
+
+def _require_size(path: Path, said: Survey) -> None:
+    """Compares the size of a file with what its pickles say of it, before it is read.
+
+    Raises:
+        UserError: They claim more than the file has, or it has much more than they claim.
+    """
+    size = path.stat().st_size
+    if said.claimed > size:
+        raise UserError(
+            "The checkpoint is damaged or cut short: its tensors claim more than the file has room for.",
+            received=f"{path}, {size:,} bytes, {said.claimed:,} claimed",
+            hint=_FETCH_AGAIN,
+        )
+    if size > said.claimed + said.length + _SLACK + _PADDING * said.storages:
+        raise UserError(
+            "The file is much larger than the tensors that it says it holds.",
+            received=f"{path}, {size:,} bytes, {said.claimed:,} of tensors",
+            hint=_FETCH_AGAIN,
+        )
 
 
 def sniff(path: Path) -> Kind:
-    """Tells the kind of checkpoint by its first bytes, whatever its name says.
+    """Tells the kind of checkpoint by its first bytes, whatever its name says; every reader goes by it.
 
     Raises:
         UserError: It is something else; the message says what.
@@ -73,8 +124,9 @@ def sniff(path: Path) -> Kind:
         raise UserError("There is no such file.", received=path)
     if path.is_dir():
         raise UserError("This is a folder, not a weights file.", received=path, hint=f"local-dir:{path}")
-    size = path.stat().st_size
-    if size == 0:
+    if not path.is_file():
+        raise UserError("This is no regular file.", received=path)
+    if path.stat().st_size == 0:
         raise UserError("The file is empty.", received=path, hint=_FETCH_AGAIN)
     with open(path, "rb") as stream:
         head = stream.read(512)
@@ -87,12 +139,12 @@ def sniff(path: Path) -> Kind:
     for magic, what, hint in _NOT_CHECKPOINTS:
         if head.startswith(magic):
             raise UserError(f"This is {what}.", received=path, hint=hint)
-    if head.startswith(b"PK"):
-        _require_torch_archive(path)
+    if head.startswith(_ZIP):
+        require_torch_archive(path, hint=_FETCH_AGAIN)
         return "zip"
     if head[8:9] == b"{":
         return "safetensors"
-    if tarfile.is_tarfile(path):
+    if _is_tar(head):
         raise UserError(
             "This is a tar archive.", received=path, hint="unpack it and give the checkpoint that is in it"
         )
@@ -119,52 +171,15 @@ def sniff(path: Path) -> Kind:
     )
 
 
-def _require_torch_archive(path: Path) -> None:
+def _is_tar(head: bytes) -> bool:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.partition("/")[2] for name in archive.namelist()}
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, *_BAD_ARCHIVE):
-        raise UserError(
-            "The checkpoint is cut short: its table of contents is missing.",
-            received=f"{path}, {path.stat().st_size} bytes",
-            hint=_FETCH_AGAIN,
-        ) from None
-    size = path.stat().st_size
-    if unpacked > size:
-        raise UserError(
-            "The archive unpacks to more than its size; torch.save compresses nothing.",
-            received=f"{path}, {size:,} bytes, {unpacked:,} unpacked",
-            hint="a checkpoint that was packed again: save it anew where it was made",
-        )
-    if "constants.pkl" in names:
-        raise UserError(
-            "This is a TorchScript archive: a program, not weights.",
-            received=path,
-            hint="save the network's state dict as safetensors where the file was made",
-        )
-    if "data.pkl" not in names:
-        raise UserError(
-            "This is a zip archive, but not one that torch.save wrote.",
-            received=path,
-            hint="unpack it and give the checkpoint that is in it",
-        )
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
 
 
-def _refusal(path: Path, kind: Kind, problem: Exception) -> UserError | None:
-    """Returns the refusal of a file that is whole but names code, or None where it is neither."""
-    try:
-        contents = inventory(path, archive=kind == "zip")
-    except (zipfile.BadZipFile, *_BAD_ARCHIVE):
-        return None
-    if contents.foreign:
-        listed = ", ".join(contents.foreign[:8])
-        more = f" and {len(contents.foreign) - 8} more" if len(contents.foreign) > 8 else ""
-        found = f"names {listed}{more}"
-    elif contents.whole and isinstance(problem, pickle.UnpicklingError):
-        found = "is written in a newer pickle protocol than torch's safe reader takes"
-    else:
-        return None
+def _runs_code(path: Path, found: str) -> UserError:
     return UserError(
         "Reading this file the usual way could run code in it, so it was not read.",
         received=f"{path}, which {found}",
@@ -174,10 +189,12 @@ def _refusal(path: Path, kind: Kind, problem: Exception) -> UserError | None:
     )
 
 
-def _damaged(path: Path, problem: Exception) -> UserError:
-    # torch's own words for a pickle that makes no sense advise to read it without care.
-    is_advice = isinstance(problem, pickle.UnpicklingError)
-    reason = "a pickle in it breaks off" if is_advice else (str(problem) or type(problem).__name__)
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:100] for name in names[:8])
+    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _damaged(path: Path, reason: str) -> UserError:
     return UserError(
         f"The checkpoint is damaged or cut short: {reason.splitlines()[0][:160]}",
         received=path,

@@ -1,0 +1,323 @@
+"""The one place where what a recipe leaves open becomes a value.
+
+Names, then what the teacher's source says, data, extra images, threat model, teacher, the student's plan, the
+tables, the cache: each step needs only what stands above it. What comes out is a `Setup`, into which nothing
+writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rrm_transfer.core.errors import RecipeError, UserError
+from rrm_transfer.core.names import did_you_mean
+from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.data.augment import Augmentation
+from rrm_transfer.data.images import DataSet
+from rrm_transfer.objectives import OBJECTIVES, argument_problems, build_objective, objective_arguments
+from rrm_transfer.objectives.base import Objective
+from rrm_transfer.recipe.defaults import (
+    TrainingDefaults,
+    check_together,
+    fill_in,
+    numerics,
+    training_defaults,
+    training_line,
+)
+from rrm_transfer.recipe.resolved import ResolvedRecipe
+from rrm_transfer.recipe.schema import AUTO, AugmentationSection, ObjectiveSection, Recipe, TrainSection
+from rrm_transfer.runs.extra import find_extra, with_extra_labels, without_extra
+from rrm_transfer.runs.models import ModelFacts, facts_about, load_data, load_model, require_classes
+from rrm_transfer.runs.setup import Setup
+from rrm_transfer.runs.trainables import (
+    is_teacher_network,
+    kind_of_trainable,
+    plan_trainable,
+    resolve_trainable_name,
+)
+from rrm_transfer.runtime.context import Context
+from rrm_transfer.runtime.progress import Narrator
+from rrm_transfer.students.pretrained import require_hub_weights
+from rrm_transfer.students.student import StudentPlan
+from rrm_transfer.teachers.sources import find_origin
+from rrm_transfer.teachers.teacher import Teacher
+from rrm_transfer.training.optimization import check_optimizer
+from rrm_transfer.training.step import TAKES_CLASSIFIER
+
+
+def resolve(
+    recipe: Recipe,
+    context: Context,
+    *,
+    is_teacher: bool = False,
+    recorded: Recipe | None = None,
+    allow_code: frozenset[str] = frozenset(),
+) -> Setup:
+    """Chooses what a recipe leaves open and loads what it names; writes nothing.
+
+    Args:
+        recipe: Left unchanged.
+        context: Processes and voice.
+        is_teacher: Whether a robust teacher is made, from scratch.
+        recorded: The recipe of the run that is to go on; what depends on the machine stays as it was then.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
+
+    Raises:
+        UserError: A name, a file or a combination cannot be used.
+    """
+    narrator = context.narrator
+    asked, seed = recipe.student.name, recipe.seed
+
+    # Names come first, and a teacher is looked for before anything is loaded: a wrong word or an unreachable
+    # hub should cost seconds.
+    recipe, objective = check_names(recipe)
+    if recipe.student.name != asked:
+        narrator.note(f"student {asked}: {recipe.student.name}")
+    source = recipe.teacher if objective.needs else None
+    _check_source(recipe, objective, is_teacher=is_teacher)
+    if source is not None:
+        find_origin(source.name, arch=source.arch, weights=source.weights)
+
+    # A teacher that the objective does not ask still says which data and threat model are meant, so that all
+    # objectives of a recipe meet the same.
+    known = ModelFacts() if recipe.teacher is None else facts_about(recipe.teacher.name)
+    loaded = load_data(recipe.data, known, seed=seed, context=context)
+    data = loaded.images
+    extra = find_extra(loaded, context)
+    norm = (known.norm or "Linf") if recipe.threat.norm == AUTO else recipe.threat.norm
+    eps = known.eps_in(norm) if recipe.threat.eps == AUTO else recipe.threat.eps
+    threat = ThreatModel.asked(norm, eps)
+
+    # The teacher, as it sees these data.
+    teacher = None
+    if source is not None:
+        teacher = load_model(source, loaded, context, allow_code=allow_code)
+        check_serves(teacher, objective, recipe, data)
+        _tell_of_teacher(teacher, narrator)
+
+    # The student, as far as that goes without weights. Whether it will have weights to start from decides how
+    # it can be fitted to the images.
+    kind = kind_of_trainable(recipe.student.name)
+    row = training_defaults(kind, loaded.image_size)
+    pretrained = _is_pretrained(recipe, row, recorded, narrator)
+    student = plan_trainable(
+        recipe.student, data, image_size=loaded.image_size, pretrained=pretrained, seed=seed
+    )
+    arguments = recipe.student.args
+    if isinstance(student, StudentPlan):
+        for note in student.input.notes:
+            narrator.note(f"student: {note}")
+        arguments = dict(student.input.args) | ({"stem": student.input.stem} if student.input.stem else {})
+
+    # What is still open is in the tables: of training, and of how the device computes it.
+    recipe = recipe.changed(
+        output=None,  # where a run was written is not part of what it was
+        teacher=source,
+        student=recipe.student.changed(pretrained=pretrained, args=arguments),
+        data=loaded.section,
+        threat=recipe.threat.changed(norm=norm, eps=eps),
+        train=recipe.train if recorded is None else _as_recorded(recipe, recorded),
+        evaluate=recipe.evaluate.changed(eps=[eps]) if recipe.evaluate.eps == AUTO else recipe.evaluate,
+    )
+    numbers = numerics(kind, has_bf16=context.runtime.has_bf16)
+    recipe = fill_in(recipe, _for_channels(row, data.channels), numbers)
+
+    # The cache needs the augmentation and the epochs; whatever is left open now is a fault of this module.
+    resolved = ResolvedRecipe.of(_with_cache(recipe, objective, narrator))
+    context.runtime.check_divisible(resolved.train.global_batch_size, resolved.train.accumulation)
+    narrator.note(training_line(resolved, row.source, kind))
+    return Setup(resolved, is_teacher, objective, loaded, extra, threat, teacher, known, student, context)
+
+
+def with_objective(setup: Setup, section: ObjectiveSection) -> Setup:
+    """Returns a run with another objective.
+
+    The recipe's own keeps the extra images. Others do without: not all can use them, and what a step costs
+    does not depend on who has a label.
+
+    Raises:
+        UserError: Its teacher cannot serve it.
+    """
+    recipe: Recipe = setup.recipe.changed(objective=section)
+    extra = setup.extra
+    if section.name != setup.recipe.objective.name:
+        recipe, extra = without_extra(recipe), None
+    recipe, objective = check_names(recipe)
+    teacher = setup.teacher if objective.needs else None
+    if objective.needs:
+        if teacher is None:
+            raise _without_teacher(section.name)
+        check_serves(teacher, objective, recipe, setup.loaded.images)
+    return replace(setup, recipe=ResolvedRecipe.of(recipe), objective=objective, extra=extra, teacher=teacher)
+
+
+def check_names(recipe: Recipe) -> tuple[Recipe, Objective]:
+    """Checks what needs no data: names of student and optimiser, the objective, values that exclude others.
+
+    Returns:
+        A copy with the exact student name and every argument of the objective, and that objective.
+
+    Raises:
+        UserError: A name is unknown, an argument is wrong, or the objective cannot use the extra images.
+    """
+    check_together(recipe)
+    student = recipe.student.changed(name=resolve_trainable_name(recipe.student.name))
+    section = recipe.objective
+    problems = objective_problems({"objective": section.model_dump()})
+    if problems:
+        hint = f"rrm-transfer run --objective {section.name} --help-objective lists its arguments"
+        raise RecipeError(problems, hint=hint)
+    given = section.arguments
+    left_out = {a.name: a.default for a in objective_arguments(section.name) if a.name not in given}
+    section = ObjectiveSection(name=section.name, **given, **left_out)
+    objective = with_extra_labels(build_objective(section.name, **section.arguments), recipe)
+    if recipe.train.optimizer != AUTO:
+        check_optimizer(recipe.train.optimizer)
+    return recipe.changed(student=student, objective=section), objective
+
+
+def objective_problems(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Finds what is wrong with a recipe's objective, which the recipe's schema cannot know.
+
+    Args:
+        content: Of the whole recipe.
+
+    Returns:
+        Dotted paths with messages.
+    """
+    section = content.get("objective") or {}
+    if not isinstance(section, Mapping) or not isinstance(section.get("name", ""), str):
+        return []  # the schema says so
+    name = section.get("name", ObjectiveSection().name)
+    if name not in OBJECTIVES:
+        hint = did_you_mean(str(name), OBJECTIVES)
+        error = UserError(f"Unknown objective {name!r}.", allowed=sorted(OBJECTIVES), hint=hint)
+        return [("objective.name", error.in_a_line)]
+    problems = argument_problems(name, {key: value for key, value in section.items() if key != "name"})
+    return [(f"objective.{argument}", error.in_a_line) for argument, error in problems]
+
+
+def check_serves(teacher: Teacher, objective: Objective, recipe: Recipe, data: DataSet) -> None:
+    """Checks that a teacher can give what an objective needs.
+
+    Raises:
+        UserError: It cannot.
+    """
+    logits = "logits" in objective.needs
+    if logits and teacher.num_classes is None:
+        raise UserError(
+            f"The objective {recipe.objective.name!r} needs logits, and the teacher has no classifier.",
+            received=teacher.name,
+            hint="an objective that matches features only, such as rrm",
+        )
+    if objective.needs & TAKES_CLASSIFIER and teacher.classifier() is None:
+        raise UserError(
+            "The student cannot take over the teacher's classifier, which is not one linear layer.",
+            received=teacher.name,
+            hint="--set objective.classifier=own --set objective.ce_weight=0.005, or another teacher",
+        )
+    if teacher.num_classes is not None:  # else only its representation is matched
+        hint = (
+            "an objective that matches features only, such as rrm"
+            if logits
+            else "--set teacher.features_only=true to match representations alone"
+        )
+        require_classes(teacher, data, hint=f"another --dataset, or {hint}")
+
+
+def _without_teacher(objective: str) -> UserError:
+    return UserError(f"The objective {objective!r} needs a teacher.", hint="name it: --teacher T")
+
+
+def _check_source(recipe: Recipe, objective: Objective, *, is_teacher: bool) -> None:
+    """Checks that what is trained learns from what it is to learn from."""
+    name = recipe.objective.name
+    if not objective.needs:
+        return
+    if is_teacher:
+        raise UserError(
+            "A robust teacher is made from scratch, and this objective learns from another.",
+            received=name,
+            allowed="an objective without a teacher: pgd-at, trades, fast-at, n-fgsm, free-at or natural",
+            hint="--objective pgd-at, or rrm-transfer run to learn from a teacher",
+        )
+    if recipe.teacher is None:
+        raise _without_teacher(name)
+    if is_teacher_network(recipe.student.name):
+        raise UserError(
+            "A network that timm lacks can be taught from scratch, not be a student.",
+            received=recipe.student.name,
+            hint=f"rrm-transfer teach --student {recipe.student.name} --dataset D",
+        )
+
+
+def _tell_of_teacher(teacher: Teacher, narrator: Narrator) -> None:
+    facts: Mapping[str, Any] = teacher.provenance
+    narrator.note(
+        f"teacher: {teacher.name}, {teacher.architecture}, width {teacher.width}, "
+        f"normalisation {facts['normalisation']}, {facts['view']}"
+    )
+    report = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in facts["load"].items())
+    narrator.note(f"teacher: tensors {report}")
+
+
+def _is_pretrained(
+    recipe: Recipe, row: TrainingDefaults, recorded: Recipe | None, narrator: Narrator
+) -> bool:
+    """Tells whether the student starts from timm's weights; only a user's wish must be fulfilled."""
+    asked = recipe.student.pretrained
+    if asked == AUTO and recorded is not None:
+        asked = recorded.student.pretrained
+    if asked != AUTO:
+        return asked
+    if not row.pretrained or recipe.student.weights is not None:
+        return False
+    try:
+        require_hub_weights(recipe.student.name)
+    except UserError as error:
+        narrator.warn(
+            f"a transformer does better from timm's weights; this one starts from scratch: {error.what}"
+        )
+        return False
+    return True
+
+
+def _as_recorded(recipe: Recipe, recorded: Recipe) -> TrainSection:
+    """Keeps what the table could answer otherwise on another machine: a run goes on to the last bit."""
+    names = [name for name in ("precision", "channels_last") if getattr(recipe.train, name) == AUTO]
+    return recipe.train.changed(**{name: getattr(recorded.train, name) for name in names})
+
+
+def _for_channels(row: TrainingDefaults, channels: int) -> TrainingDefaults:
+    if channels == 3:
+        return row
+    return replace(row, augmentation=row.augmentation.changed(lighting=0.0))  # colour noise needs colours
+
+
+def _with_cache(recipe: Recipe, objective: Objective, narrator: Narrator) -> Recipe:
+    """Fills in what the cache leaves open, or does without it, and says what it will not do."""
+    teacher = recipe.teacher
+    if teacher is None or teacher.cache is None:
+        return recipe
+    cache = teacher.cache
+    if "clean" not in objective.teacher_sees:
+        narrator.note(
+            f"teacher features: not cached, {recipe.objective.name} with these arguments never asks about "
+            "clean images, which are all that a cache holds"
+        )
+        return recipe.changed(teacher=teacher.changed(cache=None))
+    if "other" in objective.teacher_sees:
+        narrator.note("teacher features: the objective also asks about other inputs, which is done live")
+    views = cache.views
+    section, epochs = recipe.data.augmentation, recipe.train.epochs
+    if isinstance(section, AugmentationSection) and Augmentation(**section.model_dump()) == Augmentation():
+        views = 1  # nothing is random: all views are one
+    elif epochs != AUTO and views >= epochs:
+        narrator.note(
+            f"teacher features: {views} views for {epochs} epochs save this run nothing, "
+            "only those that come after it"
+        )
+    seed = recipe.seed if cache.seed == AUTO else cache.seed
+    return recipe.changed(teacher=teacher.changed(cache=cache.changed(views=views, seed=seed)))
