@@ -41,6 +41,10 @@ def evaluate(
     ] = None,
     restarts: Annotated[int, typer.Option(min=1, help="Of PGD, APGD and transfer.")] = 1,
     images: Annotated[int | None, typer.Option(min=1, help="A balanced sample. Default: all.")] = None,
+    skip: Annotated[
+        int,
+        typer.Option(min=0, help="Leave out the balanced sample of so many images, which chose something."),
+    ] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 250,
     seed: Annotated[int, typer.Option(min=0, help="Of random starts.")] = 0,
     output: Annotated[
@@ -96,6 +100,7 @@ def evaluate(
         steps=steps,
         restarts=restarts,
         images=images,
+        skip=skip,
         batch_size=batch_size,
         seed=seed,
         output=output,

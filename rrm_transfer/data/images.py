@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from rrm_transfer.core.errors import UserError
 from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.encoded import EncodedImages
 
@@ -45,21 +46,33 @@ class ImageSet(ABC):
     def select(self, positions: Sequence[int] | Tensor) -> Self:
         """Returns the images at ``positions`` of this set, in that order, with their ids."""
 
-    def balanced(self, count: int | None) -> Self:
+    def balanced(self, count: int | None, *, skip: int = 0) -> Self:
         """Returns ``count`` images, the first ones of each class, in their own order.
 
+        Samples of growing size are nested. So figures can be taken on images that chose nothing: those that are
+        left when the sample that chose is skipped.
+
         Args:
-            count: None or at least as many as there are: the set itself.
+            count: None: all that are left; all of them where nothing is skipped is the set itself.
+            skip: Leaves out the sample of this size.
+
+        Raises:
+            UserError: Nothing is left.
         """
-        if count is None or count >= len(self):
+        if not skip and (count is None or count >= len(self)):
             return self
+        if skip >= len(self):
+            raise UserError(
+                "No image is left.", received=f"{skip} skipped", allowed=f"fewer than there are: {len(self)}"
+            )
         # The n-th image of every class comes before the (n+1)-th of any.
         occurrence = torch.zeros_like(self.labels)
         for value in set(self.labels.tolist()):
             members = (self.labels == value).nonzero().flatten()
             occurrence[members] = torch.arange(len(members))
-        first = torch.argsort(occurrence, stable=True)[:count]
-        return self.select(first.sort().values)
+        end = None if count is None else skip + count
+        chosen = torch.argsort(occurrence, stable=True)[skip:end]
+        return self.select(chosen.sort().values)
 
     def positions_of(self, chosen: ImageSet) -> list[int] | None:
         """Returns where in this set the images of a selection of it are; None for the set itself."""

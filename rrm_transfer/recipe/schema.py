@@ -295,6 +295,7 @@ class EvaluateSection(Section):
 
     Attributes:
         images: How many test images, a fixed balanced sample; null: all.
+        skip: Leaves out the balanced sample of so many images, which chose something.
         eps: Radii of the PGD attack in pixel units; ``auto``: the threat model's.
         steps: Of PGD.
         restarts: Of PGD.
@@ -302,6 +303,7 @@ class EvaluateSection(Section):
     """
 
     images: Count | None = None
+    skip: Annotated[int, Field(ge=0)] = 0
     eps: Open[Annotated[tuple[Positive, ...], Field(min_length=1)]] = AUTO
     steps: Count = 20
     restarts: Count = 1

@@ -97,6 +97,7 @@ def evaluate(
     steps: int | None = None,
     restarts: int = 1,
     images: int | None = None,
+    skip: int = 0,
     batch_size: int = 250,
     seed: int = 0,
     output: Path | None = None,
@@ -124,6 +125,7 @@ def evaluate(
         steps: None: what is customary for each attack. AutoAttack's suites have their own.
         restarts: Of PGD, APGD and the transfer attack.
         images: A balanced sample of this size; None: all.
+        skip: Leaves out the balanced sample of this size, such as the one that chose a recipe.
         batch_size: Images per forward pass and process. AutoAttack's random numbers depend on it.
         seed: Of random starts, noise and corruptions.
         output: A JSON file; None: ``evaluations/`` of a run folder, else nowhere.
@@ -158,7 +160,7 @@ def evaluate(
         # The model and its data, loaded as every command loads them; then which images and which balls.
         known, data, network = load_with_data(source, dataset, context, allow_code=allow_code)
         part = data.part(split)
-        chosen = part.balanced(images)
+        chosen = part.balanced(images, skip=skip)
         ball = cast(Norm, norm or known.norm or "Linf")
         radii = tuple(dict.fromkeys(eps or [known.eps_in(ball)]))
         threats = tuple(ThreatModel.asked(ball, radius) for radius in radii)
@@ -181,7 +183,8 @@ def evaluate(
         if output is None and known.run is not None:
             if source.is_itself:
                 prefix = "" if known.part == "student" else f"{known.part}-"
-                name = _file_name(wanted, data.images.name, split, len(chosen), surrogate)
+                count = f"skip{skip}-{len(chosen)}" if skip else str(len(chosen))
+                name = _file_name(wanted, data.images.name, split, count, surrogate)
                 output = known.run.evaluations / f"{prefix}{name}"
             else:
                 context.narrator.warn(
@@ -273,7 +276,7 @@ def _control_rows(known: ModelFacts) -> list[Row]:
     return [row for row in read_metrics(known.run.metrics).of("control") if row.attack == "pgd"]
 
 
-def _file_name(wanted: Wanted, dataset: str, split: str, count: int, surrogate: str | None) -> str:
+def _file_name(wanted: Wanted, dataset: str, split: str, count: str, surrogate: str | None) -> str:
     words = [
         dataset,
         split,
@@ -285,7 +288,7 @@ def _file_name(wanted: Wanted, dataset: str, split: str, count: int, surrogate: 
         *(["corruptions"] if wanted.corruptions else []),
         *([f"from-{public_name(surrogate)}"] if surrogate else []),
         *([f"seed{wanted.seed}"] if wanted.seed else []),
-        str(count),
+        count,
     ]
     return "-".join(words).replace("/", "-") + ".json"
 

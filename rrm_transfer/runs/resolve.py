@@ -107,8 +107,7 @@ def resolve(
     )
     arguments = recipe.student.args
     if isinstance(student, StudentPlan):
-        for note in student.input.notes:
-            narrator.note(f"student: {note}")
+        _tell_of_student(student, teacher, narrator)
         arguments = dict(student.input.args) | ({"stem": student.input.stem} if student.input.stem else {})
 
     # What is still open is in the tables: of training, and of how the device computes it.
@@ -256,11 +255,27 @@ def _check_source(recipe: Recipe, objective: Objective, *, is_teacher: bool) -> 
 def _tell_of_teacher(teacher: Teacher, narrator: Narrator) -> None:
     facts: Mapping[str, Any] = teacher.provenance
     narrator.note(
-        f"teacher: {teacher.name}, {teacher.architecture}, width {teacher.width}, "
-        f"normalisation {facts['normalisation']}, {facts['view']}"
+        f"teacher: {teacher.name}, {teacher.architecture}, {teacher.num_parameters:,} parameters, "
+        f"{teacher.width} features, normalisation {facts['normalisation']}, {facts['view']}"
     )
     report = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in facts["load"].items())
     narrator.note(f"teacher: tensors {report}")
+
+
+def _tell_of_student(student: StudentPlan, teacher: Teacher | None, narrator: Narrator) -> None:
+    plan = student.input
+    count = sum(weight.numel() for weight in plan.model.parameters())
+    bridge = ""
+    if teacher is not None and teacher.width != plan.width:
+        bridge = f", projected to the teacher's {teacher.width} and folded at export"
+    narrator.note(f"student: {student.name}, {count:,} parameters, {plan.width} features{bridge}")
+    for note in plan.notes:
+        narrator.note(f"student: {note}")
+    if teacher is not None and teacher.fits(plan.model):
+        narrator.warn(
+            "the teacher's weights fit this student tensor by tensor: the teacher can be deployed as it is, or "
+            "be the start of training (student.weights)"
+        )
 
 
 def _is_pretrained(

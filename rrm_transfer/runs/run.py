@@ -155,7 +155,7 @@ class _Work:
         self.robust_set = robust_set_of(setup, folder.robust_set)
         self.tracking = Tracking(tracker, self.runtime, folder.path, setup.recipe)
         test, evaluate = setup.loaded.images.test, setup.recipe.evaluate
-        self.images = test.balanced(evaluate.images)
+        self.images = test.balanced(evaluate.images, skip=evaluate.skip)
         self.indices = test.positions_of(self.images)
         self.attacks = [self._pgd(ThreatModel.asked(setup.threat.norm, eps)) for eps in evaluate.eps]
 

@@ -95,6 +95,22 @@ class Teacher(nn.Module):
         """The network under the names that its authors gave to its modules."""
         return self.network.model if isinstance(self.network, TimmNetwork | HookedNetwork) else self.network
 
+    @property
+    def num_parameters(self) -> int:
+        """How many weights the network has, its classifier's included."""
+        return sum(weight.numel() for weight in self._model.parameters())
+
+    def fits(self, network: nn.Module) -> bool:
+        """Tells whether the teacher's weights fit another network, tensor by tensor.
+
+        Args:
+            network: May be on the meta device.
+        """
+        own, other = self._model.state_dict(), network.state_dict()
+        return {name: value.shape for name, value in own.items()} == {
+            name: value.shape for name, value in other.items()
+        }
+
     def read_layers(self, layers: Sequence[Layer]) -> list[int]:
         """Has ``forward`` return intermediate layers, averaged over positions.
 

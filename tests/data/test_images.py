@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from rrm_transfer.core.errors import UserError
 from rrm_transfer.data.encoded import FileImages
 from rrm_transfer.data.images import DataSet, LazyImages, MemoryImages
 from tests.data.fixtures import memory_images, write_class_folders
@@ -78,3 +80,8 @@ def test_a_balanced_sample_has_the_first_images_of_each_class_in_their_order() -
     for whole in (None, 6, 7):
         assert images.balanced(whole) is images
         assert images.positions_of(images.balanced(whole)) is None
+    left = images.balanced(None, skip=3)
+    assert sorted([*left.index.tolist(), 5, 0, 3]) == sorted(images.index.tolist())
+    assert images.balanced(1, skip=3).index.tolist() == images.balanced(4).select([2]).index.tolist()
+    with pytest.raises(UserError, match="No image is left"):
+        images.balanced(None, skip=len(images))

@@ -53,8 +53,8 @@ def little_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     balanced = ImageSet.balanced
 
-    def few(images: ImageSet, count: int | None) -> ImageSet:
-        return balanced(images, min(count or EVALUATED, EVALUATED))
+    def few(images: ImageSet, count: int | None, *, skip: int = 0) -> ImageSet:
+        return balanced(images, min(count or EVALUATED, EVALUATED), skip=skip)
 
     monkeypatch.setattr(ImageSet, "balanced", few)
 

@@ -199,3 +199,27 @@ def test_objectives_that_a_cache_cannot_serve_do_without_it(
     cache, said = _settled(objective, arguments)
     assert cache is None
     assert "never asks" in said
+
+
+def _said(recipe: Recipe) -> str:
+    stream = StringIO()
+    resolve(recipe, Context.begin(Narrator(Console(file=stream, width=500))))
+    return stream.getvalue()
+
+
+def test_a_run_says_what_teacher_and_student_are_and_what_bridges_them(
+    tiny_teacher: Path, tiny_data: Path
+) -> None:
+    said = _said(_recipe(tiny_teacher, tiny_data, student="test_efficientnet"))
+    assert "teacher: " in said
+    assert " parameters, 96 features" in said
+    assert "parameters, 256 features, projected to the teacher's 96 and folded at export" in said
+    assert "tensor by tensor" not in said
+
+
+def test_a_run_says_that_the_teachers_weights_fit_the_student(tiny_teacher: Path, tiny_data: Path) -> None:
+    said = _said(_recipe(tiny_teacher, tiny_data, student="test_resnet"))
+    assert (
+        "the teacher's weights fit this student tensor by tensor: the teacher can be deployed as it is"
+        in said
+    )
