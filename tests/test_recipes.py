@@ -56,6 +56,11 @@ def write_images(folder: Path, *, classes: int, grey: bool) -> Path:
     return folder
 
 
+def write_extra(path: Path) -> Path:
+    np.savez(path, image=np.zeros((BATCH, 32, 32, 3), dtype=np.uint8))
+    return path
+
+
 def shrink(recipe: Recipe, folder: Path) -> Recipe:
     """Returns the recipe with nothing changed but data, weights and the amount of work."""
     fashion = recipe.data.name in (AUTO, "fashion-mnist-mini")
@@ -63,11 +68,12 @@ def shrink(recipe: Recipe, folder: Path) -> Recipe:
     images = write_images(folder / "images", classes=1000 if imagenet else 10, grey=fashion)
     train, rdt = recipe.train, ObjectiveSection.model_validate({"name": "rdt", "steps": 2})
     milestones = train.milestones if train.milestones == AUTO else [1]
+    extra = recipe.data.extra and (str(write_extra(folder / "extra.npz")),)
     return recipe.changed(
         output=folder / "run",
         teacher=None if recipe.teacher is None else stand_in(recipe.teacher, folder),
         student=recipe.student.changed(pretrained=False),
-        data=recipe.data.changed(name=str(images), held_out=0.0, workers=0),
+        data=recipe.data.changed(name=str(images), held_out=0.0, workers=0, extra=extra),
         objective=rdt if recipe.objective.name == "rdt" else recipe.objective,
         train=train.changed(
             epochs=1, global_batch_size=BATCH, precision="float32", warmup_epochs=0, eps_warmup_epochs=0,

@@ -23,6 +23,7 @@ from rrm_transfer.objectives import PLAIN
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.recipe.defaults import Numerics
 from rrm_transfer.recipe.schema import ObjectiveSection, Recipe
+from rrm_transfer.runs.extra import without_extra
 from rrm_transfer.runs.resolve import check_names, resolve, with_objective
 from rrm_transfer.runs.setup import Setup
 from rrm_transfer.runtime.context import Context
@@ -72,7 +73,9 @@ def bench(
     sections = [own if name == own.name else ObjectiveSection(name=name) for name in [PLAIN, *names]]
     first = own
     if recipe.teacher is not None and not check_names(recipe)[1].needs:
-        # Resolved for an objective that does without it, the recipe would lose its teacher.
+        # Resolved for an objective that does without it, the recipe would lose its teacher. The one that
+        # keeps it may not be able to use extra images, without which a step costs the same.
+        recipe = without_extra(recipe)
         asking = (section for section in sections if check_names(recipe.changed(objective=section))[1].needs)
         first = next(asking, own)
     setup = resolve(recipe.changed(objective=first), Context.begin(narrator), allow_code=allow_code)
@@ -130,6 +133,7 @@ def measure(setup: Setup, objectives: Sequence[ObjectiveSection], *, steps: int,
         data_seconds=data_seconds,
         data_overlaps=loader.overlaps,
         costs=costs,
+        extra_batches=0 if setup.extra is None else len(setup.extra) / loader.global_batch_size,
     )
 
 

@@ -83,6 +83,7 @@ class CostReport:
         data_overlaps: Whether other processes decode while the step works.
         costs: Of the objectives; plain training first.
         choices: Of precision and memory format, the recipe's first; empty where they were not measured.
+        extra_batches: Global batches that the images beside the labelled ones make.
     """
 
     recipe: ResolvedRecipe
@@ -93,6 +94,7 @@ class CostReport:
     data_overlaps: bool
     costs: Sequence[Cost]
     choices: Sequence[Choice] = ()
+    extra_batches: float = 0.0
 
     def cost(self, name: str, *, cached: bool = False) -> Cost | None:
         return next((c for c in self.costs if (c.name, c.cached) == (name, cached)), None)
@@ -127,7 +129,7 @@ class CostReport:
         steps = self.recipe.train.epochs * self.batches * cost.replays * cost.median
         if cached is None or teacher is None or teacher.cache is None:
             return steps
-        return steps + teacher.cache.views * self.batches * live.parts["teacher"]
+        return steps + teacher.cache.views * (self.batches + self.extra_batches) * live.parts["teacher"]
 
     @property
     def control_seconds(self) -> float:

@@ -81,6 +81,7 @@ def _facts(setup: Setup) -> dict[str, dict[str, Any]]:
             "input": [data.channels, size, size],
             "fit": setup.loaded.fit.describe(data.test.size),
             "steps_per_epoch": len(data.train) // setup.recipe.train.global_batch_size,
+            "extra": 0 if setup.extra is None else len(setup.extra),
         },
         "student": {"architecture": student.architecture, "parameters": _parameters(student)},
     }

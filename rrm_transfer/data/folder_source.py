@@ -1,4 +1,4 @@
-"""A folder of images by class, as it is or divided into training and evaluation."""
+"""A folder of images: by class, as it is or divided into training and evaluation, or without classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_image_folder(folder: Path, broken: BrokenImages) -> SourceParts:
     Raises:
         UserError: The folder has another layout, or an empty class, or too many images are broken.
     """
-    divided = [child for child in _folders(folder) if child.name.lower() in PART_NAMES]
+    divided = [child for child in _folders(folder) if _is_part(child)]
     notes: list[str] = []
     if divided:
         others = [child.name for child in _folders(folder) if child not in divided]
@@ -51,6 +51,43 @@ def load_image_folder(folder: Path, broken: BrokenImages) -> SourceParts:
     )
 
 
+def load_unlabelled_folder(folder: Path, broken: BrokenImages) -> SourceParts:
+    """Reads all images below a folder, whatever its folders mean; of a divided one those to train on.
+
+    Raises:
+        UserError: There is none, or too many are broken.
+    """
+    divided = {PART_NAMES[child.name.lower()]: child for child in _folders(folder) if _is_part(child)}
+    root = divided.get("train", folder)
+    found = [] if divided and root is folder else _images_below(root, folder)[0]
+    if not found:
+        raise UserError(
+            "The folder holds no image to train on.",
+            received=folder,
+            allowed=f"files that end in {', '.join(sorted(SUFFIXES))}, with or without folders between",
+        )
+    part = EncodedPart(FileImages(root, found), torch.zeros(len(found), dtype=torch.int64))
+    return SourceParts(folder.resolve().name, str(folder), image_sets({"train": part}, broken))
+
+
+def _is_part(folder: Path) -> bool:
+    return folder.name.lower() in PART_NAMES
+
+
+def _images_below(folder: Path, root: Path) -> tuple[list[Path], int]:
+    """Returns the images at any depth, and how many files are none by their names.
+
+    Raises:
+        UserError: A name below ``root`` is not text.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name[0] != "."]
+    above = len(str(root)) + 1
+    for path in files:
+        require_text(str(path)[above:], what="A file's name in the data")
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    return images, len(files) - len(images)
+
+
 def _folders(path: Path) -> list[Path]:
     return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
 
@@ -59,12 +96,8 @@ def _files_by_class(folder: Path, notes: list[str]) -> dict[str, list[Path]]:
     classes = {}
     skipped = 0
     for child in _folders(folder):
-        files = [path for path in sorted(child.rglob("*")) if path.is_file() and path.name[0] != "."]
-        above = len(str(folder)) + 1
-        for path in files:
-            require_text(str(path)[above:], what="A file's name in the data")
-        classes[child.name] = [path for path in files if path.suffix.lower() in SUFFIXES]
-        skipped += len(files) - len(classes[child.name])
+        classes[child.name], others = _images_below(child, folder)
+        skipped += others
     empty = [name for name, files in classes.items() if not files]
     if not classes or len(empty) == len(classes):
         raise UserError("The folder holds no images by class.", received=folder, allowed=LAYOUT)

@@ -36,18 +36,20 @@ class Frame:
         random_area: Range of a random resized crop's area, as fractions; None applies the rule.
         seed: Of the random crop.
         view: Of the random crop.
+        first_id: Added to the ids that key the random crop.
     """
 
     fit: Fit
     random_area: tuple[float, float] | None = None
     seed: int = 0
     view: int = 0
+    first_id: int = 0
 
     def boxes(self, ids: Tensor) -> list[Callable[[int, int], Box]]:
         """Returns for each id how its box follows from the native (height, width)."""
         if self.random_area is None:
             return [self.fit.box] * len(ids)
-        draws = draw_boxes(Randomness(self.seed, self.view, ids))
+        draws = draw_boxes(Randomness(self.seed, self.view, ids + self.first_id))
         return [partial(random_box, draw, self.random_area) for draw in draws]
 
 

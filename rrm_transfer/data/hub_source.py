@@ -44,7 +44,9 @@ def parse_hub_name(text: str) -> HubName | None:
     return HubName(match["repo"], match["config"], match["revision"]) if match else None
 
 
-def load_hub(name: HubName, broken: BrokenImages, *, hint: str | None = None) -> SourceParts:
+def load_hub(
+    name: HubName, broken: BrokenImages, *, hint: str | None = None, labelled: bool = True
+) -> SourceParts:
     """Loads a data set of the hub, after checking access, columns and room on the disk.
 
     In offline mode (``HF_HUB_OFFLINE=1``) only a copy downloaded before can be used.
@@ -53,6 +55,7 @@ def load_hub(name: HubName, broken: BrokenImages, *, hint: str | None = None) ->
         name: Of the data set.
         broken: Counts the images that cannot be read.
         hint: What else the user may have meant, for messages.
+        labelled: Whether classes are read; without, all images are of class 0.
 
     Raises:
         UserError: It cannot be reached, does not exist, is gated, is a script, has several
@@ -70,18 +73,23 @@ def load_hub(name: HubName, broken: BrokenImages, *, hint: str | None = None) ->
     with _explaining(name, hint), plain_answers():
         builder = datasets.load_dataset_builder(name.repo, name.config, revision=name.revision)
         if builder.info.features is not None:
-            find_columns(builder.info.features, where=name.repo)
+            find_columns(builder.info.features, where=name.repo, labelled=labelled)
         if not Path(builder.cache_dir).is_dir():
             downloaded = builder.info.download_size or stored_size
             prepared = builder.info.dataset_size or downloaded
             require_space(downloaded + prepared, Path(builder.cache_dir), what=name.repo)
         builder.download_and_prepare()
         splits: dict[str, datasets.Dataset] = builder.as_dataset()
-    return _from_splits(name, splits, broken, builder.info.license or None)
+    return _from_splits(name, splits, broken, builder.info.license or None, labelled=labelled)
 
 
 def _from_splits(
-    name: HubName, splits: dict[str, datasets.Dataset], broken: BrokenImages, licence: str | None
+    name: HubName,
+    splits: dict[str, datasets.Dataset],
+    broken: BrokenImages,
+    licence: str | None,
+    *,
+    labelled: bool,
 ) -> SourceParts:
     import datasets
     from huggingface_hub import constants
@@ -94,7 +102,7 @@ def _from_splits(
             received=f"{name.repo}: {', '.join(splits)}",
             allowed=sorted(PART_NAMES),
         )
-    columns = find_columns(next(iter(known.values())).features, where=name.repo)
+    columns = find_columns(next(iter(known.values())).features, where=name.repo, labelled=labelled)
     tables = {part: (data.data.table, data._fingerprint) for part, data in known.items()}
     caches = [Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)]
     images, notes = table_image_sets(tables, columns, broken, where=name.repo, roots=caches)

@@ -116,6 +116,34 @@ def find_idx_parts(folder: Path) -> dict[str, IdxPart]:
     return parts
 
 
+def find_idx_images(path: Path) -> Path:
+    """Returns the file with the images to train on: ``path`` itself, or one of the folder ``path``.
+
+    Raises:
+        UserError: The folder has none, or several.
+    """
+    if path.is_file():
+        return path
+    found = [
+        child
+        for child in sorted(path.iterdir())
+        if (match := FILE_NAME.search(child.name)) and match["part"] == "train" and match["kind"] == "images"
+    ]
+    plain = [child for child in found if child.suffix != ".gz" or child.with_suffix("") not in found]
+    if len(plain) != 1:
+        raise UserError(
+            "An idx folder needs exactly one file with images to train on.",
+            received=f"{path}: {', '.join(child.name for child in plain) or 'none'}",
+            allowed="a name such as train-images-idx3-ubyte.gz",
+        )
+    return plain[0]
+
+
+def is_idx(path: Path) -> bool:
+    """Tells by names whether ``path`` is an idx file or a folder of such."""
+    return any(FILE_NAME.search(child.name) for child in ([path] if path.is_file() else path.iterdir()))
+
+
 def read_idx_part(part: IdxPart) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Returns images ``(N, H, W)`` and labels ``(N,)``.
 

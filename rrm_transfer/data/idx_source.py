@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rrm_transfer.data import fashion_mnist_mini
-from rrm_transfer.data.idx import find_idx_parts, read_idx_part
+from rrm_transfer.data.idx import find_idx_images, find_idx_parts, read_idx, read_idx_part
 from rrm_transfer.data.images import MemoryImages
 from rrm_transfer.data.parts import SourceParts
 
@@ -55,6 +55,17 @@ def load_idx_folder(folder: Path) -> SourceParts:
     if name is None:
         return SourceParts(folder.resolve().name, str(folder), images)
     return SourceParts(name, str(folder), images, class_names=FASHION_MNIST_CLASSES, licence="MIT")
+
+
+def load_idx_images(path: Path) -> SourceParts:
+    """Reads images alone: those of an idx file, or the training part of an idx folder.
+
+    Raises:
+        UserError: There is no such file, or it is damaged.
+    """
+    pixels = torch.from_numpy(read_idx(find_idx_images(path), dimensions=3).copy())[:, None]
+    images = MemoryImages(pixels=pixels, labels=torch.zeros(len(pixels), dtype=torch.int64))
+    return SourceParts(path.resolve().name, str(path), {"train": images})
 
 
 def load_fashion_mnist_mini() -> SourceParts:

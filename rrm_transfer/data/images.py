@@ -108,17 +108,26 @@ class MemoryImages(ImageSet):
         pixels: ``(N, C, H, W)`` uint8.
         labels: ``(N,)`` int64.
         index: ``(N,)`` int64; None where the set is a whole part of its source.
+        identity: Changes with the pixels of the whole part; None: the pixels themselves tell.
     """
 
-    def __init__(self, *, pixels: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
+    def __init__(
+        self, *, pixels: Tensor, labels: Tensor, index: Tensor | None = None, identity: str | None = None
+    ) -> None:
         _, channels, height, width = pixels.shape
         super().__init__(labels=labels, index=index, channels=channels, size=(height, width))
         self.pixels = pixels
+        self._identity = identity
         self._resident: Tensor | None = None
 
     def select(self, positions: Sequence[int] | Tensor) -> Self:
         chosen = torch.as_tensor(positions, dtype=torch.int64)
-        return type(self)(pixels=self.pixels[chosen], labels=self.labels[chosen], index=self.index[chosen])
+        return type(self)(
+            pixels=self.pixels[chosen],
+            labels=self.labels[chosen],
+            index=self.index[chosen],
+            identity=self._identity,
+        )
 
     def pixels_for(self, device: torch.device) -> Tensor:
         """Returns all pixels, on ``device`` where they are small enough to live there."""
@@ -129,7 +138,7 @@ class MemoryImages(ImageSet):
         return self._resident
 
     def _hash_content(self, digest: hashlib._Hash) -> None:
-        digest.update(self.pixels.numpy().data)
+        digest.update(self.pixels.numpy().data if self._identity is None else self._identity.encode())
 
 
 class LazyImages(ImageSet):

@@ -12,9 +12,12 @@ from rrm_transfer.core.devices import indexed, send
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.data.augment import Augmentation
+from rrm_transfer.data.extra import Extra
 from rrm_transfer.data.fit import Fit
-from rrm_transfer.data.framing import PREFETCH, Frame, fitted_batches
-from rrm_transfer.data.images import ImageSet, LazyImages
+from rrm_transfer.data.framing import Frame, fitted_batches
+from rrm_transfer.data.images import ImageSet
+from rrm_transfer.data.joined import JoinedImages
+from rrm_transfer.data.mixing import Mixing, shuffled
 
 
 class Batch(NamedTuple):
@@ -23,12 +26,15 @@ class Batch(NamedTuple):
     Attributes:
         index: Stable ids, ``(B,)`` int64; see ``ImageSet.index``.
         x: Pixels in [0, 1], ``(B, C, H, W)`` float32.
-        y: Class indices, ``(B,)`` int64.
+        y: Class indices, ``(B,)`` int64; they mean nothing where ``label_weight`` is 0.
+        label_weight: How much each label counts, ``(B,)`` float32: 0 for an image that has none, and for the
+            others such that the mean over the global batch is that over its labelled images.
     """
 
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
     x: Tensor
     y: Tensor
+    label_weight: Tensor
 
 
 class TrainingLoader:
@@ -48,14 +54,17 @@ class TrainingLoader:
         world: How many processes there are.
         device: Where batches are made or moved to.
         workers: Processes that decode, for images not in memory.
+        extra: Images that take a fixed share of each batch beside ``images``.
         views: How many augmented versions of each image there are: the epochs take them in turn. None: every
             epoch has its own.
         view_seed: Of the augmentation, where it is not ``seed``.
 
     Attributes:
+        images: All that is trained on, the labelled ones first.
         device: Where batches are made or moved to.
         global_batch_size: Images per step over all processes.
-        steps_per_epoch: Whole global batches; what is left over is dropped.
+        steps_per_epoch: Whole global batches of labelled images, whether or not there are others beside them;
+            what is left over is dropped.
 
     Raises:
         UserError: The set is smaller than one batch, the batch cannot be shared out evenly, or fit or
@@ -74,6 +83,7 @@ class TrainingLoader:
         world: int = 1,
         device: torch.device | str,
         workers: int = 0,
+        extra: Extra | None = None,
         views: int | None = None,
         view_seed: int | None = None,
     ) -> None:
@@ -92,7 +102,20 @@ class TrainingLoader:
             raise UserError("Augmentation: lighting needs colour images.", received=images.description)
         if images.size is not None and not augmentation.random_resized_crop:
             fit.box(*images.size)
-        self.images = images
+        self.images = JoinedImages([images] if extra is None else [images, *extra.sets])
+        self._mixing = None
+        self._label_weights = torch.ones(len(self.images))
+        if extra is not None:
+            self._mixing = Mixing(
+                len(images),
+                len(self.images) - len(images),
+                batch_size=global_batch_size,
+                share=extra.share,
+                seed=seed,
+            )
+            if not extra.labelled:
+                self._label_weights[: len(images)] = self._mixing.label_weight
+                self._label_weights[len(images) :] = 0.0
         self.fit = fit
         self.augmentation = augmentation
         self.seed = seed
@@ -108,7 +131,7 @@ class TrainingLoader:
     @property
     def prefetched(self) -> int:
         """Batches that other processes decode ahead; 0 where batches are made when they are asked for."""
-        return PREFETCH * self._workers if isinstance(self.images, LazyImages) else 0
+        return self.images.prefetched(self._workers)
 
     @property
     def overlaps(self) -> bool:
@@ -118,11 +141,15 @@ class TrainingLoader:
     @property
     def description(self) -> str:
         """One line to print: ``10,000 training images, 28x28 grey, padded to 32x32, crop 4 + flip``."""
-        words = [f"{len(self.images):,} training images", self.images.description]
+        own, *others = self.images.sets
+        words = [f"{len(own):,} training images", own.description]
         if not self.augmentation.random_resized_crop:
             words += [str(self.fit)] * (self.fit.rule != "none")
         else:
             words.append(f"to {self.fit.size}x{self.fit.size}")
+        if self._mixing is not None:
+            shared = f"{self._mixing.extra_per_batch:,} of each {self.global_batch_size:,}"
+            words.append(f"{shared} from {sum(map(len, others)):,} extra images")
         return ", ".join([*words, str(self.augmentation)])
 
     def epoch(self, epoch: int, *, first_step: int = 0, view: int | None = None) -> Iterator[Batch]:
@@ -141,10 +168,11 @@ class TrainingLoader:
 
     def parts(self, epoch: int, first_step: int = 0) -> list[Tensor]:
         """Returns the positions in the set of this process's part of each global batch, on the CPU."""
-        everything = torch.arange(len(self.images))
-        order = Randomness(self.seed, epoch, everything).bits("order", ()).argsort(stable=True)
-        steps = range(first_step, self.steps_per_epoch)
-        size = self.global_batch_size
+        steps, size = range(first_step, self.steps_per_epoch), self.global_batch_size
+        if self._mixing is not None:
+            begun = epoch * self.steps_per_epoch
+            return [self._mixing.batch(begun + step)[self._part] for step in steps]
+        order = shuffled(len(self.images), self.seed, epoch)
         return [order[step * size : (step + 1) * size][self._part] for step in steps]
 
     def batches(self, parts: Sequence[Tensor], *, view: int) -> Iterator[Batch]:
@@ -155,12 +183,11 @@ class TrainingLoader:
             view: Keys the augmentation.
         """
         frame = Frame(self.fit, self.augmentation.random_resized_crop, self.view_seed, view)
-        for positions, pixels in fitted_batches(
-            self.images, parts, frame, device=self.device, workers=self._workers, substitute=True
-        ):
-            index = send(self.images.index[positions], self.device)
+        for positions, pixels in self.images.fitted(parts, frame, device=self.device, workers=self._workers):
+            known = (self.images.index, self.images.labels, self._label_weights)
+            index, y, label_weight = (send(values[positions], self.device) for values in known)
             x = self.augmentation(pixels, Randomness(self.view_seed, view, index))
-            yield Batch(index, x, send(self.images.labels[positions], self.device))
+            yield Batch(index, x, y, label_weight)
 
 
 def evaluation_batches(
@@ -192,4 +219,5 @@ def evaluation_batches(
         images, parts, Frame(fit), device=device, workers=workers, substitute=substitute
     ):
         x = pixels.float().div_(255)
-        yield Batch(images.index[positions].to(device), x, images.labels[positions].to(device))
+        index, y = images.index[positions].to(device), images.labels[positions].to(device)
+        yield Batch(index, x, y, torch.ones(len(y), device=device))

@@ -1,4 +1,4 @@
-"""Parquet files with a column of encoded images and one of class indices."""
+"""Parquet files with a column of encoded images and, for images with classes, one of class indices."""
 
 from __future__ import annotations
 
@@ -28,8 +28,13 @@ def find_parquet_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
 
 
-def load_parquet(path: Path, broken: BrokenImages) -> SourceParts:
+def load_parquet(path: Path, broken: BrokenImages, *, labelled: bool = True) -> SourceParts:
     """Reads a parquet file, or a folder of files whose names begin with train, validation or test.
+
+    Args:
+        path: The file or folder.
+        broken: Counts the images that cannot be read.
+        labelled: Whether classes are read; without, all images are of class 0.
 
     Raises:
         UserError: A file is damaged or of no known part, columns are missing, or too many images are
@@ -42,11 +47,10 @@ def load_parquet(path: Path, broken: BrokenImages) -> SourceParts:
     files = _by_part([path] if path.is_file() else find_parquet_files(path))
     try:
         schema = pq.read_schema(next(iter(files.values()))[0])
-        columns = find_columns(datasets.Features.from_arrow_schema(schema), where=str(path))
-        tables = {
-            part: (_read(group, columns.image, columns.label), _identity(group))
-            for part, group in files.items()
-        }
+        features = datasets.Features.from_arrow_schema(schema)
+        columns = find_columns(features, where=str(path), labelled=labelled)
+        wanted = [name for name in (columns.image, columns.label) if name is not None]
+        tables = {part: (_read(group, *wanted), _identity(group)) for part, group in files.items()}
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"The parquet files cannot be read: {error}.", received=path) from error
     root = path if path.is_dir() else path.parent

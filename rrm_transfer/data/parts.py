@@ -193,7 +193,7 @@ def _count_classes(parts: SourceParts) -> int:
             hint="labels must count from 0 without gaps",
         )
     for part, images in parts.images.items():
-        _check_range(images.labels, num_classes, f"{part} part of {parts.source}")
+        check_labels(images.labels, num_classes, f"{part} part of {parts.source}")
     if num_classes < 2:
         raise UserError("A classifier needs two classes at least.", received=f"1 class in {parts.source}")
     if train is not None:
@@ -208,7 +208,12 @@ def _count_classes(parts: SourceParts) -> int:
     return num_classes
 
 
-def _check_range(labels: Tensor, num_classes: int, where: str) -> None:
+def check_labels(labels: Tensor, num_classes: int, where: str) -> None:
+    """Checks that all labels are class indices.
+
+    Raises:
+        UserError: One is not.
+    """
     wrong = torch.nonzero((labels < 0) | (labels >= num_classes)).flatten()
     if len(wrong):
         first = int(wrong[0])

@@ -8,19 +8,22 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.data import fashion_mnist_mini
 from rrm_transfer.data.broken import BrokenImages
-from rrm_transfer.data.folder_source import load_image_folder
+from rrm_transfer.data.folder_source import load_image_folder, load_unlabelled_folder
 from rrm_transfer.data.hub_source import load_hub, parse_hub_name
-from rrm_transfer.data.idx import find_idx_parts
-from rrm_transfer.data.idx_source import load_fashion_mnist_mini, load_idx_folder
+from rrm_transfer.data.idx import find_idx_parts, is_idx
+from rrm_transfer.data.idx_source import load_fashion_mnist_mini, load_idx_folder, load_idx_images
 from rrm_transfer.data.images import DataSet
 from rrm_transfer.data.label_maps import find_label_map, relabel
+from rrm_transfer.data.npz_source import load_npz
 from rrm_transfer.data.parquet_source import find_parquet_files, load_parquet
 from rrm_transfer.data.parts import SourceParts, assemble
 
 FORMS = (
     f"{fashion_mnist_mini.NAME}, a folder of images by class, a parquet file or folder, an idx folder, "
-    "or a Hugging Face data set name (user/name, user/name:config, user/name@revision)"
+    "an npz file, or a Hugging Face data set name (user/name, user/name:config, user/name@revision)"
 )
+
+_SUFFIXES = {".parquet", ".npz"}
 
 
 def load_dataset_by_name(
@@ -47,27 +50,42 @@ def load_dataset_by_name(
         UserError: There is no such data set, or something is wrong with it.
     """
     chosen = None if label_map is None else find_label_map(label_map)
-    parts = _find(name, BrokenImages() if broken is None else broken)
+    parts = find_parts(name, BrokenImages() if broken is None else broken)
     if chosen is not None:
         parts = relabel(parts, chosen)
     return assemble(parts, held_out=held_out, seed=seed, train_limit=train_limit)
 
 
-def _find(name: str, broken: BrokenImages) -> SourceParts:
+def find_parts(name: str, broken: BrokenImages, *, labelled: bool = True) -> SourceParts:
+    """Finds and reads a source.
+
+    Args:
+        name: See ``load_dataset_by_name``.
+        broken: Counts the images that cannot be read.
+        labelled: Whether classes are wanted; without, they need not be there, and labels mean nothing.
+
+    Raises:
+        UserError: There is no such source, or something is wrong with it.
+    """
     if name == fashion_mnist_mini.NAME:
         return load_fashion_mnist_mini()
     path = Path(name).expanduser()
     if path.is_file() and path.suffix == ".parquet":
-        return load_parquet(path, broken)
+        return load_parquet(path, broken, labelled=labelled)
+    if path.is_file() and path.suffix == ".npz":
+        return load_npz(path, labelled=labelled)
+    if not labelled and path.exists() and is_idx(path):
+        return load_idx_images(path)
     if path.is_dir():
         if find_idx_parts(path):
             return load_idx_folder(path)
-        load = load_parquet if find_parquet_files(path) else load_image_folder
-        return load(path, broken)
+        if find_parquet_files(path):
+            return load_parquet(path, broken, labelled=labelled)
+        return load_image_folder(path, broken) if labelled else load_unlabelled_folder(path, broken)
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    candidates = [child.name for child in beside if child.is_dir() or child.suffix == ".parquet"]
+    candidates = [child.name for child in beside if child.is_dir() or child.suffix in _SUFFIXES]
     hint = did_you_mean(path.name, [fashion_mnist_mini.NAME, *candidates])
     hub_name = parse_hub_name(name)
-    if path.exists() or hub_name is None or name.startswith(".") or path.suffix == ".parquet":
+    if path.exists() or hub_name is None or name.startswith(".") or path.suffix in _SUFFIXES:
         raise UserError("Unknown data set.", received=name, allowed=FORMS, hint=hint)
-    return load_hub(hub_name, broken, hint=hint)
+    return load_hub(hub_name, broken, hint=hint, labelled=labelled)

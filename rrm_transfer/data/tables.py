@@ -1,4 +1,4 @@
-"""Tables with a column of encoded images and one of class indices."""
+"""Tables with a column of encoded images and, for images with classes, one of class indices."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ class Columns(NamedTuple):
 
     Attributes:
         image: Its name.
-        label: Its name.
+        label: Its name; None where labels are not wanted.
         class_names: In the order of the class indices, None where the table does not tell.
     """
 
     image: str
-    label: str
+    label: str | None
     class_names: tuple[str, ...] | None
 
 
-def find_columns(features: datasets.Features, *, where: str) -> Columns:
+def find_columns(features: datasets.Features, *, where: str, labelled: bool = True) -> Columns:
     """Finds an image column and a column of class indices by their types, then by their names.
 
     Args:
         features: The table's.
         where: Names the table in messages.
+        labelled: Whether a column of class indices is wanted.
 
     Raises:
         UserError: There is none, or there are several and no customary name decides.
@@ -64,6 +65,8 @@ def find_columns(features: datasets.Features, *, where: str) -> Columns:
         return found[0] if len(found) == 1 else preferred[0]
 
     image = choose("image", (n for n, f in features.items() if _holds_images(f)), IMAGE_NAMES)
+    if not labelled:
+        return Columns(image, None, None)
     classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     integers = [name for name, feature in features.items() if _type_name(feature).startswith(("int", "uint"))]
     label = choose("class label", classes or integers, LABEL_NAMES)
@@ -95,7 +98,9 @@ def table_image_sets(
         UserError: A label is missing, or too many images are missing or broken.
     """
     labels = {
-        part: _read_labels(table.column(columns.label), f"the {part} part of {where}")
+        part: torch.zeros(len(table), dtype=torch.int64)
+        if columns.label is None
+        else _read_labels(table.column(columns.label), f"the {part} part of {where}")
         for part, (table, _) in tables.items()
     }
     chosen, notes = choose_parts(labels)

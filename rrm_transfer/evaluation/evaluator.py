@@ -275,7 +275,8 @@ class Evaluator:
             images, fit=fit, batch_size=len(images), device=self.runtime.device,
             substitute=self.split != "test",
         )  # fmt: skip
-        return Victims(*next(iter(batches)))
+        batch = next(iter(batches))
+        return Victims(batch.index, batch.x, batch.y)
 
     def _first_estimate(self, attack: Attack, stage: Stage, found: Proportion, correct: int) -> None:
         share = correct / len(self.images)

@@ -127,7 +127,8 @@ def make_gallery(
     few = images.balanced(EXHIBITS)
     few = few.select(few.labels.argsort(stable=True))
     fit = choose_fit(few.size, measurement.image_size)
-    victims = Victims(*next(iter(evaluation_batches(few, fit=fit, batch_size=EXHIBITS, device=device))))
+    batch = next(iter(evaluation_batches(few, fit=fit, batch_size=EXHIBITS, device=device)))
+    victims = Victims(batch.index, batch.x, batch.y)
     [stage] = attack.stages
     with strict_float32(device), frozen(network):
         x_adv = stage.perturb(logits, victims)

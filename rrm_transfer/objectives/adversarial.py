@@ -10,6 +10,7 @@ from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.objectives.arguments import Amount, Count, Share
 from rrm_transfer.objectives.base import Objective, Step, Term
 from rrm_transfer.objectives.divergences import cross_entropy
+from rrm_transfer.objectives.labels import labels_of
 
 
 def attack_labels(step: Step, inner: InnerAttack) -> Tensor:
@@ -20,7 +21,7 @@ def attack_labels(step: Step, inner: InnerAttack) -> Tensor:
 def adversarial_cross_entropy(step: Step, inner: InnerAttack, label_smoothing: float) -> list[Term]:
     """Returns ``CE(S(x'), y)`` as the only term."""
     logits = step.student(attack_labels(step, inner)).logits
-    return [Term("adversarial_ce", 1.0, cross_entropy(logits, step.y, label_smoothing).mean())]
+    return [Term("adversarial_ce", 1.0, labels_of(step).cross_entropy(logits, label_smoothing).mean())]
 
 
 @dataclass(kw_only=True)

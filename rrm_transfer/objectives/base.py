@@ -63,7 +63,9 @@ class Step(Protocol):
 
     Attributes:
         x: The student's input, pixels in [0, 1], ``(B, C, H, W)``.
-        y: Class indices, ``(B,)``.
+        y: Class indices, ``(B,)``; they mean nothing where ``label_weight`` is 0.
+        label_weight: How much each label counts, ``(B,)``: 0 for an image that has none, and for the others
+            such that the mean over the global batch is that over its labelled images.
         threat: The threat model, eps warm-up applied.
         randomness: The batch's random numbers.
         progress: The part of training that is done, in [0, 1).
@@ -75,6 +77,8 @@ class Step(Protocol):
     def x(self) -> Tensor: ...
     @property
     def y(self) -> Tensor: ...
+    @property
+    def label_weight(self) -> Tensor: ...
     @property
     def threat(self) -> ThreatModel: ...
     @property
@@ -118,6 +122,8 @@ class Objective(ABC):
         inversion: How the training images are made anew before training, where they are (RDT).
         teacher_sees: Which inputs the teacher is asked about. Where its outputs on clean inputs are cached,
             the loop has no teacher unless ``other`` is among them.
+        labels_optional: Whether an image without a label takes part: no attack follows its label, and a term
+            beside the cross-entropy is left.
         replays: How often the loop uses each batch, with one optimiser step each time (Free AT).
     """
 
@@ -125,6 +131,7 @@ class Objective(ABC):
     layers: tuple[LayerPair, ...] = ()
     inversion: Inversion | None = None
     teacher_sees: frozenset[TeacherInput] = frozenset({"clean", "other"})
+    labels_optional: bool = False
     replays: int = 1
 
     @abstractmethod

@@ -11,8 +11,9 @@ from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.objectives.adversarial import attack_labels
 from rrm_transfer.objectives.arguments import Amount, Count, Positive, Share
 from rrm_transfer.objectives.base import Objective, Step, Term, teacher_inputs
-from rrm_transfer.objectives.divergences import cross_entropy, kl_divergence
+from rrm_transfer.objectives.divergences import kl_divergence
 from rrm_transfer.objectives.igdm import igdm_terms
+from rrm_transfer.objectives.labels import labels_of
 
 _SMALL_GAUSSIAN = 0.001
 """Standard deviation of the start in RSLAD's and AdaAD's code, in pixel units."""
@@ -59,7 +60,7 @@ class ARD(LogitDistillation):
         divergence = kl_divergence(step.clean_teacher().logits, logits, self.temperature)
         terms = [Term("adversarial_kd", self.alpha, divergence.mean())]
         if self.alpha < 1:
-            clean = cross_entropy(step.student(step.x).logits, step.y)
+            clean = labels_of(step).cross_entropy(step.student(step.x).logits)
             terms.append(Term("clean_ce", 1 - self.alpha, clean.mean()))
         return terms + igdm_terms(step, x_adv, logits, self.igdm_weight)
 
@@ -113,6 +114,8 @@ class RSLAD(LogitDistillation):
 
     adversarial_share: Share = 5 / 6
 
+    labels_optional = True
+
     def __post_init__(self) -> None:
         self.teacher_sees = teacher_inputs(clean=True, other=self.igdm_weight > 0)
 
@@ -139,6 +142,8 @@ class AdaAD(LogitDistillation):
     """
 
     adversarial_share: Share = 1.0
+
+    labels_optional = True
 
     def __post_init__(self) -> None:
         self.teacher_sees = teacher_inputs(clean=self.adversarial_share < 1, other=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rrm_transfer.objectives.arguments import Amount, Count, Share
 from rrm_transfer.objectives.base import Objective, Step, Term
-from rrm_transfer.objectives.divergences import cross_entropy
+from rrm_transfer.objectives.labels import labels_of
 
 
 @dataclass(kw_only=True)
@@ -46,7 +46,7 @@ class FreeAT(Objective):
             carried[rows] = step.threat.into_ball(moved)
 
         x_adv.register_hook(move)  # type: ignore[no-untyped-call]  # torch does not annotate it
-        loss = cross_entropy(step.student(x_adv).logits, step.y, self.label_smoothing)
+        loss = labels_of(step).cross_entropy(step.student(x_adv).logits, self.label_smoothing)
         return [Term("adversarial_ce", 1.0, loss.mean())]
 
     def _up_to(self, end: int, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.objectives.base import Step
+from rrm_transfer.objectives.labels import Labels, labels_of
 
 _BETA_TRIALS = 32
 
@@ -27,20 +28,21 @@ class Mixture(NamedTuple):
 
     Attributes:
         x: Pixels in [0, 1], ``(B, C, H, W)``.
-        y: The first image's class indices, ``(B,)``.
-        partner_y: The second's.
+        own: The first image's labels.
+        partners: The second's.
         share: The first image's share, ``(B,)`` in [0, 1].
     """
 
     x: Tensor
-    y: Tensor
-    partner_y: Tensor
+    own: Labels
+    partners: Labels
     share: Tensor
 
-    def probabilities(self, classes: int) -> Tensor:
-        """Returns the mixed labels, ``(B, classes)``."""
-        first, second = F.one_hot(self.y, classes), F.one_hot(self.partner_y, classes)
-        return self.share[:, None] * first + (1 - self.share[:, None]) * second
+    def labels(self, classes: int) -> Labels:
+        """Returns the mixed labels; of an image that has none there is nothing in the mixture."""
+        parts = ((self.own, self.share), (self.partners, 1 - self.share))
+        first, second = ((part * of.weight)[:, None] * F.one_hot(of.target, classes) for of, part in parts)
+        return Labels(first + second, torch.ones_like(self.share))
 
 
 def mix(step: Step, alpha: float) -> Mixture:
@@ -56,7 +58,9 @@ def mix(step: Step, alpha: float) -> Mixture:
     partner = torch.argsort(step.randomness.bits("mixup partner", ())[:, None], dim=0)[:, 0]
     share = _symmetric_beta(step.randomness, alpha).to(step.x.dtype)
     weight = share.view(-1, *[1] * (step.x.dim() - 1))
-    return Mixture(weight * step.x + (1 - weight) * step.x[partner], step.y, step.y[partner], share)
+    own = labels_of(step)
+    partners = Labels(own.target[partner], own.weight[partner])
+    return Mixture(weight * step.x + (1 - weight) * step.x[partner], own, partners, share)
 
 
 def _symmetric_beta(randomness: Randomness, alpha: float) -> Tensor:

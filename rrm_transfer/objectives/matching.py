@@ -28,6 +28,7 @@ from rrm_transfer.objectives.base import (
 from rrm_transfer.objectives.divergences import cosine_distance, cross_entropy, kl_divergence, relative_l2
 from rrm_transfer.objectives.igdm import igdm_terms
 from rrm_transfer.objectives.inputs import add_noise, mix
+from rrm_transfer.objectives.labels import Labels, labels_of
 
 Distance = Literal["cosine", "relative_l2", "both"]
 Classifier = Literal["own", "teacher", "frozen-teacher"]
@@ -77,20 +78,20 @@ class Matching(Objective):
     layer_weights: Weights = (1.0,)
 
     def terms(
-        self, student: Outputs, teacher: Outputs | None, y: Tensor, balance: Balance, prefix: str = ""
+        self, student: Outputs, teacher: Outputs | None, labels: Labels, balance: Balance, prefix: str = ""
     ) -> list[Term]:
         """Returns the terms whose weight is not 0.
 
         Args:
             student: The student's outputs.
             teacher: The teacher's, or None where nothing of it is needed.
-            y: Class indices ``(B,)`` or probabilities ``(B, classes)``.
+            labels: Of the cross-entropy.
             balance: The weights of what is matched.
             prefix: Goes before the terms' names.
         """
         parts: list[tuple[str, float, Tensor]] = []
         if balance.ce:
-            parts.append(("ce", balance.ce, cross_entropy(student.logits, y)))
+            parts.append(("ce", balance.ce, labels.cross_entropy(student.logits)))
         if teacher is not None and balance.features:
             by_name = self.distances(student.features, teacher.features)
             parts += [(name, balance.features, distance) for name, distance in by_name.items()]
@@ -153,6 +154,10 @@ class Matching(Objective):
             )
         self.needs = self._asked(weights) | self._classifier_need(weights)
         self.teacher_sees = self._teacher_inputs() if self.asks else frozenset()
+        self.labels_optional = self._learns_without_labels(weights)
+
+    def _learns_without_labels(self, weights: Balance) -> bool:
+        return bool(weights.features or weights.kd)
 
     def _pairs(self) -> tuple[LayerPair, ...]:
         teachers = self.student_layers if self.teacher_layers is None else self.teacher_layers
@@ -207,12 +212,12 @@ class CleanMatching(Matching):
         if not self.mixup:
             teacher = self.clean_teacher(step)
             student = step.student(add_noise(step, step.x, self.noise))
-            return self.terms(student, teacher, step.y, balance)
+            return self.terms(student, teacher, labels_of(step), balance)
         # No cache can hold what a teacher says of mixtures, so it is asked.
         mixture = mix(step, self.mixup)
         teacher = step.teacher(mixture.x) if self.asks else None
         student = step.student(add_noise(step, mixture.x, self.noise))
-        return self.terms(student, teacher, mixture.probabilities(student.logits.shape[1]), balance)
+        return self.terms(student, teacher, mixture.labels(student.logits.shape[1]), balance)
 
     def _teacher_inputs(self) -> frozenset[TeacherInput]:
         return teacher_inputs(clean=not self.mixup, other=self.mixup > 0)
@@ -305,13 +310,13 @@ class AdversarialMatching(Matching):
         if step.progress < self.begin:
             student = step.student(add_noise(step, step.x, self.noise))
             both = Balance(*map(sum, zip(adversarial, clean, strict=True)))
-            return self.terms(student, teacher, step.y, both, "clean_")
+            return self.terms(student, teacher, labels_of(step), both, "clean_")
         x_adv = step.attack(lambda x: self._ascended(step, teacher, step.student_eval(x)), self.inner)
         student = step.student(x_adv)
-        terms = self.terms(student, teacher, step.y, adversarial, "adversarial_")
+        terms = self.terms(student, teacher, labels_of(step), adversarial, "adversarial_")
         if any(clean):
             beside = step.student(add_noise(step, step.x, self.noise))
-            terms += self.terms(beside, teacher, step.y, clean, "clean_")
+            terms += self.terms(beside, teacher, labels_of(step), clean, "clean_")
         return terms + igdm_terms(step, x_adv, student.logits, self.igdm_weight)
 
     @property
@@ -344,6 +349,9 @@ class AdversarialMatching(Matching):
 
     def _teacher_inputs(self) -> frozenset[TeacherInput]:
         return teacher_inputs(clean=True, other=self.igdm_weight > 0)
+
+    def _learns_without_labels(self, weights: Balance) -> bool:
+        return self.ascend != "ce" and super()._learns_without_labels(weights)
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rrm_transfer.objectives.arguments import Share
 from rrm_transfer.objectives.base import Objective, Step, Term
-from rrm_transfer.objectives.divergences import cross_entropy
+from rrm_transfer.objectives.labels import labels_of
 
 
 @dataclass(kw_only=True)
@@ -20,5 +20,5 @@ class Natural(Objective):
     label_smoothing: Share = 0.0
 
     def __call__(self, step: Step) -> list[Term]:
-        loss = cross_entropy(step.student(step.x).logits, step.y, self.label_smoothing)
+        loss = labels_of(step).cross_entropy(step.student(step.x).logits, self.label_smoothing)
         return [Term("ce", 1.0, loss.mean())]

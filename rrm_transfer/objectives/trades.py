@@ -9,7 +9,8 @@ import torch
 from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.objectives.arguments import Amount, Count
 from rrm_transfer.objectives.base import Objective, Step, Term
-from rrm_transfer.objectives.divergences import cross_entropy, kl_divergence
+from rrm_transfer.objectives.divergences import kl_divergence
+from rrm_transfer.objectives.labels import labels_of
 
 
 @dataclass(kw_only=True)
@@ -32,6 +33,8 @@ class TRADES(Objective):
     step_size: Amount = 0.226
     start_scale: Amount = 0.001
 
+    labels_optional = True
+
     def __call__(self, step: Step) -> list[Term]:
         inner = InnerAttack(self.steps, self.step_size, start="gaussian", start_scale=self.start_scale)
         with torch.no_grad():
@@ -40,6 +43,6 @@ class TRADES(Objective):
         clean = step.student(step.x).logits
         unstable = kl_divergence(clean, step.student(x_adv).logits)
         return [
-            Term("ce", 1.0, cross_entropy(clean, step.y).mean()),
+            Term("ce", 1.0, labels_of(step).cross_entropy(clean).mean()),
             Term("stability", self.beta, unstable.mean()),
         ]

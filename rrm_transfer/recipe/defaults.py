@@ -222,6 +222,8 @@ def check_together(recipe: Recipe) -> None:
         problems.append(("train.select_every", "needs images that are held out, such as data.held_out=0.05"))
     if train.schedule == "multistep" and train.milestones == ():
         problems.append(("train.milestones", "is required with multistep, as epochs: [30, 45]"))
+    if recipe.data.extra and recipe.data.extra_labels == "teacher" and recipe.teacher is None:
+        problems.append(("data.extra_labels", "needs a teacher (--teacher T) to label the extra images"))
     if problems:
         raise RecipeError(problems)
 

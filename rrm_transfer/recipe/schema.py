@@ -32,6 +32,13 @@ Positive = Annotated[Quantity, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def _one_or_several(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_several)]
+"""A list of names; a single one may stand for itself."""
+
 T = TypeVar("T")
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
@@ -161,6 +168,11 @@ class DataSection(Section):
             to a multiple of 8, else 224.
         held_out: Part of the training split that is kept for selection (``train.select_every``), in [0, 1).
         augmentation: Random changes of training images; ``auto``: the table's.
+        extra: Sources of images that are trained on beside the labelled ones, as ``name``, with or without
+            classes; empty: none.
+        extra_share: Part of each batch that they take, above 0 and below 1.
+        extra_labels: ``none``: terms that need labels leave them out; ``teacher``: the teacher's answers are
+            their labels; ``source``: their sources' labels are, which must be of the same classes.
         workers: Processes that decode images (data that do not fit in memory).
         max_broken: How many images may be unreadable; training does without them.
     """
@@ -170,6 +182,9 @@ class DataSection(Section):
     image_size: Open[Count] = AUTO
     held_out: Annotated[Quantity, Field(lt=1)] = 0.0
     augmentation: Open[AugmentationSection] = AUTO
+    extra: Names = ()
+    extra_share: Annotated[Quantity, Field(gt=0, lt=1)] = 0.5
+    extra_labels: Literal["none", "teacher", "source"] = "none"
     workers: Annotated[int, Field(ge=0)] = 2
     max_broken: Annotated[int, Field(ge=0)] = 0
 

@@ -24,6 +24,8 @@ def fact_lines(preview: Preview) -> list[str]:
         f"{shape}, {data['steps_per_epoch']:,} batches an epoch",
         f"student: {student['architecture']}, {student['parameters']:,} parameters",
     ]
+    if data["extra"]:
+        lines[0] += f", {data['extra']:,} extra images"
     if "width" in student:
         projection = student["projection"]
         lines[-1] += f", width {student['width']}, " + (

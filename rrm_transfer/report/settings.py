@@ -39,6 +39,7 @@ def control_setting(recipe: Recipe) -> Setting:
     plain = {key: value for key, value in plain.items() if not key.startswith("objective.")}
     plain |= {f"objective.{argument.name}": argument.default for argument in objective_arguments(PLAIN)}
     plain |= {"objective.name": PLAIN, "train.epochs": recipe.control.epochs}
+    plain = {key: value for key, value in plain.items() if not key.startswith("data.extra")}
     plain |= dict.fromkeys(("train.ema", "train.average_epochs", "train.select_every"))
     cache = None if recipe.teacher is None else recipe.teacher.cache
     if cache is not None:

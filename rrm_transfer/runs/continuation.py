@@ -10,6 +10,7 @@ CONTINUABLE = frozenset(
         "processes",
         "training_images",
         "test_images",
+        "extra_images",
         "name",
         "description",
         "student.licence",

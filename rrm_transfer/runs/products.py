@@ -73,7 +73,17 @@ def provenance(setup: Setup, product: Product) -> dict[str, Any]:
         if teacher is None
         else {"name": public_name(teacher.name), "sha256": teacher.provenance["sha256"]},
         "weights": product.weights,
+        **({} if plain else _extra_images(setup)),
     }
+
+
+def _extra_images(setup: Setup) -> dict[str, Any]:
+    """Tells of the images beside the labelled ones that a student was trained on, if there were any."""
+    extra = setup.extra
+    if extra is None:
+        return {}
+    labels = setup.recipe.data.extra_labels
+    return {"extra_images": {"count": len(extra), "share": extra.share, "labels": labels}}
 
 
 def describe_weights(train: ResolvedTrain, total_steps: int, selected: Score | None = None) -> dict[str, Any]:

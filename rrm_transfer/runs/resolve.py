@@ -1,7 +1,8 @@
 """The one place where what a recipe leaves open becomes a value.
 
-Names, then what the teacher's source says, data, threat model, teacher, the student's plan, the tables, the
-cache: each step needs only what stands above it. What comes out is a `Setup`, into which nothing writes.
+Names, then what the teacher's source says, data, extra images, threat model, teacher, the student's plan, the
+tables, the cache: each step needs only what stands above it. What comes out is a `Setup`, into which nothing
+writes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rrm_transfer.recipe.defaults import (
 )
 from rrm_transfer.recipe.resolved import ResolvedRecipe
 from rrm_transfer.recipe.schema import AUTO, AugmentationSection, ObjectiveSection, Recipe, TrainSection
+from rrm_transfer.runs.extra import find_extra, with_extra_labels, without_extra
 from rrm_transfer.runs.models import ModelFacts, facts_about, load_data, load_model, require_classes
 from rrm_transfer.runs.setup import Setup
 from rrm_transfer.runs.trainables import (
@@ -84,6 +86,7 @@ def resolve(
     known = ModelFacts() if recipe.teacher is None else facts_about(recipe.teacher.name)
     loaded = load_data(recipe.data, known, seed=seed, context=context)
     data = loaded.images
+    extra = find_extra(loaded, context)
     norm = (known.norm or "Linf") if recipe.threat.norm == AUTO else recipe.threat.norm
     eps = known.eps_in(norm) if recipe.threat.eps == AUTO else recipe.threat.eps
     threat = ThreatModel.asked(norm, eps)
@@ -127,22 +130,29 @@ def resolve(
     context.runtime.check_divisible(resolved.train.global_batch_size, resolved.train.accumulation)
     narrator.note(training_line(resolved, row.source, kind))
     _tell_what_counts(resolved, accelerate, narrator)
-    return Setup(resolved, is_teacher, objective, loaded, threat, teacher, known, student, context)
+    return Setup(resolved, is_teacher, objective, loaded, extra, threat, teacher, known, student, context)
 
 
 def with_objective(setup: Setup, section: ObjectiveSection) -> Setup:
     """Returns a run with another objective.
 
+    The recipe's own keeps the extra images. Others do without: not all can use them, and what a step costs
+    does not depend on who has a label.
+
     Raises:
         UserError: Its teacher cannot serve it.
     """
-    recipe, objective = check_names(setup.recipe.changed(objective=section))
+    recipe: Recipe = setup.recipe.changed(objective=section)
+    extra = setup.extra
+    if section.name != setup.recipe.objective.name:
+        recipe, extra = without_extra(recipe), None
+    recipe, objective = check_names(recipe)
     teacher = setup.teacher if objective.needs else None
     if objective.needs:
         if teacher is None:
             raise _without_teacher(section.name)
         check_serves(teacher, objective, recipe, setup.loaded.images)
-    return replace(setup, recipe=ResolvedRecipe.of(recipe), objective=objective, teacher=teacher)
+    return replace(setup, recipe=ResolvedRecipe.of(recipe), objective=objective, extra=extra, teacher=teacher)
 
 
 def check_names(recipe: Recipe) -> tuple[Recipe, Objective]:
@@ -152,7 +162,7 @@ def check_names(recipe: Recipe) -> tuple[Recipe, Objective]:
         A copy with the exact student name and every argument of the objective, and that objective.
 
     Raises:
-        UserError: A name is unknown or an argument is wrong.
+        UserError: A name is unknown, an argument is wrong, or the objective cannot use the extra images.
     """
     check_together(recipe)
     student = recipe.student.changed(name=resolve_trainable_name(recipe.student.name))
@@ -164,7 +174,7 @@ def check_names(recipe: Recipe) -> tuple[Recipe, Objective]:
     given = section.arguments
     left_out = {a.name: a.default for a in objective_arguments(section.name) if a.name not in given}
     section = ObjectiveSection(name=section.name, **given, **left_out)
-    objective = build_objective(section.name, **section.arguments)
+    objective = with_extra_labels(build_objective(section.name, **section.arguments), recipe)
     if recipe.train.optimizer != AUTO:
         check_optimizer(recipe.train.optimizer)
     return recipe.changed(student=student, objective=section), objective

@@ -103,7 +103,7 @@ def run(
         # costs seconds, and a mistake must leave nothing half-written.
         setup = resolve(recipe, context, is_teacher=is_teacher, recorded=recorded, allow_code=allow_code)
         text = dump_recipe(setup.recipe)
-        facts = {"processes": runtime.world, **setup.loaded.images.identity}
+        facts = {"processes": runtime.world, **setup.identity}
         work = _Work(setup, folder, tracker)
         student = None if finished else setup.build_student()
         if student is not None:
@@ -291,7 +291,7 @@ class _Work:
             student=student,
             teacher=setup.teacher if objective.needs else None,
             objective=objective,
-            loader=setup.loader(None if robust is None else robust.images),
+            loader=setup.loader(None if robust is None else robust.images, extra=model == "student"),
             checkpoints=Checkpoints(self.folder.checkpoints, model, self.narrator.warn),
             log=self.log,
             selection=selection,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.augment import Augmentation
+from rrm_transfer.data.extra import Extra
 from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.loader import TrainingLoader
@@ -33,6 +34,7 @@ class Setup:
         is_teacher: Whether what is trained is meant as a robust teacher.
         objective: What is minimised.
         loaded: Images and labels.
+        extra: Images that the student is trained on beside those; None where the recipe names none.
         threat: Of training and evaluation.
         teacher: None for training from scratch.
         teacher_facts: What its source says about it.
@@ -44,6 +46,7 @@ class Setup:
     is_teacher: bool
     objective: Objective
     loaded: LoadedData
+    extra: Extra | None
     threat: ThreatModel
     teacher: Teacher | None
     teacher_facts: ModelFacts
@@ -55,6 +58,11 @@ class Setup:
         """How everything in this run is measured."""
         recipe = self.recipe
         return Measurement(self.loaded.image_size, recipe.evaluate.batch_size, recipe.seed, self.context)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells the images of the run from others."""
+        return {**self.loaded.images.identity, **({} if self.extra is None else self.extra.identity)}
 
     def build_student(self) -> Trainable:
         """Builds the student with its initial weights; equal calls build equal students."""
@@ -68,11 +76,12 @@ class Setup:
         """Builds the same student for plain training."""
         return self.student.build()
 
-    def loader(self, images: ImageSet | None = None) -> TrainingLoader:
+    def loader(self, images: ImageSet | None = None, *, extra: bool = True) -> TrainingLoader:
         """Builds this process's stream of training batches.
 
         Args:
             images: To train on; None: the data's training part.
+            extra: Whether the run's extra images, if any, take their share of each batch.
         """
         images = self.loaded.images.train if images is None else images
         recipe, runtime = self.recipe, self.context.runtime
@@ -87,6 +96,7 @@ class Setup:
             world=runtime.world,
             device=runtime.device,
             workers=recipe.data.workers,
+            extra=self.extra if extra else None,
             views=None if cache is None else cache.views,
             view_seed=None if cache is None else cache.seed,
         )
@@ -94,6 +104,7 @@ class Setup:
     def passes(self, student: Trainable, objective: Objective, epochs: int) -> Passes:
         """Counts what training costs, in passes of plain training."""
         cache = None if self.recipe.teacher is None else self.recipe.teacher.cache
+        extra = 0 if self.extra is None else len(self.extra)
         return count_passes(
             student,
             objective,
@@ -102,6 +113,7 @@ class Setup:
             threat=self.threat,
             teacher=self.teacher if objective.needs else None,
             cached_views=0 if cache is None or not objective.needs else cache.views,
+            extra=extra / len(self.loaded.images.train),
         )
 
     def plan(self, model: Model, epochs: int) -> TrainingPlan:

@@ -122,6 +122,7 @@ def count_passes(
     threat: ThreatModel,
     teacher: nn.Module | None = None,
     cached_views: int = 0,
+    extra: float = 0.0,
 ) -> Passes:
     """Counts a recipe's training by taking single steps on copies of its networks, on two images.
 
@@ -136,6 +137,8 @@ def count_passes(
         teacher: Of the objective.
         cached_views: Versions of each image for which its answers are computed once; 0: it is asked in each
             step.
+        extra: Images without labels for each one with, which the cache holds as well. A step costs the same
+            whichever of its images have labels, and an epoch has as many steps as without them.
     """
     student, teacher = copy.deepcopy(student).cpu(), None if teacher is None else copy.deepcopy(teacher).cpu()
     x = torch.rand(_IMAGES, *image, generator=torch.Generator().manual_seed(0))
@@ -146,9 +149,9 @@ def count_passes(
         counted = copy.deepcopy(objective)
         return objective.replays * _step_flops(student, counted, x, threat, progress, teacher, clean) / plain
 
-    before = 0
+    before = 0.0
     if teacher is not None:
-        before += cached_views * count_flops(lambda: infer(teacher, x))
+        before += cached_views * (1 + extra) * count_flops(lambda: infer(teacher, x))
         if objective.inversion is not None:
             before += objective.inversion.steps * count_flops(lambda: _invert(teacher, x))
     return Passes(epochs, _mean_over_training(cost), before / plain)
@@ -191,6 +194,7 @@ def _step_flops(
         frozen=teacher,
         x=x,
         y=torch.zeros_like(index),
+        label_weight=torch.ones(len(x)),
         threat=threat,
         randomness=Randomness(0, 0, index),
         progress=progress,

@@ -89,6 +89,7 @@ class TrainingStep:
     frozen: nn.Module | None
     x: Tensor
     y: Tensor
+    label_weight: Tensor
     threat: ThreatModel
     randomness: Randomness
     progress: float

@@ -114,6 +114,7 @@ class RRMTask(TrainingTask):  # type: ignore[misc]  # timm has no types
             frozen=self.teacher,
             x=x,
             y=target,
+            label_weight=torch.ones_like(target, dtype=x.dtype),
             threat=self.threat,
             randomness=self._randomness(x),
             progress=min(self._step / self.total_steps, 1.0),

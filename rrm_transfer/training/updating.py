@@ -224,7 +224,7 @@ class Updater:
         parts, first = [], 0
         known = () if clean is None else (clean.logits, clean.features, *clean.intermediates)
         splits = (t.tensor_split(accumulation) for t in (*batch, *known))
-        for index, x, y, *said in zip(*splits, strict=True):
+        for index, x, y, label_weight, *said in zip(*splits, strict=True):
             step = TrainingStep(
                 autocast=partial(self.runtime.autocast, self.plan.precision),
                 prepared=prepared,
@@ -232,6 +232,7 @@ class Updater:
                 frozen=self.teacher,
                 x=x.contiguous(memory_format=self._format),
                 y=y,
+                label_weight=label_weight,
                 threat=self._threat(),
                 randomness=Randomness(self.plan.seed, epoch, index),
                 progress=self.step / self.total_steps,

@@ -34,7 +34,7 @@ THREAT = ThreatModel("Linf", EPS)
 
 def everything(count: int) -> Victims:
     batch = next(iter(evaluation_batches(images(count), fit=Fit("pad", 32), batch_size=count, device="cpu")))
-    return Victims(*batch)
+    return Victims(batch.index, batch.x, batch.y)
 
 
 def robust_logits(x: Tensor) -> Tensor:

@@ -60,6 +60,7 @@ class FakeStep:
     """Implements ``Step`` in the plainest way.
 
     Attributes:
+        unlabelled: Samples that have no label; the others count as much more.
         layers: How many intermediate layers student and teacher give.
         attacks: Every inner attack that was asked for.
         x_adv: The last one's result.
@@ -77,6 +78,7 @@ class FakeStep:
     randomness: Randomness
     progress: float = 0.5
     first: int = 0
+    unlabelled: Tensor | None = None
     layers: int = 0
     attacks: list[InnerAttack] = field(default_factory=list)
     x_adv: Tensor | None = None
@@ -84,6 +86,11 @@ class FakeStep:
     taught: list[Tensor] = field(default_factory=list)
     clean_targets: int = 0
     statistics_moved_by_attack: bool = False
+
+    @property
+    def label_weight(self) -> Tensor:
+        labelled = torch.ones(len(self.y), dtype=torch.bool) if self.unlabelled is None else ~self.unlabelled
+        return labelled.double() * len(labelled) / labelled.sum()
 
     def student(self, x: Tensor) -> Outputs:
         self.seen.append(x)

@@ -28,7 +28,7 @@ def test_mixup_mixes_images_and_labels_alike_for_student_and_teacher() -> None:
     assert taught is not None
     torch.testing.assert_close(taught, mixture.x)
     student = step.net(mixture.x)
-    first, second = ce(student.logits, mixture.y), ce(student.logits, mixture.partner_y)
+    first, second = ce(student.logits, mixture.own.target), ce(student.logits, mixture.partners.target)
     labels = (mixture.share * first + (1 - mixture.share) * second).mean()
     matched = cosine(student.features, step.frozen(mixture.x).features).mean()
     expected = 0.5 * labels + matched
@@ -38,7 +38,7 @@ def test_mixup_mixes_images_and_labels_alike_for_student_and_teacher() -> None:
         torch.autograd.grad(total(terms), weights), torch.autograd.grad(expected, weights), strict=True
     ):
         torch.testing.assert_close(actual, wanted, rtol=1e-7, atol=1e-10)
-    assert mixture.probabilities(CLASSES).sum(1).allclose(torch.ones(6, dtype=torch.float64))
+    assert mixture.labels(CLASSES).target.sum(1).allclose(torch.ones(6, dtype=torch.float64))
 
 
 def test_each_image_is_a_partner_once() -> None:

@@ -59,7 +59,7 @@ def test_others_make_it_another_run(path: str) -> None:
 
 def test_what_may_change_exists() -> None:
     content = yaml.safe_load(dump_recipe(RECIPE))
-    for path in CONTINUABLE - {"processes", "training_images", "test_images"}:
+    for path in CONTINUABLE - {"processes", "training_images", "test_images", "extra_images"}:
         section, _, key = path.partition(".")
         assert section in content
         assert not key or key in content[section]

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,6 +26,7 @@ from rrm_transfer.evaluation.metrics import read_metrics
 from rrm_transfer.objectives.base import Step, Term
 from rrm_transfer.objectives.matching import RRM
 from rrm_transfer.runtime.processes import Runtime
+from tests.data.fixtures import noise
 from tests.support import tiny
 from tests.support.command import Command, Moment, command, free_port, together
 
@@ -47,12 +49,17 @@ def _codes(commands: list[Command]) -> list[int]:
     return [running.end().code for running in commands]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.6])
 def test_gradients_and_metrics_are_those_of_one_process(
-    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+    share: float, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     """One step, after which the momentum is the gradient; the network has no batch statistics."""
     settings = {"epochs": 1, "global_batch_size": tiny.TRAIN, "optimizer": "momentum", "accumulation": 3}
     options = _options(tiny_teacher, tiny_data, **settings)
+    if share:  # of which neither two processes nor three parts of a batch have equal counts
+        np.savez(tmp_path / "extra.npz", image=noise(50, 28, 28))
+        options += ["--set", "data.extra=extra.npz", "--set", f"data.extra_share={share}"]
+        options += ["--objective", "kd", "--set", "objective.ce_weight=0.5"]
     alone = command(*options, "--output", "one", folder=tmp_path)
     assert alone.code == 0, alone.err
     first, second = (running.end() for running in together([*options, "--output", "two"], folder=tmp_path))

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.augment import Augmentation
+from rrm_transfer.data.extra import Extra
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import MemoryImages
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.objectives import build_objective
+from rrm_transfer.objectives.teacher_labels import TeacherLabels
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.processes import Runtime
@@ -125,6 +127,8 @@ class Run:
         taught_by: The teacher; None: one like the student.
         views: Augmented versions of each image; None: one for each epoch.
         features: A cache of the teacher's outputs.
+        extra: Images that take a share of each batch.
+        teacher_labels: Whether the teacher's answers are their labels.
         after_step: Called after each step.
     """
 
@@ -142,6 +146,8 @@ class Run:
     taught_by: nn.Module | None = None
     views: int | None = None
     features: FeatureCache | None = None
+    extra: Extra | None = None
+    teacher_labels: bool = False
     events: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     after_step: Callable[[], None] | None = None
@@ -155,6 +161,8 @@ class Run:
             self.teacher.double()
         context = Context.begin()
         objective = build_objective(self.objective, **self.arguments)
+        if self.teacher_labels:
+            objective = TeacherLabels(objective)
         judge = self.judge or held_out_judge(
             memory_images(10, channels=1, size=SIZE, classes=CLASSES),
             self.plan.threat,
@@ -167,7 +175,9 @@ class Run:
             student=self.student,
             teacher=self.teacher if objective.needs else None,
             objective=objective,
-            loader=small_loader(self.images, batch=self.batch, seed=self.plan.seed, views=self.views),
+            loader=small_loader(
+                self.images, batch=self.batch, seed=self.plan.seed, views=self.views, extra=self.extra
+            ),
             checkpoints=Checkpoints(self.folder, self.plan.model, self.warnings.append),
             log=self._log,
             selection=self.selection,

@@ -62,6 +62,7 @@ def test_attacks_are_the_same_under_checkpointing_and_move_no_statistics() -> No
         frozen=None,
         x=x,
         y=torch.arange(4),
+        label_weight=torch.ones(4),
         threat=PLAN.threat,
         randomness=Randomness(0, 0, torch.arange(4)),
         progress=0.0,

@@ -35,6 +35,7 @@ def _step(student: Network, **changes: Any) -> TrainingStep:
         "frozen": frozen_teacher(),
         "x": x,
         "y": torch.arange(6) % 4,
+        "label_weight": torch.ones(6),
         "threat": ThreatModel("Linf", 0.1),
         "randomness": Randomness(0, 0, torch.arange(6)),
         "progress": 0.0,

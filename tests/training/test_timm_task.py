@@ -50,7 +50,7 @@ def test_the_loss_is_that_of_our_own_loop(name: str, teacher: Any) -> None:
     updater = Updater(
         plan, runtime=Runtime(), student=ours, teacher=teacher, objective=objective, steps_per_epoch=4
     )
-    expected = updater.update(ours, 0, Batch(torch.arange(16), x, y))
+    expected = updater.update(ours, 0, Batch(torch.arange(16), x, y, torch.ones(16)))
     task = RRMTask(theirs, teacher, name, threat=THREAT, total_steps=4, seed=3)
     result = task.train()(x, y)
     weights = {term: float(result[term]) for term in result if term not in ("loss", "output")}
