@@ -6,11 +6,12 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 
 def sha256_of(path: Path) -> str:
@@ -71,11 +72,7 @@ def write_text(path: Path, text: str) -> None:
 def cache_folder() -> Path:
     """Returns where what can be computed again is kept: ``$RRM_TRANSFER_CACHE``, else the user's cache."""
     named = os.environ.get("RRM_TRANSFER_CACHE")
-    if named:
-        return Path(named).expanduser().absolute()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "rrm-transfer"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rrm-transfer"
+    return Path(named).expanduser().absolute() if named else user_cache_path("rrm-transfer", appauthor=False)
 
 
 @contextmanager
