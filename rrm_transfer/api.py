@@ -86,7 +86,7 @@ def transfer(
         resume: Continues the run that stands there; starts where there is none, and gives the result of one
             that is finished.
         resume_anyway: As ``resume``, also where what a run can go on with has changed.
-        tracker: ``tensorboard``, ``wandb`` or ``trackio``; None: nobody is told.
+        tracker: ``tensorboard``, ``wandb`` or another that accelerate has; None: nobody is told.
 
     Raises:
         UserError: The recipe cannot be run as it is.
@@ -122,7 +122,7 @@ def teach(
         resume: Continues the run that stands there; starts where there is none, and gives the result of one
             that is finished.
         resume_anyway: As ``resume``, also where what a run can go on with has changed.
-        tracker: ``tensorboard``, ``wandb`` or ``trackio``; None: nobody is told.
+        tracker: ``tensorboard``, ``wandb`` or another that accelerate has; None: nobody is told.
 
     Raises:
         UserError: The recipe cannot be run as it is.

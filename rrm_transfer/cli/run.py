@@ -9,6 +9,7 @@ import typer
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json, print_run, silence_profiler
 from rrm_transfer.cli.request import key_values, names_code, request
+from rrm_transfer.core.errors import UserError
 
 if TYPE_CHECKING:
     from rrm_transfer.recipe.schema import Recipe
@@ -43,6 +44,9 @@ def run(
         str | None,
         typer.Option(help="Push the result to user/name of a hub; write access is checked before training."),
     ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push: nobody else sees a repository that is created.")
+    ] = False,
     teacher_arch: options.TeacherArch = None,
     teacher_weights: options.TeacherWeights = None,
     teacher_normalisation: options.TeacherNormalisation = None,
@@ -72,6 +76,8 @@ def run(
     if help_objective:
         _print_objective(objective or "rrm", as_json=as_json)
         return
+    if private and push is None:
+        raise UserError("--private is of the repository that --push creates.", hint="--push user/name")
     if dry_run:
         silence_profiler()
     wanted = request(
@@ -105,7 +111,7 @@ def run(
     if push is not None and pushes:
         from rrm_transfer.core.hub_repository import HubRepository
 
-        HubRepository(push).require_write_access()
+        HubRepository(push).require_write_access(private=private)
     result = api.transfer(
         wanted,
         allow_code=code,
@@ -117,7 +123,7 @@ def run(
     )
     print_run(result, as_json=as_json)
     if push is not None and pushes:
-        address = api.push(result.folder, push).address
+        address = api.push(result.folder, push, private=private).address
         typer.echo(f"pushed to: {address}", err=as_json)
 
 

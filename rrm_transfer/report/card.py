@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 from markupsafe import Markup
+from timm.models import get_pretrained_cfg
 
 from rrm_transfer.core.files import write_text
 from rrm_transfer.core.quantities import format_eps
@@ -155,8 +156,15 @@ def _front_matter(record: Record, made: str) -> str:
     data = ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
-        tags=["timm", "image-classification", "adversarial-robustness", "robust-representation-matching"],
-        base_model=_base_model(provenance.get("teacher")),
+        tags=[
+            "image-classification",
+            "timm",
+            *(["transformers"] if _form(record) == "stock" else []),
+            "adversarial-robustness",
+            "robust-representation-matching",
+        ],
+        teacher=_hub_teacher(provenance.get("teacher")),
+        **_origin(record.recipe["student"]),
         datasets=[dataset_id] if _HUB_ID.fullmatch(dataset_id) else None,
         model_name=provenance["recipe"],
         eval_results=results,
@@ -185,7 +193,21 @@ def _licence(name: str | None) -> dict[str, Any]:
     return {"license": identifier} if identifier in _LICENCES else {"license": "other", "license_name": name}
 
 
-def _base_model(teacher: dict[str, Any] | None) -> str | None:
+def _origin(student: dict[str, Any]) -> dict[str, Any]:
+    """Tells which weights the network is a fine-tune of.
+
+    They are those that it started from. The hub's relations (adapter, finetune, merge, quantized) have none for
+    a teacher, from which no weight is taken.
+    """
+    fetched = student.get("pretrained") and student.get("weights") is None
+    config = get_pretrained_cfg(student["name"]) if fetched else None
+    if config is None or config.hf_hub_id is None:
+        return {}
+    return {"base_model": config.hf_hub_id, "base_model_relation": "finetune"}
+
+
+def _hub_teacher(teacher: dict[str, Any] | None) -> str | None:
+    """Returns the teacher's address on the hub, or the name of one that is not there."""
     if teacher is None:
         return None
     entry = zoo_entry(teacher["name"])

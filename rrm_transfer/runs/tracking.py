@@ -16,7 +16,11 @@ from rrm_transfer.evaluation.metrics import Row
 from rrm_transfer.runtime.processes import Runtime
 from rrm_transfer.recipe.schema import Recipe
 
-TRACKERS = ("tensorboard", "wandb", "trackio")
+TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
+"""As accelerate names them; each is the name of the package too."""
+
+_ONE_CLOCK = frozenset({"swanlab", "trackio", "wandb"})
+"""Trackers in which no later value has a lower step. Each phase counts its steps from 0."""
 _PROJECT = "rrm-transfer"
 
 
@@ -34,7 +38,7 @@ def check_tracker(name: str | None) -> None:
         )
     if importlib.util.find_spec(name) is None:
         raise UserError(
-            "The tracker is not installed.", received=name, hint=f'pip install "rrm-transfer[{name}]"'
+            "The tracker is not installed.", received=name, hint=f"pip install {name}"
         )
 
 
@@ -61,8 +65,11 @@ class Tracking:
         accelerator.log_with = [self.name]
         accelerator.project_configuration.logging_dir = str(folder)
         arguments = {
-            "wandb": {"name": self._folder.name, "dir": str(self._folder)},
+            "dvclive": {"dir": str(folder)},
+            "mlflow": {"run_name": self._folder.name},
+            "swanlab": {"experiment_name": self._folder.name, "logdir": str(folder)},
             "trackio": {"name": self._folder.name},
+            "wandb": {"name": self._folder.name, "dir": str(self._folder)},
         }
         try:
             accelerator.init_trackers(_PROJECT, config=_configuration(self._recipe), init_kwargs=arguments)
@@ -85,10 +92,10 @@ class Tracking:
         phase = facts["phase"]
         values = {f"{phase}/loss/{name}": value for name, value in facts["losses"].items()}
         values |= {f"{phase}/{name}": facts[name] for name in ("lr", "images_per_s", "epoch")}
-        # Each phase counts its steps from 0, and only TensorBoard lets a later value have a lower step.
-        if self.name != "tensorboard":
-            values[f"{phase}/step"] = facts["step"]
-        self._tell(values, facts["step"] if self.name == "tensorboard" else None)
+        if self.name in _ONE_CLOCK:
+            self._tell({**values, f"{phase}/step": facts["step"]}, None)
+        else:
+            self._tell(values, facts["step"])
 
     def accuracies(self, rows: Iterable[Row]) -> None:
         """Tells what was measured on the test split."""

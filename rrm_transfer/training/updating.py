@@ -256,7 +256,8 @@ class Updater:
         fits = size // 2
         while fits:
             self.optimizer.zero_grad(set_to_none=True)
-            torch.accelerator.empty_cache()
+            if self.runtime.device.type != "cpu":
+                torch.get_device_module(self.runtime.device).empty_cache()
             try:
                 few = None if clean is None else clean.map(itemgetter(slice(fits)))
                 self._backward(self.student, epoch, Batch(*(t[:fits] for t in batch)), few, 1)
