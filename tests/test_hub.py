@@ -200,7 +200,12 @@ def test_transformers_loads_what_was_pushed(folder: Path, hub: Hub, tmp_path: Pa
     fresh = subprocess.run(
         [sys.executable, "-c", TRANSFORMERS, REPO],
         cwd=tmp_path,
-        env={**os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")},
+        env={
+            **os.environ,
+            "HF_ENDPOINT": hub.address,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "home"),
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -194,10 +194,9 @@ def _licence(name: str | None) -> dict[str, Any]:
 
 
 def _origin(student: dict[str, Any]) -> dict[str, Any]:
-    """Tells which weights the network is a fine-tune of.
+    """Tells which weights the network is a fine-tune of: those that it started from.
 
-    They are those that it started from. The hub's relations (adapter, finetune, merge, quantized) have none for
-    a teacher, from which no weight is taken.
+    The hub's relations (adapter, finetune, merge, quantized) have none for a teacher.
     """
     fetched = student.get("pretrained") and student.get("weights") is None
     config = get_pretrained_cfg(student["name"]) if fetched else None

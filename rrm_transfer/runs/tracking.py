@@ -37,9 +37,7 @@ def check_tracker(name: str | None) -> None:
             "Unknown tracker.", received=name, allowed=TRACKERS, hint=did_you_mean(name, TRACKERS)
         )
     if importlib.util.find_spec(name) is None:
-        raise UserError(
-            "The tracker is not installed.", received=name, hint=f"pip install {name}"
-        )
+        raise UserError("The tracker is not installed.", received=name, hint=f"pip install {name}")
 
 
 class Tracking:

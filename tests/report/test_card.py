@@ -139,7 +139,9 @@ def test_a_licence_has_a_form_that_the_hub_takes(
         ("a teacher", None),
     ],
 )
-def test_the_teacher_is_named_and_is_no_base_model(teacher: str, expected: str | None, tmp_path: Path) -> None:
+def test_the_teacher_is_named_and_is_no_base_model(
+    teacher: str, expected: str | None, tmp_path: Path
+) -> None:
     data = fixtures.metadata(_card(tmp_path, lambda config: config["rrm"]["teacher"].update(name=teacher)))
     assert data.get("teacher") == expected
     assert "base_model" not in data
