@@ -76,7 +76,7 @@ class RunOptions(TypedDict, total=False):
         resume: Continues the run that stands there; starts where there is none, and gives the result of one
             that is finished.
         resume_anyway: As ``resume``, also where what a run can go on with has changed.
-        tracker: ``tensorboard``, ``wandb`` or ``trackio``; None: nobody is told.
+        tracker: ``tensorboard``, ``wandb`` or another that accelerate has; None: nobody is told.
     """
 
     allow_code: frozenset[str]

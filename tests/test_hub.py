@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,18 @@ lines = text.partition("```python\\n")[2].partition("```")[0]
 assert lines.count("\\n") == 3, lines
 with torch.no_grad():
     exec(lines)
+torch.save(logits, "logits.pt")
+"""
+
+
+TRANSFORMERS = """
+import sys, torch
+import torchvision.transforms.functional as tf
+from transformers import AutoModelForImageClassification
+saved = torch.load("x.pt", weights_only=True)
+model = AutoModelForImageClassification.from_pretrained(sys.argv[1]).eval()
+with torch.no_grad():
+    logits = model(pixel_values=tf.normalize(saved["x"], saved["mean"], saved["std"])).logits
 torch.save(logits, "logits.pt")
 """
 
@@ -136,7 +149,8 @@ def test_the_card_is_read_by_the_hubs_own_classes(folder: Path, hub: Hub) -> Non
     assert data["library_name"] == "timm"
     assert data["pipeline_tag"] == "image-classification"
     assert data["license"] == "mit"
-    assert data["base_model"] == "tiny-teacher"
+    assert data["teacher"] == "tiny-teacher"
+    assert "base_model" not in data  # it started from random weights
     assert data["datasets"] == ["quarters"]
     (result,) = data["model-index"][0]["results"]
     clean, robust = (metric["args"] for metric in result["metrics"])
@@ -177,14 +191,41 @@ def test_stock_timm_loads_what_was_pushed_by_the_three_lines_of_its_card(
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt", weights_only=True), expected)
 
 
+def test_transformers_loads_what_was_pushed(folder: Path, hub: Hub, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    api.push(folder, REPO)
+    x = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    config = json.loads((folder / "student/config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
+    torch.save({"x": x, "mean": config["mean"], "std": config["std"]}, tmp_path / "x.pt")
+    fresh = subprocess.run(
+        [sys.executable, "-c", TRANSFORMERS, REPO],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "HF_ENDPOINT": hub.address,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "home"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert fresh.returncode == 0, fresh.stderr
+    with torch.no_grad():
+        expected = load_student(folder)(x)
+    torch.testing.assert_close(torch.load(tmp_path / "logits.pt", weights_only=True), expected)
+
+
 def test_a_student_with_another_stem_is_loaded_from_the_hub(
     hub: Hub, cli: Cli, tmp_path: Path, tiny_teacher: Path, tiny_data: Path
 ) -> None:
     options = tiny.recipe_options(tiny_teacher, tiny_data, student="resnet10t", epochs=1)
     options += ["--set", "student.args={stem: cifar}", "--set", "train.precision=float32", "--no-control"]
     options += ["--set", "evaluate.eps=[]", "--skip-teacher-check"]
-    ended = cli("run", *options, "--output", "run", "--quiet", "--push", REPO)
+    ended = cli("run", *options, "--output", "run", "--quiet", "--push", REPO, "--private")
     assert ended.code == 0, ended.err
+    assert hub.repositories[REPO].private
+    hub.repositories[REPO].private = False  # this hub shows nobody the files of a private one
     assert f"pushed to: {hub.address}/{REPO}" in ended.out
     card = hub.repositories[REPO].files["README.md"].decode()
     assert f'rrm_transfer.load_student("hf-hub:{REPO}")' in card
@@ -302,6 +343,12 @@ def test_only_a_finished_run_is_pushed(folder: Path, cli: Cli, tmp_path: Path) -
         ended = cli("push", str(place), "--repo", REPO, "--dry-run")
         assert ended.code == 2
         assert "No finished run" in ended.err
+
+
+def test_private_is_of_what_is_pushed(cli: Cli) -> None:
+    ended = cli("run", "--private", "--dry-run")
+    assert ended.code == 2
+    assert "--push user/name" in ended.err
 
 
 def test_a_run_that_may_not_be_pushed_does_not_begin(

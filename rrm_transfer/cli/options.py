@@ -92,9 +92,7 @@ SkipBadSteps = Annotated[
 Seed = Annotated[
     int | None, typer.Option(min=0, help="Of initial weights, data order, augmentation and attacks.")
 ]
-Tracker = Annotated[
-    str | None, typer.Option(help="Tell losses and figures to tensorboard, wandb or trackio.")
-]
+Tracker = Annotated[str | None, typer.Option(help="Tell losses and figures to tensorboard, wandb, mlflow, …")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Quiet = Annotated[
     bool,

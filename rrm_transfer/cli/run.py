@@ -9,6 +9,7 @@ import typer
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json, print_run, silence_profiler
 from rrm_transfer.cli.request import code_named_by
+from rrm_transfer.core.errors import UserError
 from rrm_transfer.report.screen import show
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def run(
         str | None,
         typer.Option(help="Push the result to user/name of a hub; write access is checked before training."),
     ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push: nobody else sees a repository that is created.")
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show the resolved recipe, memory, time and cost; write nothing."),
@@ -62,6 +66,8 @@ def run(
     if help_objective:
         _print_objective(objective or "rrm", as_json=voice.as_json)
         return
+    if private and push is None:
+        raise UserError("--private is of the repository that --push creates.", hint="--push user/name")
     if dry_run:
         silence_profiler()
     wanted = asked.wanted(
@@ -89,12 +95,12 @@ def run(
     if push is not None and pushes:
         from rrm_transfer.core.hub_repository import HubRepository
 
-        HubRepository(push).require_write_access()
+        HubRepository(push).require_write_access(private=private)
     told = narrator(voice.quiet)
     result = api.transfer(wanted, allow_code=code, narrator=told, **where.for_python())
     print_run(result, as_json=voice.as_json)
     if push is not None and pushes:
-        address = api.push(result.folder, push).address
+        address = api.push(result.folder, push, private=private).address
         show(f"pushed to: {address}", error=voice.as_json)
 
 

@@ -9,10 +9,11 @@ import re
 import secrets
 import shutil
 import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from rrm_transfer.core.errors import UserError
 
@@ -197,11 +198,7 @@ def write_text(path: Path, text: str) -> None:
 def cache_folder() -> Path:
     """Returns where what can be computed again is kept: ``$RRM_TRANSFER_CACHE``, else the user's cache."""
     named = os.environ.get("RRM_TRANSFER_CACHE")
-    if named:
-        return Path(named).expanduser().absolute()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "rrm-transfer"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rrm-transfer"
+    return Path(named).expanduser().absolute() if named else user_cache_path("rrm-transfer", appauthor=False)
 
 
 @contextmanager

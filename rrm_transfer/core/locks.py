@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
+
+from filelock import lock_descriptor
+
+from rrm_transfer.core.errors import UserError
+
+_HAS_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 
 
 class FileLock:
@@ -22,33 +29,53 @@ class FileLock:
         self.holder = ""
 
     def take(self) -> bool:
-        """Takes the lock; if another process has it, ``holder`` then tells which one."""
+        """Takes the lock; if another process has it, ``holder`` then tells which one.
+
+        Raises:
+            UserError: The file system has no locks.
+        """
         while True:
             file = self._path.open("a+", encoding="utf-8")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not self._is_locked(file):
                 with file:
-                    file.seek(0)
+                    file.seek(1)
                     self.holder = file.read() or "a run that is just starting"
                 return False
             if self._is_still(file):
                 break
             file.close()
-        # Workers that outlive a killed run must not keep its lock.
-        os.register_at_fork(after_in_child=file.close)
+        if hasattr(os, "register_at_fork"):  # elsewhere nothing inherits an open file
+            # Workers that outlive a killed run must not keep its lock.
+            os.register_at_fork(after_in_child=file.close)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        # Windows lets nobody else read the first byte, which is what it locks.
+        file.write(f" process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         self._file = file
         return True
 
     def release(self) -> None:
         """Gives the lock back, if it is held."""
-        if self._file is not None:
+        if self._file is None:
+            return
+        with suppress(PermissionError):  # Windows removes no open file
             self._path.unlink(missing_ok=True)
-            self._file.close()
-            self._file = None
+        self._file.close()
+        self._file = None
+
+    def _is_locked(self, file: IO[str]) -> bool:
+        """Locks an open file, if nobody else has."""
+        try:
+            return lock_descriptor(file.fileno(), blocking=False)
+        except OSError as error:
+            file.close()
+            if error.errno not in _HAS_NO_LOCKS:
+                raise
+            raise UserError(
+                "The file system cannot lock files, so two runs could write to the same folder.",
+                received=f"{self._path.parent}: {error.strerror}",
+                hint="a folder on another file system, by --output or, for the cache, RRM_TRANSFER_CACHE",
+            ) from error
 
     def _is_still(self, file: IO[str]) -> bool:
         """Tells whether nobody removed the file between its opening and its locking."""

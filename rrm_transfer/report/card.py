@@ -10,11 +10,13 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 from markupsafe import Markup
+from timm.models import get_pretrained_cfg
 
 from rrm_transfer.core.files import write_text
 from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.data.hub_source import parse_hub_name
 from rrm_transfer.evaluation.metrics import MODELS, Metrics, Row
+from rrm_transfer.recipe.schema import StudentSection
 from rrm_transfer.report.table import duration
 from rrm_transfer.report.verdict import headline, verdict
 from rrm_transfer.runs.finished import FinishedRun, TeacherSource
@@ -128,8 +130,15 @@ def _front_matter(run: FinishedRun) -> str:
     data = ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
-        tags=["timm", "image-classification", "adversarial-robustness", "robust-representation-matching"],
-        base_model=_base_model(run.provenance.teacher),
+        tags=[
+            "image-classification",
+            "timm",
+            *(["transformers"] if run.form == "stock" else []),
+            "adversarial-robustness",
+            "robust-representation-matching",
+        ],
+        teacher=_hub_teacher(run.provenance.teacher),
+        **_origin(run.recipe.student),
         datasets=[dataset_id] if _HUB_ID.fullmatch(dataset_id) else None,
         model_name=run.provenance.recipe,
         eval_results=results,
@@ -158,7 +167,20 @@ def _licence(name: str | None) -> dict[str, Any]:
     return {"license": identifier} if identifier in _LICENCES else {"license": "other", "license_name": name}
 
 
-def _base_model(teacher: TeacherSource | None) -> str | None:
+def _origin(student: StudentSection) -> dict[str, Any]:
+    """Tells which weights the network is a fine-tune of: those that it started from.
+
+    The hub's relations (adapter, finetune, merge, quantized) have none for a teacher.
+    """
+    fetched = student.pretrained is True and student.weights is None
+    config = get_pretrained_cfg(student.name) if fetched else None
+    if config is None or config.hf_hub_id is None:
+        return {}
+    return {"base_model": config.hf_hub_id, "base_model_relation": "finetune"}
+
+
+def _hub_teacher(teacher: TeacherSource | None) -> str | None:
+    """Returns the teacher's address on the hub, or the name of one that is not there."""
     if teacher is None:
         return None
     entry = zoo_entry(teacher.name)

@@ -15,7 +15,11 @@ from rrm_transfer.evaluation.metrics import Row
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.runtime.processes import Runtime
 
-TRACKERS = ("tensorboard", "wandb", "trackio")
+TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
+"""As accelerate names them; each is the name of the package too."""
+
+_ONE_CLOCK = frozenset({"swanlab", "trackio", "wandb"})
+"""Trackers in which no later value has a lower step. Each network counts its steps from 0."""
 _PROJECT = "rrm-transfer"
 
 
@@ -32,9 +36,7 @@ def check_tracker(name: str | None) -> None:
             "Unknown tracker.", received=name, allowed=TRACKERS, hint=did_you_mean(name, TRACKERS)
         )
     if importlib.util.find_spec(name) is None:
-        raise UserError(
-            "The tracker is not installed.", received=name, hint=f'pip install "rrm-transfer[{name}]"'
-        )
+        raise UserError("The tracker is not installed.", received=name, hint=f"pip install {name}")
 
 
 class Tracking:
@@ -60,8 +62,11 @@ class Tracking:
         accelerator.log_with = [self.name]
         accelerator.project_configuration.logging_dir = str(folder)
         arguments = {
-            "wandb": {"name": self._folder.name, "dir": str(self._folder)},
+            "dvclive": {"dir": str(folder)},
+            "mlflow": {"run_name": self._folder.name},
+            "swanlab": {"experiment_name": self._folder.name, "logdir": str(folder)},
             "trackio": {"name": self._folder.name},
+            "wandb": {"name": self._folder.name, "dir": str(self._folder)},
         }
         try:
             accelerator.init_trackers(_PROJECT, config=_configuration(self._recipe), init_kwargs=arguments)
@@ -84,10 +89,10 @@ class Tracking:
         model = facts["model"]
         values = {f"{model}/loss/{name}": value for name, value in facts["losses"].items()}
         values |= {f"{model}/{name}": facts[name] for name in ("lr", "images_per_s", "epoch")}
-        # Each network counts its steps from 0, and only TensorBoard lets a later value have a lower step.
-        if self.name != "tensorboard":
-            values[f"{model}/step"] = facts["step"]
-        self._tell(values, facts["step"] if self.name == "tensorboard" else None)
+        if self.name in _ONE_CLOCK:
+            self._tell({**values, f"{model}/step": facts["step"]}, None)
+        else:
+            self._tell(values, facts["step"])
 
     def accuracies(self, rows: Iterable[Row]) -> None:
         """Tells what was measured on the test split."""

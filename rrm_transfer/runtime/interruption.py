@@ -15,6 +15,8 @@ from rrm_transfer.core.errors import Interrupted
 
 _REPEAT_SECONDS = 3.0
 """Terminal and launcher may each deliver the same request; later than this, a repetition is impatience."""
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+"""By name: Windows has no SIGHUP."""
 
 
 class StopRequest:
@@ -24,8 +26,6 @@ class StopRequest:
     block to look at ``received``.
     """
 
-    _signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
     def __init__(self) -> None:
         self.received = False
         self._deferred = False
@@ -33,7 +33,7 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in self._signals:
+        for number in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
             if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup
                 continue
             try:
@@ -70,10 +70,11 @@ class StopRequest:
                 signal.raise_signal(number)
             return
         self.received, self._first = True, now
-        if number == signal.SIGHUP:
+        name = signal.Signals(number).name
+        if name == "SIGHUP":
             _forget_closed_terminal()
         if not self._deferred:
-            raise Interrupted(f"stopped by {signal.Signals(number).name}")
+            raise Interrupted(f"stopped by {name}")
 
     def _restore(self) -> None:
         while self._previous:

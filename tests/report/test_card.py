@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from rrm_transfer.core.quantities import Proportion
@@ -80,7 +81,8 @@ def test_a_card_says_what_a_reader_must_know(tmp_path: Path) -> None:
 def test_the_hubs_classes_read_the_metadata_and_write_it_again(tmp_path: Path) -> None:
     card = ModelCard(_card(tmp_path))
     data = fixtures.metadata(str(card))
-    assert data["base_model"] == "t0"
+    assert data["teacher"] == "t0"
+    assert data["tags"][:3] == ["image-classification", "timm", "transformers"]
     assert data["datasets"] == ["zalando-datasets/fashion_mnist"]
     assert data["license"] == "mit"
     (index,) = data["model-index"]
@@ -137,6 +139,24 @@ def test_a_licence_has_a_form_that_the_hub_takes(
         ("a teacher", None),
     ],
 )
-def test_the_teacher_is_the_base_model(teacher: str, expected: str | None, tmp_path: Path) -> None:
+def test_the_teacher_is_named_and_is_no_base_model(
+    teacher: str, expected: str | None, tmp_path: Path
+) -> None:
     data = fixtures.metadata(_card(tmp_path, lambda config: config["rrm"]["teacher"].update(name=teacher)))
-    assert data.get("base_model") == expected
+    assert data.get("teacher") == expected
+    assert "base_model" not in data
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_the_weights_that_it_started_from_are_its_base_model(taught: bool, tmp_path: Path) -> None:
+    folder = fixtures.write_run(tmp_path / "run", taught=taught)
+    recipe = yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))
+    recipe["student"] |= {"pretrained": True, "weights": None}
+    folder.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    data = fixtures.metadata(render_card(read_run(folder, fixtures.metrics()), "user/name"))
+    assert data["base_model"] == "timm/test_resnet.r160_in1k"
+    assert data["base_model_relation"] == "finetune"
+
+
+def test_only_what_timm_loads_is_said_to_load_in_transformers(tmp_path: Path) -> None:
+    assert "transformers" not in fixtures.metadata(_card(tmp_path, _with_stem))["tags"]

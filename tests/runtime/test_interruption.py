@@ -91,3 +91,9 @@ def test_another_thread_leaves_signals_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_where_there_is_no_hangup_the_others_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGHUP")
+    with pytest.raises(Interrupted, match="SIGTERM"), StopRequest():
+        _send(signal.SIGTERM)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +18,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from rrm_transfer.core import files
 from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.locks import FileLock
 from rrm_transfer.core.outputs import Outputs
@@ -416,16 +414,6 @@ def test_a_second_builder_waits_for_the_first(monkeypatch: pytest.MonkeyPatch) -
     assert done
     assert len(setup.contents()) == 6
     assert "waiting for it" in setup.said.getvalue()
-
-
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert files.cache_folder() == tmp_path / "cache"
-    monkeypatch.delenv("RRM_TRANSFER_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert files.cache_folder() == tmp_path / "rrm-transfer"
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert files.cache_folder().parts[-3:] == ("Library", "Caches", "rrm-transfer")
 
 
 @pytest.mark.parametrize(
