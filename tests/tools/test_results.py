@@ -1,0 +1,59 @@
+"""The page of results is what its measurements say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rrm_transfer.core.quantities import Proportion
+from rrm_transfer.evaluation.metrics import row
+from tools.results import PAGE, Entry, Results, draw, percent, points, render
+
+
+def _entry(seed: int, kept: list[int], *, method: str = "a", data: str = "images") -> Entry:
+    figure = row("student", "test", Proportion(len(kept), 10), kept=kept)
+    return Entry("series", method, seed, {"passes": {"total": 12.0}}, (figure,), data)
+
+
+def test_the_page_is_rendered_from_the_measurements() -> None:
+    assert PAGE.read_text(encoding="utf-8") == render(Results.read())
+
+
+def test_every_entry_says_how_and_where_it_was_made() -> None:
+    entries = Results.read().entries
+    assert entries
+    for entry in entries:
+        assert entry.facts.keys() >= {"commit", "machine", "passes", "train_seconds"}, entry.method
+        if entry.series not in ("teacher", "quickstart"):
+            assert entry.facts["recipe"]["seed"] == entry.seed
+            assert all(figure.right() is not None for figure in entry.rows)
+
+
+def test_a_difference_is_that_of_the_mean_over_seeds_image_by_image() -> None:
+    results = Results([
+        _entry(0, [0, 1, 2, 3]), _entry(1, [0, 1, 2, 3, 4, 5]), _entry(0, [0, 1, 6], method="b"),
+    ])  # fmt: skip
+    value, low, high = results.difference(("series", "a"), ("series", "b"), "none", None)
+    each = np.array([0, 0, 1, 1, 0.5, 0.5, -1, 0, 0, 0])
+    assert value == pytest.approx(each.mean())
+    assert (high - low) / 2 == pytest.approx(1.959964 * each.std(ddof=1) / np.sqrt(10), rel=1e-5)
+    other = replace(_entry(0, [1], method="b"), data="other images")
+    with pytest.raises(ValueError, match="other images"):
+        Results([*results.entries[:2], other]).difference(("series", "a"), ("series", "b"), "none", None)
+
+
+def test_words() -> None:
+    assert percent([0.5]) == "50.0"
+    assert percent([0.5, 0.6]) == "55.0 ± 7.1"
+    assert points(Results([_entry(0, [0]), _entry(0, [0, 1], method="b")]).difference(
+        ("series", "a"), ("series", "b"), "none", None
+    )).startswith("−10.0 [")  # fmt: skip
+
+
+def test_the_plot_is_the_same_each_time(tmp_path: Path) -> None:
+    for name in ("a.svg", "b.svg"):
+        draw(Results.read(), tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

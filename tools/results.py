@@ -1,0 +1,318 @@
+"""The page docs/results.md and its plot, from the measurements in docs/results/*.json; no figure is typed.
+
+Finished runs that were evaluated with ``--skip`` are added, then the page is written:
+
+    python -m tools.results add docs/results/fashion-mnist.json RUN [RUN ...]
+    python -m tools.results page
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+
+from rrm_transfer.core.documents import parse_json
+from rrm_transfer.core.files import write_text
+from rrm_transfer.evaluation.metrics import Metrics, Row
+from rrm_transfer.evaluation.paired import Interval, mean_difference
+from rrm_transfer.runs.finished import FinishedRun, read_finished
+
+DOCS = Path(__file__).parents[1] / "docs"
+FOLDER = DOCS / "results"
+PAGE = DOCS / "results.md"
+PLOT = FOLDER / "frontier.svg"
+TEMPLATE = Path(__file__).with_name("results.md.jinja")
+
+Key = tuple[str, float | None, str]
+"""Attack, eps, and the images by their fingerprint."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trained network and what was measured of it.
+
+    Attributes:
+        series: Which question it belongs to: ``all-labels``, ``tenth-labels``, ``undefended-teacher``, ….
+        method: The objective, as the page calls it.
+        seed: Of the run.
+        facts: Everything else: recipe, passes, seconds, commit, machine.
+        rows: Of the evaluation.
+        data: Fingerprint of the measured images.
+    """
+
+    series: str
+    method: str
+    seed: int
+    facts: dict[str, Any]
+    rows: tuple[Row, ...]
+    data: str
+
+    @staticmethod
+    def from_json(document: dict[str, Any]) -> Entry:
+        rows = tuple(Row(**row) for row in document["rows"])
+        return Entry(
+            document["series"],
+            document["method"],
+            document["seed"],
+            document["facts"],
+            rows,
+            document["data"],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "series": self.series,
+            "method": self.method,
+            "seed": self.seed,
+            "facts": self.facts,
+            "data": self.data,
+            "rows": [vars(row) for row in self.rows],
+        }
+
+    def row(self, attack: str, eps: float | None) -> Row | None:
+        """Returns the row of an attack; PGD's at the largest effort."""
+        found = [row for row in self.rows if row.attack == attack and _same(row.eps, eps)]
+        return max(found, key=lambda row: (row.restarts or 0) * (row.steps or 0), default=None)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The seeds of one method in one series."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def first(self) -> Entry:
+        return self.entries[0]
+
+    @property
+    def passes(self) -> float | None:
+        passes = self.first.facts.get("passes")
+        return None if passes is None else float(passes["total"])
+
+    def rows(self, attack: str, eps: float | None) -> list[Row]:
+        return [row for entry in self.entries if (row := entry.row(attack, eps)) is not None]
+
+    def accuracies(self, attack: str, eps: float | None) -> list[float]:
+        return [row.accuracy for row in self.rows(attack, eps)]
+
+    def right(self, attack: str, eps: float | None) -> npt.NDArray[np.float64] | None:
+        """Returns the share of the seeds that got each image right; None where that is not known."""
+        found = [row.right() for row in self.rows(attack, eps)]
+        known = [right for right in found if right is not None]
+        if not known or len(known) < len(found) or len({len(right) for right in known}) > 1:
+            return None
+        shares: npt.NDArray[np.float64] = np.stack(known).mean(axis=0, dtype=np.float64)
+        return shares
+
+
+class Results:
+    """All measurements, and what the page asks of them."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = tuple(entries)
+
+    @staticmethod
+    def read(folder: Path = FOLDER) -> Results:
+        files = sorted(folder.glob("*.json"))
+        documents = [parse_json(file.read_text(encoding="utf-8")) for file in files]
+        return Results([Entry.from_json(entry) for document in documents for entry in document["entries"]])
+
+    @cached_property
+    def groups(self) -> dict[tuple[str, str], Group]:
+        found: dict[tuple[str, str], list[Entry]] = {}
+        for entry in self.entries:
+            found.setdefault((entry.series, entry.method), []).append(entry)
+        return {
+            key: Group(tuple(sorted(entries, key=lambda entry: entry.seed))) for key, entries in found.items()
+        }
+
+    def group(self, series: str, method: str) -> Group:
+        return self.groups[series, method]
+
+    def series(self, name: str) -> list[Group]:
+        """Returns the methods of a series, the most robust first."""
+        found = [group for (series, _), group in self.groups.items() if series == name]
+        radius = max(row.eps or 0.0 for group in found for row in group.first.rows)
+        return sorted(found, key=lambda group: -statistics.fmean(group.accuracies("pgd", radius) or [0.0]))
+
+    def difference(
+        self, first: tuple[str, str], second: tuple[str, str], attack: str, eps: float | None
+    ) -> Interval:
+        """Returns how much more often the first is right, image by image, on the mean over seeds.
+
+        Raises:
+            ValueError: They were not measured on the same images.
+        """
+        one, other = self.group(*first), self.group(*second)
+        if {entry.data for entry in one.entries} != {entry.data for entry in other.entries}:
+            raise ValueError(f"{first} and {second} were measured on other images")
+        right, right_too = one.right(attack, eps), other.right(attack, eps)
+        if right is None or right_too is None:
+            raise ValueError(f"{first} and {second}: which images are right is not known")
+        return mean_difference(right, right_too)
+
+
+def _same(first: float | None, second: float | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return abs(first - second) < 1e-9
+
+
+def percent(values: Sequence[float]) -> str:
+    """Words a mean over seeds, with the standard deviation where there are several."""
+    if not values:
+        return "–"
+    mean = f"{100 * statistics.fmean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+
+
+def points(interval: Interval) -> str:
+    """Words a difference in points with its 95 % interval."""
+    value, low, high = (f"{100 * number:+.1f}".replace("-", "−") for number in interval)
+    return f"{value} [{low}, {high}]"
+
+
+def interval(row: Row) -> str:
+    """Words one accuracy with its Wilson interval."""
+    return f"{100 * row.accuracy:.1f} % ({row.correct}/{row.count}, {100 * row.low:.1f}–{100 * row.high:.1f})"
+
+
+def render(results: Results) -> str:
+    """Returns the page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent), undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
+    )  # fmt: skip
+    environment.filters |= {"percent": percent, "points": points, "interval": interval}
+    return environment.get_template(TEMPLATE.name).render(results=results, eps=8 / 255, radius=0.1)
+
+
+def draw(results: Results, file: Path = PLOT) -> None:
+    """Draws robust accuracy at the threat model's eps against passes, one colour for each series."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "rrm-transfer"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for series, marker, title in (
+        ("all-labels", "o", "all labels"),
+        ("tenth-labels", "s", "labels for a tenth"),
+        ("undefended-teacher", "^", "undefended teacher"),
+    ):
+        groups = [group for group in _of(results, series) if group.passes is not None]
+        if not groups:
+            continue
+        values = [statistics.fmean(group.accuracies("pgd", 0.1)) for group in groups]
+        costs = [group.passes or 0.0 for group in groups]
+        axes.scatter(costs, [100 * value for value in values], marker=marker, label=title, s=42)
+        for group, cost, value in zip(groups, costs, values, strict=True):
+            axes.annotate(
+                group.first.method, (cost, 100 * value), xytext=(5, 4), textcoords="offset points", fontsize=8
+            )
+    axes.set_xlabel("cost, in epochs of plain training of the student (passes)")
+    axes.set_ylabel("% right at Linf 0.1, PGD-20")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center right", fontsize=8)
+    figure.savefig(file, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+
+
+def _of(results: Results, series: str) -> Iterator[Group]:
+    return (group for (name, _), group in results.groups.items() if name == series)
+
+
+def entry_of(run: FinishedRun, evaluation: Metrics, series: str, method: str) -> Entry:
+    """Collects what a finished run and one evaluation of it tell."""
+    timing = run.metrics.timing.get("student", {})
+    facts = {
+        "recipe": run.written_recipe,
+        "architecture": run.architecture,
+        "passes": timing.get("passes"),
+        "train_seconds": run.seconds("student"),
+        "commit": _commit(),
+        "machine": {"processor": _processor(), "devices": run.environment.devices},
+        "versions": run.environment.versions,
+        "conditions": {key: value for key, value in evaluation.conditions.items() if key != "weights"},
+    }
+    rows = tuple(evaluation.of("student"))
+    return Entry(series, method, run.recipe.seed, facts, rows, evaluation.data or "")
+
+
+def _commit() -> str:
+    asked = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=DOCS
+    )
+    return asked.stdout.strip()
+
+
+def _processor() -> str:
+    """Names the processor; ``platform.processor`` is empty on many systems."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def add(file: Path, paths: Sequence[Path], series: str, method: str | None) -> None:
+    """Adds runs with their evaluations on images that chose nothing; replaces earlier entries of theirs."""
+    known = Results.read(file.parent).entries if file.is_file() else ()
+    for path in paths:
+        run = read_finished(path)
+        evaluations = [metrics for name, metrics in run.evaluations.items() if "skip" in name]
+        if not evaluations:
+            raise SystemExit(f"{path}: no evaluation with --skip")
+        for evaluation in evaluations:
+            entry = entry_of(run, evaluation, series, method or run.recipe.objective.name)
+            known = (*(old for old in known if _identity(old) != _identity(entry)), entry)
+    write_entries(file, known)
+
+
+def write_entries(file: Path, entries: Sequence[Entry]) -> None:
+    """Writes the entries of one data set, one line each, so that a change shows."""
+    lines = ",\n".join(json.dumps(entry.to_json(), sort_keys=True) for entry in entries)
+    write_text(file, f'{{"schema": 1, "entries": [\n{lines}\n]}}\n')
+
+
+def _identity(entry: Entry) -> tuple[object, ...]:
+    return entry.series, entry.method, entry.seed, entry.data
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    adding = commands.add_parser("add")
+    adding.add_argument("file", type=Path)
+    adding.add_argument("runs", type=Path, nargs="+")
+    adding.add_argument("--series", default="all-labels")
+    adding.add_argument("--method")
+    commands.add_parser("page")
+    given = parser.parse_args()
+    if given.command == "add":
+        add(given.file, given.runs, given.series, given.method)
+    else:
+        results = Results.read()
+        draw(results)
+        write_text(PAGE, render(results))
+
+
+if __name__ == "__main__":
+    main()
