@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from rrm_transfer.runs.request import code_named_by, request
 from rrm_transfer.core.errors import RecipeError
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.recipe.shelf import QUICKSTART, TEACHING
+from rrm_transfer.runs.request import code_named_by, request
 
 
 def asked(base: str, recipe: str | None = None, **sections: dict[str, Any]) -> Recipe:
