@@ -1,49 +1,63 @@
-"""The abilities of the command line for Python, from ``transfer`` to ``push`` and ``bench``."""
+"""The abilities of the command line for Python, and the parts that a loop of one's own needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypedDict, Unpack
+from typing import Any, ParamSpec, TypedDict, Unpack
 
 from rrm_transfer import __version__
+from rrm_transfer.attacks.pgd import pgd
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub_repository import HubRepository
+from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.costs.bench import bench
 from rrm_transfer.costs.estimate import CostReport
 from rrm_transfer.costs.preview import Preview, preview
 from rrm_transfer.evaluation.metrics import Metrics
 from rrm_transfer.exports.formats import Exported, export
+from rrm_transfer.objectives.base import Objective
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.recipe.shelf import QUICKSTART, TEACHING
 from rrm_transfer.report.card import write_card
 from rrm_transfer.report.page import write_report
 from rrm_transfer.report.publication import publication
 from rrm_transfer.runs.evaluate import evaluate as _evaluate
 from rrm_transfer.runs.finished import FinishedRun, read_finished
 from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.request import code_named_by, request
 from rrm_transfer.runs.run import run as _run
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.students.loading import load_student
+from rrm_transfer.students.saving import save_student
+from rrm_transfer.students.student import build_student
+from rrm_transfer.teachers.loading import load_teacher
 from rrm_transfer.training.timm_task import RRMTask
 
 __all__ = [
     "CostReport",
     "Exported",
     "FinishedRun",
+    "Objective",
     "Preview",
     "Pushed",
     "RRMTask",
     "Recipe",
+    "ThreatModel",
     "bench",
+    "build_student",
     "evaluate",
     "export",
     "load_student",
+    "load_teacher",
+    "pgd",
     "preview",
     "push",
     "read_recipe",
+    "save_student",
     "teach",
     "transfer",
 ]
@@ -67,7 +81,7 @@ class Pushed:
 
 
 class RunOptions(TypedDict, total=False):
-    """What ``transfer`` and ``teach`` take beside a recipe.
+    """How ``transfer`` and ``teach`` do what they are asked for.
 
     Attributes:
         allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
@@ -87,32 +101,98 @@ class RunOptions(TypedDict, total=False):
     tracker: str | None
 
 
-def transfer(recipe: Recipe, **options: Unpack[RunOptions]) -> FinishedRun:
+def transfer(
+    recipe: Recipe | None = None,
+    *,
+    teacher: str | Path | None = None,
+    student: str | None = None,
+    dataset: str | Path | None = None,
+    objective: str | None = None,
+    epochs: int | None = None,
+    output: str | Path | None = None,
+    settings: Mapping[str, object] | None = None,
+    **options: Unpack[RunOptions],
+) -> FinishedRun:
     """Trains a student to inherit a teacher's robustness, measures it and exports it.
 
+    The same words make the same run as on the command line, ``rrm-transfer run``; without any it is the
+    quickstart.
+
     Args:
-        recipe: What to do; see ``read_recipe``.
+        recipe: Is taken whole, and what else is named changes it.
+        teacher: A zoo name, a timm or ``hf-hub:`` name, a weights file, or a run folder.
+        student: A timm architecture, or the beginning of its name.
+        dataset: As ``--dataset`` takes it; None: what the teacher was trained on.
+        objective: What is minimised, such as ``rrm``.
+        epochs: Passes over the training images.
+        output: The run folder; None: a new one under ``runs``.
+        settings: Any others by their path in a recipe, such as ``{"train.lr": 0.05}``; they win.
         options: See ``RunOptions``.
 
     Raises:
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
-    return _run(recipe, publish=_tell, **options)
+    name = None if teacher is None else str(teacher)
+    wanted = request(
+        recipe,
+        base=QUICKSTART,
+        overrides=settings or {},
+        sections={"teacher": {"name": name}, **_sections(student, dataset, objective, epochs)},
+        output=output,
+    )
+    code = options.pop("allow_code", frozenset()) | code_named_by(name)
+    return _run(wanted, publish=_tell, allow_code=code, **options)
 
 
-def teach(recipe: Recipe, **options: Unpack[RunOptions]) -> FinishedRun:
+def teach(
+    recipe: Recipe | None = None,
+    *,
+    student: str | None = None,
+    dataset: str | Path | None = None,
+    objective: str | None = None,
+    epochs: int | None = None,
+    output: str | Path | None = None,
+    settings: Mapping[str, object] | None = None,
+    **options: Unpack[RunOptions],
+) -> FinishedRun:
     """Trains a robust teacher from scratch; its run folder is a teacher for ``transfer``.
+
+    The same words make the same run as ``rrm-transfer teach``.
 
     Args:
         recipe: With an objective that needs no teacher.
+        student: The network.
+        dataset: None: the recipe's.
+        objective: One that needs no teacher, such as ``pgd-at``.
+        epochs: Passes over the training images.
+        output: The run folder; None: a new one under ``runs``.
+        settings: Any others by their path in a recipe.
         options: See ``RunOptions``.
 
     Raises:
         UserError: The recipe cannot be run as it is.
         Interrupted: The run was asked to stop; ``resume`` continues it.
     """
-    return _run(recipe, is_teacher=True, publish=_tell, **options)
+    wanted = request(
+        recipe,
+        base=TEACHING,
+        overrides=settings or {},
+        sections=_sections(student, dataset, objective, epochs),
+        output=output,
+    )
+    return _run(wanted, is_teacher=True, publish=_tell, **options)
+
+
+def _sections(
+    student: str | None, dataset: str | Path | None, objective: str | None, epochs: int | None
+) -> dict[str, dict[str, Any]]:
+    return {
+        "student": {"name": student},
+        "data": {"name": None if dataset is None else str(dataset)},
+        "objective": {"name": objective},
+        "train": {"epochs": epochs},
+    }
 
 
 def push(

@@ -32,7 +32,7 @@ def pgd(
     threat: ThreatModel,
     steps: int,
     restarts: int = 1,
-    randomness: Randomness,
+    randomness: Randomness | None = None,
 ) -> Tensor:
     """Looks for misclassified images near ``x`` by projected gradient ascent on the cross-entropy.
 
@@ -48,13 +48,15 @@ def pgd(
         threat: The ball to search.
         steps: Per restart, 1 or more.
         restarts: 1 or more.
-        randomness: Holds the images' indices.
+        randomness: Holds the images' indices; None: of seed 0, by position in the batch.
 
     Returns:
         Pixels in [0, 1] within the ball, ``(B, C, H, W)``: for a lost image the point where it was lost, for
         another the last iterate of the restart with the highest cross-entropy.
     """
     step_size = default_step_size(threat.eps, steps)
+    if randomness is None:
+        randomness = Randomness(seed=0, epoch=0, index=torch.arange(len(x), device=x.device))
     alive = (logits(x).argmax(1) == y).nonzero().flatten()
     x_adv = x.clone()
     worst = x.new_full((len(x),), -torch.inf)

@@ -8,6 +8,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json, silence_profiler
+from rrm_transfer.recipe.shelf import QUICKSTART
 
 
 @options.grouped
@@ -37,7 +38,7 @@ def bench(
     """
     silence_profiler()
     sections = {"teacher": source.section(teacher), "data": {"name": dataset}}
-    wanted = asked.wanted("quickstart", sections)
+    wanted = asked.wanted(QUICKSTART, sections)
     from rrm_transfer import api
     from rrm_transfer.report.costs import print_costs
 

@@ -10,7 +10,6 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import narrator, print_facts, print_json
-from rrm_transfer.cli.request import key_values
 from rrm_transfer.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def inspect(
         return
     if student is not None:
         _refuse_beside("--student", {"NAME": name, "--dataset": dataset, "--convert": convert})
-        facts = _student(student, image_size, channels, key_values(student_arg or []) or {})
+        facts = _student(student, image_size, channels, options.key_values(student_arg or []) or {})
     elif name is None:
         _refuse_beside("no NAME", {"--dataset": dataset, "--convert": convert})
         _print_zoo(voice.as_json)

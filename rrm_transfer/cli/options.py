@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from rrm_transfer.cli.request import code_named_by, key_values, request
+from rrm_transfer.core.errors import UserError
 
 if TYPE_CHECKING:
     from rrm_transfer.recipe.schema import Recipe
@@ -100,6 +100,26 @@ Quiet = Annotated[
 ]
 
 
+def key_values(pairs: Iterable[str]) -> dict[str, Any] | None:
+    """Reads ``key=value`` options; values are YAML scalars. None where there are none.
+
+    Raises:
+        UserError: One is not of this form.
+    """
+    from rrm_transfer.core.documents import parse_yaml
+
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UserError("Not an argument.", received=pair, allowed="key=value")
+        try:
+            result[key] = parse_yaml(value)
+        except ValueError as error:
+            raise UserError(f"The value of an argument is not YAML: {error}", received=pair) from None
+    return result or None
+
+
 @dataclass(frozen=True)
 class Source:
     """How a model is read, where its source does not tell it."""
@@ -119,6 +139,8 @@ class Source:
 
     def code(self, name: str | None) -> frozenset[str]:
         """Returns the ``package.module:factory`` that the command line itself names."""
+        from rrm_transfer.runs.request import code_named_by
+
         return code_named_by(name, self.teacher_arch)
 
 
@@ -133,9 +155,12 @@ class Asked:
 
     def wanted(self, base: str, sections: Mapping[str, dict[str, Any]], **top_level: Any) -> Recipe:
         """Returns the recipe that is asked for; see ``request``."""
+        from rrm_transfer.recipe.loading import read_recipe
+        from rrm_transfer.runs.request import request
+
         own = {"name": self.student, "args": key_values(self.student_arg or [])}
         return request(
-            recipe=self.recipe,
+            None if self.recipe is None else read_recipe(self.recipe),
             base=base,
             overrides=self.overrides or [],
             sections={**sections, "student": {**own, **sections.get("student", {})}},

@@ -8,8 +8,8 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json, print_run, silence_profiler
-from rrm_transfer.cli.request import code_named_by
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.recipe.shelf import QUICKSTART
 from rrm_transfer.report.screen import show
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run(
     if dry_run:
         silence_profiler()
     wanted = asked.wanted(
-        "quickstart",
+        QUICKSTART,
         {
             "teacher": {**source.section(teacher), "check": False if skip_teacher_check else None},
             "student": {"pretrained": training.pretrained},
@@ -85,6 +85,8 @@ def run(
     )
     code = source.code(teacher)
     if allow_code and wanted.teacher is not None:
+        from rrm_transfer.runs.request import code_named_by
+
         code |= code_named_by(wanted.teacher.name, wanted.teacher.arch)
     if dry_run:
         _preview(wanted, allow_code=code, as_json=voice.as_json, quiet=voice.quiet)

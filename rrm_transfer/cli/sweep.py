@@ -12,8 +12,8 @@ import typer
 from rrm_transfer.cli import options
 from rrm_transfer.cli.compare import print_comparison
 from rrm_transfer.cli.output import narrator, print_json
-from rrm_transfer.cli.request import key_values, request
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.recipe.shelf import QUICKSTART
 from rrm_transfer.report.screen import show
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rrm_transfer.sweeps.sweep import PlannedRun, Problems
 
 EXIT_FAILED = 1
-BASE = "quickstart"
 
 
 def sweep(
@@ -70,7 +69,7 @@ def sweep(
     problems = Problems()
     runs = _plan(recipe, students, objectives, seeds, overrides or [], problems)
     check_runs(runs, problems)
-    folder = output or Path("sweeps") / Path(recipe or BASE).stem
+    folder = output or Path("sweeps") / Path(recipe or QUICKSTART).stem
     planned = Sweep(folder, runs, allow_code=allow_code)
     planned.check(problems)
     problems.tell()
@@ -112,11 +111,12 @@ def _plan(
     """Makes the recipes of the product; seeds change last, so that a sweep's first part holds all methods."""
     from rrm_transfer.objectives import PLAIN
     from rrm_transfer.recipe.loading import read_recipe
+    from rrm_transfer.runs.request import request
     from rrm_transfer.runs.trainables import resolve_trainable_name
     from rrm_transfer.sweeps.items import Item
     from rrm_transfer.sweeps.sweep import PlannedRun
 
-    own = read_recipe(recipe or BASE)
+    own = read_recipe(recipe or QUICKSTART)
     some_students = _items(students, own.student.name, problems)
     some_objectives = _items(objectives, own.objective.name, problems)
     # One plain run a student and seed, unless the runs' own controls were spoken of.
@@ -142,8 +142,8 @@ def _plan(
             general = [word for word in general if not word.startswith("objective.")]
         try:
             wanted = request(
-                recipe=recipe or BASE,
-                base=BASE,
+                own,
+                base=QUICKSTART,
                 overrides=[*general, *objective.overrides("objective")],
                 sections={
                     "student": {"name": student.name},
@@ -188,7 +188,7 @@ def _launcher(name: str, folder: Path, arguments: list[str]) -> Launcher:
     from rrm_transfer.sweeps.launchers import launch_here, slurm_launcher
 
     if name == "slurm":
-        return slurm_launcher(folder / "submitit", key_values(arguments) or {})
+        return slurm_launcher(folder / "submitit", options.key_values(arguments) or {})
     if arguments:
         raise UserError("Only a cluster takes --launcher-arg.", hint="--launcher slurm")
     return launch_here

@@ -8,6 +8,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import narrator, print_run
+from rrm_transfer.recipe.shelf import TEACHING
 
 
 @options.grouped
@@ -28,7 +29,7 @@ def teach(
         rrm-transfer teach --student resnet18 --dataset uoft-cs/cifar10 --objective pgd-at
     """
     wanted = asked.wanted(
-        "fashion-mnist-teacher",
+        TEACHING,
         {
             "student": {"pretrained": training.pretrained},
             "data": {"name": dataset},

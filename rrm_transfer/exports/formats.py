@@ -49,7 +49,12 @@ class Exported:
 
 
 def export(
-    run: Path, file: Path, *, form: str, with_normalisation: bool = False, overwrite: bool = False
+    run: str | Path,
+    file: str | Path,
+    *,
+    form: str,
+    with_normalisation: bool = False,
+    overwrite: bool = False,
 ) -> Exported:
     """Writes a run's student in another form, with a batch size that is free.
 
@@ -66,6 +71,7 @@ def export(
     """
     if form not in FORMATS:
         raise UserError("Unknown format.", received=form, allowed=FORMATS, hint=did_you_mean(form, FORMATS))
+    run, file = Path(run), Path(file)
     files = adapter_files(file, run) if form == "robustbench" else (file,)
     require_writable(*files, overwrite=overwrite)
     finished = read_finished(run)

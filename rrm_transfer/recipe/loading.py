@@ -22,18 +22,22 @@ Problems = list[tuple[str, str]]
 """Dotted paths with messages."""
 
 
+Overrides = Mapping[str, object] | Iterable[str]
+"""``{"train.epochs": 8}``, or ``["train.epochs=8"]`` as after ``--set``."""
+
+
 def _none(content: Mapping[str, Any]) -> Problems:
     return []
 
 
 def read_recipe(
-    name: str, overrides: Iterable[str] = (), *, further: Callable[[Mapping[str, Any]], Problems] = _none
+    name: str, overrides: Overrides = (), *, further: Callable[[Mapping[str, Any]], Problems] = _none
 ) -> Recipe:
-    """Reads a recipe by name or path and applies ``a.b=c`` overrides.
+    """Reads a recipe by name or path and applies overrides.
 
     Args:
         name: A recipe that ``rrm-transfer recipes ls`` lists, or a YAML file.
-        overrides: As given to ``--set``; later ones win.
+        overrides: ``{"train.epochs": 8}``, or ``["train.epochs=8"]`` as after ``--set``; later ones win.
         further: Finds problems of the raw content that the schema cannot know.
 
     Raises:
@@ -52,7 +56,7 @@ def read_recipe(
 
 def build_recipe(
     content: Mapping[str, Any],
-    overrides: Iterable[str] = (),
+    overrides: Overrides = (),
     *,
     further: Callable[[Mapping[str, Any]], Problems] = _none,
 ) -> Recipe:
@@ -60,15 +64,16 @@ def build_recipe(
 
     Args:
         content: As read from YAML.
-        overrides: As given to ``--set``; later ones win.
+        overrides: ``{"train.epochs": 8}``, or ``["train.epochs=8"]`` as after ``--set``; later ones win.
         further: Finds problems of the raw content that the schema cannot know.
 
     Raises:
         RecipeError: It has problems; all of them are named.
     """
     merged = copy.deepcopy(dict(content))
-    for override in overrides:
-        _apply(merged, override)
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(_read_override, overrides)
+    for override in pairs:
+        _apply(merged, *override)
     problems = [(path, f"is not text (received {text!r})") for path, text in unwritable(merged, paths=True)]
     problems += further(merged)
     try:
@@ -86,24 +91,30 @@ def dump_recipe(recipe: Recipe) -> str:
     return text
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
-    path, equals, value = override.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise UserError("Not an override.", received=override, allowed="key.subkey=value")
+def _read_override(text: str) -> tuple[str, object]:
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise UserError("Not an override.", received=text, allowed="key.subkey=value")
     try:
-        parsed = parse_yaml(value)
+        return path.strip(), parse_yaml(value)
     except ValueError as error:
-        raise UserError(f"The value of an override is not YAML: {error}", received=override) from None
+        raise UserError(f"The value of an override is not YAML: {error}", received=text) from None
+
+
+def _apply(content: dict[str, Any], path: str, value: object) -> None:
+    given = f"{path}={value}"
+    keys = path.split(".")
+    if not all(keys):
+        raise UserError("Not an override.", received=given, allowed="key.subkey=value")
     node = content
     for key in keys[:-1]:
         child = node.get(key)
         if child is None or child == AUTO:
             child = node[key] = {}
         if not isinstance(child, dict):
-            raise UserError(f"{key!r} is a value, it has no keys below it.", received=override)
+            raise UserError(f"{key!r} is a value, it has no keys below it.", received=given)
         node = child
-    node[keys[-1]] = parsed
+    node[keys[-1]] = copy.deepcopy(value)
 
 
 def _problem(detail: Any) -> tuple[str, str]:

@@ -7,6 +7,9 @@ from pathlib import Path
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
 
+QUICKSTART, TEACHING = "quickstart", "fashion-mnist-teacher"
+"""What ``run`` and ``teach`` do where nothing else is asked for."""
+
 _PACKAGE = Path(__file__).resolve().parent
 _INSTALLED = _PACKAGE / "library"
 _CHECKOUT = _PACKAGE.parents[1] / "recipes"

@@ -87,7 +87,7 @@ class Wanted:
 
 
 def evaluate(
-    model: str,
+    model: str | Path,
     *,
     dataset: str | None = None,
     split: str = "test",
@@ -155,7 +155,7 @@ def evaluate(
         raise UserError("Unknown split.", received=split, allowed=SPLITS)
     context = Context.begin(narrator)
     runtime = context.runtime
-    source = TeacherSection(name=model, arch=arch, weights=weights, normalisation=normalisation)
+    source = TeacherSection(name=str(model), arch=arch, weights=weights, normalisation=normalisation)
     with StopRequest():
         # The model and its data, loaded as every command loads them; then which images and which balls.
         known, data, network = load_with_data(source, dataset, context, allow_code=allow_code)

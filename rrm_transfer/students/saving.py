@@ -44,12 +44,12 @@ def fold_error(student: Student, folded: nn.Module, sample: Tensor) -> float:
 
 def save_student(
     student: Student,
-    folder: Path,
+    folder: str | Path,
     *,
     sample: Tensor,
-    class_names: Sequence[str] | None,
-    licence: str | None,
-    rrm: Mapping[str, object],
+    class_names: Sequence[str] | None = None,
+    licence: str | None = None,
+    rrm: Mapping[str, object] | None = None,
 ) -> float:
     """Folds a student and writes ``config.json`` and its weights, whole or not at all.
 
@@ -89,7 +89,7 @@ def save_student(
         **dict.fromkeys(_SOURCE_FIELDS),
         "license": licence,
     }
-    with replacing_folder(folder, owned=(CONFIG, STOCK_WEIGHTS, MARKED_WEIGHTS)) as temporary:
+    with replacing_folder(Path(folder), owned=(CONFIG, STOCK_WEIGHTS, MARKED_WEIGHTS)) as temporary:
         folded.cpu().register_state_dict_post_hook(_unshare)  # type: ignore[no-untyped-call]
         save_for_hf(
             folded,
@@ -98,7 +98,7 @@ def save_student(
             model_config={
                 "pretrained_cfg": pretrained_cfg,
                 "label_names": list(class_names) if class_names else None,
-                "rrm": dict(rrm),
+                "rrm": dict(rrm or {}),
             },
             data_config={
                 "input_size": (channels, student.image_size, student.image_size),

@@ -20,7 +20,7 @@ from rrm_transfer.teachers.view import View
 
 
 def load_teacher(
-    source: str,
+    source: str | Path,
     *,
     channels: int,
     image_size: int,
@@ -47,6 +47,7 @@ def load_teacher(
         UserError: The source is unknown, its weights cannot be had, are unsafe to read or do not fit, or its
             normalisation is not known.
     """
+    source = str(source)
     origin = find_origin(source, arch=arch, weights=weights)
     checkpoint = open_checkpoint(origin.file, sha256=origin.sha256)
     plan = draw_plan(origin, checkpoint)

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.outputs import Outputs
-from rrm_transfer.core.pixels import Normalise, PixelStatistics
+from rrm_transfer.core.pixels import Normalise, PixelStatistics, parse_statistics
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.objectives import build_objective
@@ -34,13 +34,13 @@ class RRMTask(TrainingTask):  # type: ignore[misc]  # timm has no types
     name. ``save_student`` exports what came of it.
 
     Args:
-        student: From ``rrm_transfer.students.build_student``, with the teacher's width as ``feature_width``.
-        teacher: From ``rrm_transfer.teachers.load_teacher``; None for an objective that needs none.
+        student: From ``build_student``, with the teacher's width as ``feature_width``.
+        teacher: From ``load_teacher``; None for an objective that needs none.
         objective: Its name, or one that is built.
         total_steps: Batches in all: some objectives change in the course of training.
         threat: Of objectives that attack or add noise.
-        statistics: With which timm's loader has normalised the images; None: they are pixels in [0, 1], as
-            with ``--mean 0 0 0 --std 1 1 1``.
+        statistics: With which timm's loader has normalised the images, ``imagenet``, ``mean/std`` or built;
+            None: they are pixels in [0, 1], as with ``--mean 0 0 0 --std 1 1 1``.
         seed: Of the objective's random numbers.
         device: Where the task computes.
 
@@ -57,7 +57,7 @@ class RRMTask(TrainingTask):  # type: ignore[misc]  # timm has no types
         *,
         total_steps: int,
         threat: ThreatModel = _THREAT,
-        statistics: PixelStatistics | None = None,
+        statistics: str | PixelStatistics | None = None,
         seed: int = 0,
         device: torch.device | None = None,
     ) -> None:
@@ -78,6 +78,8 @@ class RRMTask(TrainingTask):  # type: ignore[misc]  # timm has no types
         self.threat = threat
         self.total_steps = total_steps
         self.seed = seed
+        if isinstance(statistics, str):
+            statistics = parse_statistics(statistics)
         self.pixels = None if statistics is None else _Denormalise(statistics)
         self._step = 0
         self.to(self.device)

@@ -1,4 +1,4 @@
-"""From options to a recipe."""
+"""From words to a recipe."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from typing import Any
 
 import pytest
 
-from rrm_transfer.cli.request import code_named_by, request
 from rrm_transfer.core.errors import RecipeError
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import Recipe
-
-QUICKSTART, TEACHER = "quickstart", "fashion-mnist-teacher"
+from rrm_transfer.recipe.shelf import QUICKSTART, TEACHING
+from rrm_transfer.runs.request import code_named_by, request
 
 
 def asked(base: str, recipe: str | None = None, **sections: dict[str, Any]) -> Recipe:
-    return request(recipe=recipe, base=base, overrides=[], sections=sections)
+    return request(recipe and read_recipe(recipe), base=base, overrides=[], sections=sections)
 
 
 def test_without_options_it_is_the_base() -> None:
@@ -37,7 +36,7 @@ def test_a_student_in_a_recipes_place_starts_as_the_recipe_says() -> None:
 
 
 def test_a_network_is_taught_by_the_base_objective_with_its_own_defaults() -> None:
-    recipe = asked(TEACHER, student={"name": "test_vit"})
+    recipe = asked(TEACHING, student={"name": "test_vit"})
     assert (recipe.objective.name, recipe.objective.arguments) == ("pgd-at", {})
     assert recipe.teacher is None
 
@@ -61,11 +60,11 @@ def test_leave_is_for_the_factory_on_the_command_line_and_no_other() -> None:
 def test_problems_of_schema_and_objective_are_told_together() -> None:
     with pytest.raises(RecipeError) as raised:
         request(
-            recipe=None,
+            None,
             base=QUICKSTART,
             overrides=["train.epoch=3", "objective.foo=1", "threat.eps=abc"],
             sections={},
         )
     assert {path for path, _ in raised.value.problems} == {"train.epoch", "objective.foo", "threat.eps"}
     with pytest.raises(RecipeError, match="Unknown objective 'rmm'"):
-        request(recipe=None, base=QUICKSTART, overrides=[], sections={"objective": {"name": "rmm"}})
+        request(None, base=QUICKSTART, overrides=[], sections={"objective": {"name": "rmm"}})

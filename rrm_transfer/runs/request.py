@@ -1,48 +1,50 @@
-"""From the options of ``run`` and ``teach`` to a recipe."""
+"""From the words of ``run`` and ``teach``, or of ``transfer`` and ``teach`` in Python, to a recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-from rrm_transfer.core.errors import UserError
-
-if TYPE_CHECKING:
-    from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.recipe.loading import Overrides, build_recipe, read_recipe
+from rrm_transfer.recipe.schema import Recipe
+from rrm_transfer.runs.resolve import objective_problems
+from rrm_transfer.teachers.networks.building import is_factory
 
 _KEPT = ("pretrained",)
 """What a recipe says of a network whichever it is."""
 
 
 def request(
+    recipe: Recipe | None,
     *,
-    recipe: str | None,
     base: str,
-    overrides: Iterable[str],
-    sections: dict[str, dict[str, Any]],
+    overrides: Overrides,
+    sections: Mapping[str, Mapping[str, Any]],
     **top_level: Any,
 ) -> Recipe:
-    """Builds the recipe that a command line asks for.
+    """Builds the recipe that is asked for.
 
-    A named recipe is taken whole and changed. Without one, naming a teacher or a student starts from an
+    A recipe is taken whole and changed. Without one, naming a teacher or a student starts from an
     empty recipe, in which everything that is not named is automatic, and only the other of the two comes
     from ``base``; naming neither runs ``base`` itself.
 
     Args:
-        recipe: As given to ``--recipe``.
-        base: The recipe of a command without arguments.
-        overrides: As given to ``--set``; they win over everything else.
-        sections: Options by recipe section; None values were not given.
-        top_level: Options that are recipe keys themselves; None values were not given.
-    """
-    from rrm_transfer.recipe.loading import build_recipe, read_recipe
-    from rrm_transfer.runs.resolve import objective_problems
+        recipe: None: none was named.
+        base: The name of the recipe that stands in its place; see ``recipe.shelf``.
+        overrides: They win over everything else.
+        sections: Words by recipe section; None values were not given.
+        top_level: Words that are recipe keys themselves; None values were not given.
 
+    Raises:
+        UserError: An override has another form.
+        RecipeError: The recipe has problems; all of them are named.
+    """
     given = {
         section: {key: value for key, value in options.items() if value is not None}
         for section, options in sections.items()
     }
-    content: dict[str, Any] = read_recipe(recipe or base).model_dump(exclude_unset=True)
+    written = (recipe or read_recipe(base)).model_dump(exclude_unset=True)
+    content: dict[str, Any] = {key: value for key, value in written.items() if value is not None}
     named: set[str] = {part for part in ("teacher", "student") if "name" in given.get(part, {})}
     if recipe is not None:  # naming what it names changes nothing
         named = {part for part in named if given[part]["name"] != content.get(part, {}).get("name")}
@@ -64,31 +66,9 @@ def request(
     return build_recipe(content, overrides, further=objective_problems)
 
 
-def key_values(pairs: Iterable[str]) -> dict[str, Any] | None:
-    """Reads ``key=value`` options; values are YAML scalars. None where there are none.
-
-    Raises:
-        UserError: One is not of this form.
-    """
-    from rrm_transfer.core.documents import parse_yaml
-
-    result: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise UserError("Not an argument.", received=pair, allowed="key=value")
-        try:
-            result[key] = parse_yaml(value)
-        except ValueError as error:
-            raise UserError(f"The value of an argument is not YAML: {error}", received=pair) from None
-    return result or None
-
-
 def code_named_by(*names: str | None) -> frozenset[str]:
     """Returns the names that are code, ``package.module:factory``.
 
     Leave to run code is given name by name: to what the user wrote, never to what a file says in its place.
     """
-    from rrm_transfer.teachers.networks.building import is_factory
-
     return frozenset(name for name in names if name is not None and is_factory(name))
