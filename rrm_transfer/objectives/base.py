@@ -118,6 +118,7 @@ class Objective(ABC):
         inversion: How the training images are made anew before training, where they are (RDT).
         teacher_sees: Which inputs the teacher is asked about. Where its outputs on clean inputs are cached,
             the loop has no teacher unless ``other`` is among them.
+        attacks: Whether the student itself is attacked in training.
         replays: How often the loop uses each batch, with one optimiser step each time (Free AT).
     """
 
@@ -125,6 +126,7 @@ class Objective(ABC):
     layers: tuple[LayerPair, ...] = ()
     inversion: Inversion | None = None
     teacher_sees: frozenset[TeacherInput] = frozenset({"clean", "other"})
+    attacks: bool = False
     replays: int = 1
 
     @abstractmethod
