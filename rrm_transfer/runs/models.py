@@ -5,7 +5,7 @@ What is trained from, evaluated, inspected or timed is loaded here, so that all 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.teachers.labels import match_labels
-from rrm_transfer.teachers.loading import load_teacher
+from rrm_transfer.teachers.loading import load_teacher, own_size
 from rrm_transfer.teachers.sources import find_origin
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.teachers.zoo import EMBEDDED, zoo_entry
@@ -275,7 +275,12 @@ def load_classifier(
 
 
 def load_with_data(
-    source: TeacherSection, dataset: str | None, context: Context, *, allow_code: frozenset[str] = frozenset()
+    source: TeacherSection,
+    dataset: str | None,
+    context: Context,
+    *,
+    image_size: int | None = None,
+    allow_code: frozenset[str] = frozenset(),
 ) -> tuple[ModelFacts, LoadedData, Teacher]:
     """Loads a model to be measured and the data to measure it on.
 
@@ -283,6 +288,7 @@ def load_with_data(
         source: The model as the user names it.
         dataset: None: what the model was trained on.
         context: See ``load_model``.
+        image_size: Side in pixels of the images; None: the model's where it has one, else the data's.
         allow_code: See ``load_model``.
 
     Raises:
@@ -291,6 +297,8 @@ def load_with_data(
     known = facts_about(source.name)
     if known.run is None:  # a model that does not exist is told before its data are looked for
         find_origin(source.name, arch=source.arch, weights=source.weights)
+    image_size = image_size or known.image_size or own_size(source.arch or source.name, allow_code=allow_code)
+    known = replace(known, image_size=image_size)
     data = load_data(known.section(dataset), known, seed=known.seed, context=context)
     return known, data, load_classifier(source, data, context, allow_code=allow_code)
 

@@ -89,7 +89,12 @@ def _consequence(standing: Standing, *, attacks: bool) -> str:
 
 
 def quick_accuracy(
-    source: TeacherSection, dataset: str, context: Context, *, allow_code: frozenset[str]
+    source: TeacherSection,
+    dataset: str,
+    context: Context,
+    *,
+    image_size: int | None = None,
+    allow_code: frozenset[str],
 ) -> dict[str, object]:
     """Measures a model as a run would before training, for ``inspect``.
 
@@ -100,7 +105,9 @@ def quick_accuracy(
     Raises:
         UserError: The model or the data cannot be used, or the model has other classes.
     """
-    known, data, model = load_with_data(source, dataset, context, allow_code=allow_code)
+    known, data, model = load_with_data(
+        source, dataset, context, image_size=image_size, allow_code=allow_code
+    )
     norm = known.norm or "Linf"
     threat = ThreatModel(norm, known.eps_in(norm))
     measurement = Measurement(data.image_size, batch_size=64, seed=0, context=context)
