@@ -141,8 +141,8 @@ def transfer(
         sections={"teacher": {"name": name}, **_sections(student, dataset, objective, epochs)},
         output=output,
     )
-    code = options.pop("allow_code", frozenset()) | code_named_by(name)
-    return _run(wanted, publish=_tell, allow_code=code, **options)
+    options["allow_code"] = options.get("allow_code", frozenset()) | code_named_by(name)
+    return _run(wanted, publish=_tell, **options)
 
 
 def teach(

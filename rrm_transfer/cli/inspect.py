@@ -32,12 +32,16 @@ def inspect(
     ] = None,
     image_size: Annotated[
         int | None,
-        typer.Option("--image-size", "--input", min=1, help="Of the student's data. Default: its own."),
+        typer.Option("--image-size", "--input", min=1, help="Of the data. Default: the network's own."),
     ] = None,
-    channels: Annotated[int, typer.Option(min=1, help="Of the student's data.")] = 3,
+    channels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the data. Default: the network's own, 3 for a student."),
+    ] = None,
     student_arg: options.StudentArgs = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Measure clean and short-PGD accuracy of the teacher on these data.")
+        str | None,
+        typer.Option(help="Measure the teacher on these data: clean accuracy, short PGD, certainty."),
     ] = None,
     convert: Annotated[
         Path | None,
@@ -61,11 +65,13 @@ def inspect(
     if max_params is not None or (student is not None and any(mark in student for mark in "*?[")):
         others = {"NAME": name, "--dataset": dataset, "--convert": convert, "--student-arg": student_arg}
         _refuse_beside("a search", others)
-        _search(student or "*", max_params, image_size, channels, as_json=voice.as_json, quiet=voice.quiet)
+        _search(
+            student or "*", max_params, image_size, channels or 3, as_json=voice.as_json, quiet=voice.quiet
+        )
         return
     if student is not None:
         _refuse_beside("--student", {"NAME": name, "--dataset": dataset, "--convert": convert})
-        facts = _student(student, image_size, channels, options.key_values(student_arg or []) or {})
+        facts = _student(student, image_size, channels or 3, options.key_values(student_arg or []) or {})
     elif name is None:
         _refuse_beside("no NAME", {"--dataset": dataset, "--convert": convert})
         _print_zoo(voice.as_json)
@@ -73,7 +79,7 @@ def inspect(
     elif convert is not None:
         facts = _convert(name, convert)
     else:
-        facts = _teacher(name, dataset, source, quiet=voice.quiet)
+        facts = _teacher(name, dataset, source, image_size, channels, quiet=voice.quiet)
     if voice.as_json:
         print_json(facts)
     else:
@@ -104,7 +110,15 @@ def _convert(name: str, target: Path) -> dict[str, Any]:
     return {"converted": name, "to": str(target), "sha256": sha256_of(target)}
 
 
-def _teacher(name: str, dataset: str | None, source: options.Source, *, quiet: bool) -> dict[str, Any]:
+def _teacher(
+    name: str,
+    dataset: str | None,
+    source: options.Source,
+    image_size: int | None,
+    channels: int | None,
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
     from rrm_transfer.teachers.inspection import inspect_teacher
 
     allow_code = source.code(name)
@@ -113,6 +127,8 @@ def _teacher(name: str, dataset: str | None, source: options.Source, *, quiet: b
         arch=source.teacher_arch,
         weights=source.teacher_weights,
         normalisation=source.teacher_normalisation,
+        channels=channels,
+        image_size=image_size,
         allow_code=allow_code,
     )
     if dataset is not None:
@@ -121,7 +137,8 @@ def _teacher(name: str, dataset: str | None, source: options.Source, *, quiet: b
         from rrm_transfer.runtime.context import Context
 
         model = TeacherSection(**source.section(name))
-        facts |= quick_accuracy(model, dataset, Context.begin(narrator(quiet)), allow_code=allow_code)
+        context = Context.begin(narrator(quiet))
+        facts |= quick_accuracy(model, dataset, context, image_size=image_size, allow_code=allow_code)
     return facts
 
 

@@ -40,6 +40,7 @@ class PGDAT(Objective):
             minimised; the ascent uses the labels as they are.
     """
 
+    attacks = True
     steps: Count = 10
     step_size: Amount = 0.25
     random_start: bool = True
@@ -63,6 +64,7 @@ class FastAT(Objective):
         label_smoothing: Share of each label that is spread evenly over all classes in the minimised loss.
     """
 
+    attacks = True
     step_size: Amount = 1.25
     label_smoothing: Share = 0.0
 
@@ -83,6 +85,7 @@ class NFGSM(Objective):
         label_smoothing: Share of each label that is spread evenly over all classes in the minimised loss.
     """
 
+    attacks = True
     noise: Amount = 2.0
     step_size: Amount = 1.0
     label_smoothing: Share = 0.0

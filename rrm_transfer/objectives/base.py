@@ -124,6 +124,7 @@ class Objective(ABC):
             the loop has no teacher unless ``other`` is among them.
         labels_optional: Whether an image without a label takes part: no attack follows its label, and a term
             beside the cross-entropy is left.
+        attacks: Whether the student itself is attacked in training.
         replays: How often the loop uses each batch, with one optimiser step each time (Free AT).
     """
 
@@ -132,6 +133,7 @@ class Objective(ABC):
     inversion: Inversion | None = None
     teacher_sees: frozenset[TeacherInput] = frozenset({"clean", "other"})
     labels_optional: bool = False
+    attacks: bool = False
     replays: int = 1
 
     @abstractmethod

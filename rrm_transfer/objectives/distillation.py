@@ -30,6 +30,7 @@ class LogitDistillation(Objective):
     """
 
     needs = frozenset({"logits"})
+    attacks = True
 
     steps: Count = 10
     step_size: Amount = 0.25

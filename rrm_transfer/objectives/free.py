@@ -27,6 +27,7 @@ class FreeAT(Objective):
         label_smoothing: Share of each label that is spread evenly over all classes.
     """
 
+    attacks = True
     replays: Count = 8
     step_size: Amount = 1.0
     label_smoothing: Share = 0.0

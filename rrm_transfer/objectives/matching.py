@@ -304,6 +304,10 @@ class AdversarialMatching(Matching):
     begin: Share = 0.0
     igdm_weight: Amount = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.attacks = self.begin < 1
+
     def __call__(self, step: Step) -> list[Term]:
         adversarial, clean = self.balances()
         teacher = self.clean_teacher(step)

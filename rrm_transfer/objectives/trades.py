@@ -28,6 +28,7 @@ class TRADES(Objective):
         start_scale: Standard deviation of the start in pixel units.
     """
 
+    attacks = True
     beta: Amount = 6.0
     steps: Count = 10
     step_size: Amount = 0.226

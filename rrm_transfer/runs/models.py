@@ -5,18 +5,19 @@ What is trained from, evaluated, inspected or timed is loaded here, so that all 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import did_you_mean
-from rrm_transfer.core.threat import NORMS, Norm
+from rrm_transfer.core.threat import NORMS, Norm, ThreatModel
 from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.evaluation.evaluator import to_channels_last
+from rrm_transfer.evaluation.metrics import read_metrics
 from rrm_transfer.recipe.defaults import SMALL_IMAGE
 from rrm_transfer.recipe.loading import read_recipe
 from rrm_transfer.recipe.schema import AUTO, Auto, DataSection, TeacherSection
@@ -24,7 +25,7 @@ from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.teachers.labels import match_labels
-from rrm_transfer.teachers.loading import load_teacher
+from rrm_transfer.teachers.loading import load_teacher, own_size
 from rrm_transfer.teachers.sources import find_origin
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.teachers.zoo import EMBEDDED, zoo_entry
@@ -51,6 +52,7 @@ class ModelFacts:
         part: Its folder's name in the run folder, ``student`` where the run folder itself was named.
         metrics: The figures that it comes with.
         published: Published figures in words.
+        stated: Published clean and robust accuracy at its threat model, in percent.
     """
 
     dataset: str | None = None
@@ -65,6 +67,7 @@ class ModelFacts:
     part: str = "student"
     metrics: Path | None = None
     published: str | None = None
+    stated: tuple[float, float] | None = None
 
     def section(self, dataset: str | None) -> DataSection:
         """Returns the data to measure the model on, as a recipe would name them.
@@ -76,6 +79,23 @@ class ModelFacts:
         if section.name not in (AUTO, self.dataset):
             return section
         return section.changed(held_out=self.held_out, max_broken=self.max_broken)
+
+    def stated_share(self, data: DataSection, threat: ThreatModel) -> float | None:
+        """Returns the part of its clean accuracy that the model keeps by its source or its own run.
+
+        Args:
+            data: As loaded; what is said of other data says nothing here.
+            threat: The radius of interest.
+        """
+        if data.name != self.dataset or data.label_map != self.label_map:
+            return None
+        clean, robust = self.stated or (0.0, 0.0)
+        if self.metrics is not None:
+            rows = [row for row in read_metrics(self.metrics).rows if row.model == "student"]
+            clean = next((row.accuracy for row in rows if row.ball == "clean"), 0.0)
+            found = [row.accuracy for row in rows if row.ball == str(threat)]
+            return min(found) / clean if found and clean else None
+        return robust / clean if clean and (self.norm, self.eps) == (threat.norm, threat.eps) else None
 
     def eps_in(self, norm: Norm) -> float:
         """Returns the radius to take where none was named: the model's, or 8/255 in Linf.
@@ -123,7 +143,10 @@ def facts_about(name: str) -> ModelFacts:
     if entry is None:
         return ModelFacts()
     metrics = EMBEDDED / str(entry.file) / "metrics.json" if entry.source == "embedded" else None
-    return ModelFacts(entry.dataset, entry.norm, entry.eps, metrics=metrics, published=entry.published)
+    stated = None if entry.clean is None or entry.robust is None else (entry.clean, entry.robust)
+    return ModelFacts(
+        entry.dataset, entry.norm, entry.eps, metrics=metrics, published=entry.published, stated=stated
+    )
 
 
 def _said(value: T | Auto) -> T | None:
@@ -252,7 +275,12 @@ def load_classifier(
 
 
 def load_with_data(
-    source: TeacherSection, dataset: str | None, context: Context, *, allow_code: frozenset[str] = frozenset()
+    source: TeacherSection,
+    dataset: str | None,
+    context: Context,
+    *,
+    image_size: int | None = None,
+    allow_code: frozenset[str] = frozenset(),
 ) -> tuple[ModelFacts, LoadedData, Teacher]:
     """Loads a model to be measured and the data to measure it on.
 
@@ -260,6 +288,7 @@ def load_with_data(
         source: The model as the user names it.
         dataset: None: what the model was trained on.
         context: See ``load_model``.
+        image_size: Side in pixels of the images; None: the model's where it has one, else the data's.
         allow_code: See ``load_model``.
 
     Raises:
@@ -268,6 +297,8 @@ def load_with_data(
     known = facts_about(source.name)
     if known.run is None:  # a model that does not exist is told before its data are looked for
         find_origin(source.name, arch=source.arch, weights=source.weights)
+    image_size = image_size or known.image_size or own_size(source.arch or source.name, allow_code=allow_code)
+    known = replace(known, image_size=image_size)
     data = load_data(known.section(dataset), known, seed=known.seed, context=context)
     return known, data, load_classifier(source, data, context, allow_code=allow_code)
 

@@ -42,6 +42,7 @@ from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.students.pretrained import require_hub_weights
 from rrm_transfer.students.student import StudentPlan
+from rrm_transfer.teachers.loading import own_size
 from rrm_transfer.teachers.sources import find_origin
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.training.optimization import check_optimizer
@@ -84,7 +85,11 @@ def resolve(
     # A teacher that the objective does not ask still says which data and threat model are meant, so that all
     # objectives of a recipe meet the same.
     known = ModelFacts() if recipe.teacher is None else facts_about(recipe.teacher.name)
-    loaded = load_data(recipe.data, known, seed=seed, context=context)
+    section = recipe.data
+    if source is not None and section.image_size == AUTO:
+        taken = own_size(source.arch or source.name, allow_code=allow_code)
+        section = section if taken is None else section.changed(image_size=taken)
+    loaded = load_data(section, known, seed=seed, context=context)
     data = loaded.images
     extra = find_extra(loaded, context)
     norm = (known.norm or "Linf") if recipe.threat.norm == AUTO else recipe.threat.norm

@@ -16,19 +16,20 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import cache_folder
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.images import ImageSet
+from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.evaluation.metrics import Metrics, Row, read_metrics
 from rrm_transfer.recipe.schema import TeacherSection
 from rrm_transfer.runs.models import LoadedData, load_with_data
 from rrm_transfer.runs.setup import Setup
+from rrm_transfer.runs.standing import Standing
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.teachers.teacher import Teacher
 
 IMAGES = 256
 STEPS = 5
-ROBUST_SHARE = 0.1
-"""A teacher that keeps less than this part of its clean accuracy under a short attack is not robust."""
 
 Measure = Callable[[Sequence[Attack]], list[Row]]
 """Returns the row of clean accuracy, then one for each attack."""
@@ -38,7 +39,7 @@ def check_teacher(setup: Setup) -> list[Row]:
     """Measures clean and short-PGD accuracy on training images: the test split is for the end.
 
     Returns:
-        The two rows; none where there is nothing to check.
+        The rows of clean accuracy and of that at eps; none where there is nothing to check.
 
     Raises:
         UserError: The teacher predicts at chance.
@@ -51,11 +52,12 @@ def check_teacher(setup: Setup) -> list[Row]:
         narrator.note("teacher check: left out, only its representation is used")
         return []
     measurement = replace(setup.measurement, seed=0)  # one teacher, one answer, whatever the run
-    clean, robust = rows = _short_rows(teacher, setup.loaded, setup.threat, measurement)
-    published = setup.teacher_facts.published
+    known, threat = setup.teacher_facts, setup.threat
+    clean, near, far = _short_rows(teacher, setup.loaded, threat, measurement)
+    said = f" (published: {known.published})" if known.published else ""
     narrator.note(
         f"teacher check on {clean.count} training images: clean {clean.accuracy:.1%}, "
-        f"{setup.threat} PGD-{STEPS} {robust.accuracy:.1%}{f' (published: {published})' if published else ''}"
+        f"{near.ball} PGD-{STEPS} {near.accuracy:.1%}{said}, {far.ball} {far.accuracy:.1%}"
     )
     if at_chance(clean, classes):
         raise UserError(
@@ -63,39 +65,67 @@ def check_teacher(setup: Setup) -> list[Row]:
             received=f"{clean.accuracy:.1%} of {clean.count} images, {classes} classes",
             hint="--teacher-normalisation, or --skip-teacher-check to go on all the same",
         )
-    if not _is_robust(rows):
+    standing = Standing(clean, near, far, known.stated_share(setup.loaded.section, threat))
+    if standing.grade != "robust":
         narrator.warn(
-            f"the teacher is accurate but not robust at {setup.threat}; a student can inherit no robustness "
-            "from it"
+            f"the teacher is accurate but {_IN_WORDS[standing.grade]} at {threat}: {standing}; "
+            + _consequence(standing, attacks=setup.objective.attacks)
         )
-    return rows
+    return [clean, near]
+
+
+_IN_WORDS = {"robust": "robust", "weak": "only weakly robust", "not robust": "not robust"}
+
+
+def _consequence(standing: Standing, *, attacks: bool) -> str:
+    """Says what a teacher that is not robust means for a student."""
+    if attacks:
+        # FARE makes CLIP robust with the clean features of the undefended CLIP as targets: Schlarmann et al.,
+        # "Robust CLIP", ICML 2024, arXiv 2402.12336.
+        return "robustness must come from the objective's own attack, with the teacher's answers as targets"
+    if standing.grade == "weak":
+        return "matching it on images that nobody attacks, expect a student that is no more robust"
+    return "on images that nobody attacks a student can inherit no robustness from it"
 
 
 def quick_accuracy(
-    source: TeacherSection, dataset: str, context: Context, *, allow_code: frozenset[str]
+    source: TeacherSection,
+    dataset: str,
+    context: Context,
+    *,
+    image_size: int | None = None,
+    allow_code: frozenset[str],
 ) -> dict[str, object]:
     """Measures a model as a run would before training, for ``inspect``.
 
     Returns:
-        ``clean`` and ``robust`` accuracy in [0, 1], ``count``, ``threat``, and the ``verdict`` in words.
+        ``clean`` accuracy, ``robust`` at eps and ``robust_2eps`` at twice that, in [0, 1], ``entropy`` of the
+        answers to clean images (mean, in nats), ``count``, ``threat``, and the ``verdict`` in words.
 
     Raises:
         UserError: The model or the data cannot be used, or the model has other classes.
     """
-    known, data, model = load_with_data(source, dataset, context, allow_code=allow_code)
+    known, data, model = load_with_data(
+        source, dataset, context, image_size=image_size, allow_code=allow_code
+    )
     norm = known.norm or "Linf"
     threat = ThreatModel(norm, known.eps_in(norm))
     measurement = Measurement(data.image_size, batch_size=64, seed=0, context=context)
-    clean, robust = rows = _short_rows(model, data, threat, measurement)
+    clean, near, far = _short_rows(model, data, threat, measurement)
+    standing = Standing(clean, near, far, known.stated_share(data.section, threat))
     if at_chance(clean, data.images.num_classes):
         verdict = "predicts at chance: wrong normalisation or label order?"
-    elif not _is_robust(rows):
-        verdict = "accurate, NOT robust"
-    else:
+    elif standing.grade == "robust":
         verdict = "accurate and robust to a short attack"
+    elif standing.grade == "weak":
+        verdict = "accurate, but only WEAKLY robust"
+    else:
+        verdict = "accurate, NOT robust"
     return {
         "clean": clean.accuracy,
-        "robust": robust.accuracy,
+        "robust": near.accuracy,
+        "robust_2eps": far.accuracy,
+        "entropy": mean_entropy(model, _checked(data)[1], measurement),
         "count": clean.count,
         "threat": f"{threat} PGD-{STEPS}",
         "verdict": verdict,
@@ -105,21 +135,36 @@ def quick_accuracy(
 def _short_rows(
     teacher: Teacher, data: LoadedData, threat: ThreatModel, measurement: Measurement
 ) -> list[Row]:
-    """Returns the rows of clean and short-PGD accuracy on training images, or test images without those."""
+    """Returns the rows of clean accuracy, and under short PGD at eps and at 2 eps."""
+    split, images = _checked(data)
+    radii = (threat, replace(threat, eps=2 * threat.eps))
+    attacks = [measurement.pgd(radius, steps=STEPS) for radius in radii]
+    return measurement.rows(teacher, images, attacks, model="teacher", split=split)
+
+
+def _checked(data: LoadedData) -> tuple[str, ImageSet]:
+    """Returns the training images to check on, or test images without those."""
     split = "train" if len(data.images.train) else "test"
-    images = data.part(split).balanced(IMAGES)
-    attack = measurement.pgd(threat, steps=STEPS)
-    return measurement.rows(teacher, images, [attack], model="teacher", split=split)
+    return split, data.part(split).balanced(IMAGES)
+
+
+def mean_entropy(teacher: Teacher, images: ImageSet, measurement: Measurement) -> float:
+    """Returns how uncertain a teacher's answers are on clean images: 0 to ln(classes) nats."""
+    batches = evaluation_batches(
+        images,
+        fit=choose_fit(images.size, measurement.image_size),
+        batch_size=measurement.batch_size,
+        device=measurement.context.runtime.device,
+        substitute=True,
+    )
+    with torch.no_grad():
+        found = [torch.special.entr(teacher.logits(batch.x).softmax(1)).sum(1) for batch in batches]
+    return float(torch.cat(found).mean())
 
 
 def at_chance(clean: Row, classes: int) -> bool:
     """Tells whether an accuracy could be that of guessing: its interval reaches 1/classes."""
     return Proportion(clean.correct, clean.count).interval()[0] <= 1 / classes
-
-
-def _is_robust(rows: Sequence[Row]) -> bool:
-    clean, robust = rows
-    return robust.accuracy >= ROBUST_SHARE * clean.accuracy
 
 
 def teacher_figures(

@@ -10,6 +10,7 @@ from torch import Tensor
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.stems import CIFAR_STEM
 from rrm_transfer.teachers.networks import Blueprint
+from rrm_transfer.teachers.sequential import description, factory_text, is_sequential
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -65,6 +66,14 @@ def guess(tensors: Mapping[str, Tensor], *, source: str) -> Blueprint:
             continue  # A tensor of this family's name has another rank.
         if blueprint is not None:
             return blueprint
+    if is_sequential(shapes):
+        raise UserError(
+            "The weights are those of a plain torch.nn.Sequential; strides, paddings and layers without "
+            "weights do not stand in the file.",
+            received=f"{source}: {description(shapes)}",
+            hint="write my_teacher.py, mend what is guessed, then PYTHONPATH=. rrm-transfer … --teacher-arch "
+            f"my_teacher:network\n\n{factory_text(shapes)}",
+        )
     first, last = next(iter(shapes)), list(shapes)[-1]
     raise UserError(
         "The architecture cannot be told from the weights.",

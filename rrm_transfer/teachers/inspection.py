@@ -12,6 +12,7 @@ from rrm_transfer.core.stems import base_architecture
 from rrm_transfer.teachers.checkpoints import open_checkpoint
 from rrm_transfer.teachers.loading import find_statistics
 from rrm_transfer.teachers.networks import adapt, build_model
+from rrm_transfer.teachers.networks.probing import input_of
 from rrm_transfer.teachers.planning import draw_plan
 from rrm_transfer.teachers.sources import find_origin
 from rrm_transfer.teachers.strictness import compare
@@ -25,6 +26,8 @@ def inspect_teacher(
     arch: str | None = None,
     weights: Path | None = None,
     normalisation: str | None = None,
+    channels: int | None = None,
+    image_size: int | None = None,
     allow_code: frozenset[str] = frozenset(),
 ) -> dict[str, object]:
     """Tells what a source holds. What would stop `load_teacher` is counted here, where it can be.
@@ -34,6 +37,8 @@ def inspect_teacher(
         arch: The architecture, where the source does not say it.
         weights: A file that replaces the source's.
         normalisation: Overrides what the source says.
+        channels: That a network of the user's own takes; None: found by trying.
+        image_size: Side in pixels of the images that it takes; None: found by trying.
         allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
 
     Returns:
@@ -57,9 +62,11 @@ def inspect_teacher(
         said = "unknown"
     model = build_model(plan.blueprint, allow_code=allow_code)
     report = compare(model, plan.tensors)
-    channels = plan.blueprint.args.get("in_chans", 3)
-    size = plan.image_size or _ANY_SIZE
-    sample = torch.rand(2, channels, size, size)
+    if plan.blueprint.own_code:
+        taken, size = input_of(model.eval(), channels=channels, size=image_size)
+    else:
+        taken, size = plan.blueprint.args.get("in_chans", 3), plan.image_size
+    sample = torch.rand(2, taken, size or _ANY_SIZE, size or _ANY_SIZE)
     with torch.no_grad():
         outputs = adapt(model.eval(), sample)(sample)
     return {
@@ -69,8 +76,8 @@ def inspect_teacher(
         "arguments": dict(plan.blueprint.args),
         "width": outputs.features.shape[1],
         "classes": outputs.logits.shape[1],
-        "channels": channels,
-        "image_size": plan.image_size,
+        "channels": taken,
+        "image_size": size,
         "normalisation": said,
         **report.counts(),
         "fits": report.fits,

@@ -10,7 +10,9 @@ import torch
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.pixels import PixelStatistics, parse_statistics
 from rrm_transfer.teachers.checkpoints import Checkpoint, open_checkpoint
-from rrm_transfer.teachers.networks import adapt, build_model
+from rrm_transfer.teachers.networks import Blueprint, adapt, build_model
+from rrm_transfer.teachers.networks.building import is_factory
+from rrm_transfer.teachers.networks.probing import channels_taken, find_input
 from rrm_transfer.teachers.origins import Origin
 from rrm_transfer.teachers.planning import draw_plan
 from rrm_transfer.teachers.sources import find_origin
@@ -67,8 +69,8 @@ def load_teacher(
         require_fit(model, plan.tensors, source=str(origin.file), dispensable=dispensable)
         model = build_model(plan.blueprint)
     report = load_strictly(model, plan.tensors, source=str(origin.file), dispensable=dispensable)
-    # What a factory's network takes is not known; it gets the data as they are.
-    own_channels = channels if own_code else 3
+    # What a factory's network takes is found by trying: the data as they are, or in grey or RGB.
+    own_channels = channels_taken(model.eval(), channels, image_size) if own_code else 3
     view = View((channels, plan.blueprint.args.get("in_chans", own_channels)), (image_size, plan.image_size))
     side = view.size[1] or image_size
     return Teacher(
@@ -91,6 +93,25 @@ def load_teacher(
             **origin.facts,
         },
     )
+
+
+def own_size(architecture: str, *, allow_code: frozenset[str]) -> int | None:
+    """Returns the side in pixels of the only images that a network of the user's own takes.
+
+    None where it takes images of any size, or none of a usual one, or is not the user's own.
+
+    Args:
+        architecture: In the user's words.
+        allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
+
+    Raises:
+        UserError: Its factory may not be called, or fails.
+    """
+    if not is_factory(architecture):
+        return None
+    model = build_model(Blueprint(architecture, own_code=True), allow_code=allow_code)
+    takes = find_input(model.eval())
+    return None if takes is None else takes.size
 
 
 def find_statistics(

@@ -14,7 +14,8 @@ from rrm_transfer.runs.request import code_named_by, request
 
 
 def asked(base: str, recipe: str | None = None, **sections: dict[str, Any]) -> Recipe:
-    return request(recipe and read_recipe(recipe), base=base, overrides=[], sections=sections)
+    named = None if recipe is None else read_recipe(recipe)
+    return request(named, base=base, overrides=[], sections=sections)
 
 
 def test_without_options_it_is_the_base() -> None:

@@ -55,27 +55,28 @@ def state_dict_in(content: object, *, source: Path) -> StateDict:
     Raises:
         UserError: There is none, or more than one that could be meant.
     """
-    if not isinstance(content, Mapping):
+    holding = _holding(content)
+    if not isinstance(content, Mapping) and id(content) not in holding:
         raise UserError(
             f"The file holds {_kind(content)}, not a network's weights by name.",
             received=source,
             hint="save the network's state dict: torch.save(model.state_dict(), FILE)",
         )
-    holding = _holding(content)
-    entries: Mapping[object, Any] = content
+    entries = _entries(content)
     path: list[str] = []
     while inner := {str(key): value for key, value in entries.items() if id(value) in holding}:
         chosen = next((name for name in _CONTAINERS if name in inner), None)
         if chosen is None and len(inner) == 1:
             chosen = next(iter(inner))
         if chosen is None:
+            listed = ", ".join(".".join((*path, name)) for name in inner)
             raise UserError(
                 "The file holds several state dicts, and none has a name that says it is the network's.",
-                received=f"{source}: {', '.join(inner)[:600]}",
+                received=f"{source}: {listed[:600]}",
                 hint="save the one that is meant as a file of its own",
             )
         path.append(chosen)
-        entries = inner[chosen]
+        entries = _entries(inner[chosen])
         if len(path) > _DEEPEST:
             raise UserError(
                 "The file's entries are nested too deeply, or hold themselves.",
@@ -88,21 +89,31 @@ def state_dict_in(content: object, *, source: Path) -> StateDict:
     return StateDict(tensors, tuple(path))
 
 
-def _holding(content: Mapping[object, Any]) -> set[int]:
-    """Returns the ids of the mappings that hold tensors at any depth; each mapping is looked at once."""
+def _entries(container: object) -> Mapping[object, Any]:
+    """Returns what a container holds by name; of a list the mappings in it, by their place."""
+    if isinstance(container, Mapping):
+        return container
+    if isinstance(container, list | tuple):
+        return {place: value for place, value in enumerate(container) if isinstance(value, Mapping)}
+    return {}
+
+
+def _holding(content: object) -> set[int]:
+    """Returns the ids of the containers that hold tensors at any depth; each container is looked at once."""
     parents: dict[int, list[int]] = {id(content): []}
-    waiting: list[Mapping[object, Any]] = [content]
+    waiting = [content]
     found: list[int] = []
     while waiting:
-        mapping = waiting.pop()
-        if any(isinstance(value, Tensor) for value in mapping.values()):
-            found.append(id(mapping))
-        for value in mapping.values():
-            if isinstance(value, Mapping):
+        container = waiting.pop()
+        values = _entries(container).values()
+        if any(isinstance(value, Tensor) for value in values):
+            found.append(id(container))
+        for value in values:
+            if isinstance(value, Mapping | list | tuple):
                 if id(value) not in parents:
                     parents[id(value)] = []
                     waiting.append(value)
-                parents[id(value)].append(id(mapping))
+                parents[id(value)].append(id(container))
     holding: set[int] = set()
     while found:
         place = found.pop()
