@@ -12,7 +12,7 @@ html_theme = "furo"
 html_title = "rrm-transfer"
 nb_execution_mode = "off"  # a test runs the notebook
 myst_heading_anchors = 3
-# README.md and the licence are read where the code is.
+# README.md and the license are read where the code is.
 suppress_warnings = ["myst.xref_missing"]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"

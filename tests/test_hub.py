@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_da
         *tiny.recipe_options(tiny_teacher, tiny_data, epochs=1),
         "--no-control",
         "--set",
-        "student.licence=mit",
+        "student.license=mit",
     ]
     ended = command("run", *options, "--output", "run", "--quiet", folder=place)
     assert ended.code == 0, ended.err

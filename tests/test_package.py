@@ -86,7 +86,7 @@ def test_the_version_is_one(metadata: Message) -> None:
     assert "version" in TABLE["dynamic"]
 
 
-def test_the_author_and_the_licence_are_those_of_the_citation(metadata: Message) -> None:
+def test_the_author_and_the_license_are_those_of_the_citation(metadata: Message) -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert metadata["Author"] == citation["authors"][0]["name"]
     assert metadata["License-Expression"] == citation["license"]

@@ -4,7 +4,7 @@
 
 Every architecture is built on the meta device and its classifier taken apart. Then, for each of timm's
 modules and each form of head, the smallest architecture is built with random weights and a projection to
-another width, takes one optimiser step of a representation-matching loss, gets random batch statistics, is
+another width, takes one optimizer step of a representation-matching loss, gets random batch statistics, is
 folded and saved, and is reloaded by stock timm in a process that cannot import this package, which compares
 the logits. An interrupted survey goes on from its cache, which is bound to the version of timm.
 """
@@ -176,13 +176,13 @@ def examine(name: str, reload: Reload, *, image_size: int, args: dict[str, objec
         x = torch.rand(2, 3, image_size, image_size)
         try:
             row.fold_error = save_student(
-                student, folder / "student", sample=x, class_names=None, licence=None, rrm={}
+                student, folder / "student", sample=x, class_names=None, license=None, rrm={}
             )
         except UserError as error:
             row.failure = str(error.received)
             return row
         with torch.no_grad():
-            sample = {"x": student.normalise(x), "logits": student.eval()(x).logits.contiguous()}
+            sample = {"x": student.normalize(x), "logits": student.eval()(x).logits.contiguous()}
         save_file(sample, folder / "sample.safetensors")
         answer = reload(folder)
     if isinstance(answer, str):
@@ -214,7 +214,7 @@ def _step(student: Student) -> list[str]:
 
 @torch.no_grad()
 def _disturb(student: Student) -> None:
-    """Gives batch normalisations statistics that a wrong fold would show: fresh ones hide mistakes."""
+    """Gives batch normalizations statistics that a wrong fold would show: fresh ones hide mistakes."""
     for module in student.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
             module.running_mean.normal_(std=0.1)
@@ -288,7 +288,7 @@ def render(scans: list[Scan], rows: list[Row]) -> str:
         f"encoders without a classifier: {', '.join(f'`{name}`' for name in encoders) or 'none'}.",
         "",
         "One representative of each module and head signature, the smallest, was built with random weights",
-        f"and a projection to {FEATURES} features, took one optimiser step, got random batch statistics, was",
+        f"and a projection to {FEATURES} features, took one optimizer step, got random batch statistics, was",
         "folded, saved, and reloaded by stock timm in a process that cannot import this package. Errors are",
         "the largest difference of a logit, relative to the largest logit, in float32.",
         "",

@@ -84,7 +84,7 @@ def evaluate(
 
         rrm-transfer evaluate runs/quickstart --attack none --corruptions
 
-        rrm-transfer evaluate model.pth --teacher-normalisation cifar10 --dataset uoft-cs/cifar10
+        rrm-transfer evaluate model.pth --teacher-normalization cifar10 --dataset uoft-cs/cifar10
     """
     from rrm_transfer import api
     from rrm_transfer.core.quantities import parse_fraction
@@ -112,7 +112,7 @@ def evaluate(
         corruptions=corruptions,
         arch=source.teacher_arch,
         weights=source.teacher_weights,
-        normalisation=source.teacher_normalisation,
+        normalization=source.teacher_normalization,
         allow_code=source.code(model),
         narrator=narrator(voice.quiet),
     )

@@ -16,11 +16,11 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     output: Annotated[Path, typer.Option(help="File to write; robustbench writes two more beside it.")],
     form: Annotated[str, typer.Option("--format", help="onnx, torch-export or robustbench.")] = "onnx",
-    with_normalisation: Annotated[
+    with_normalization: Annotated[
         bool,
         typer.Option(
-            "--with-normalisation",
-            help="Take pixels in [0, 1] instead of normalised images.",
+            "--with-normalization",
+            help="Take pixels in [0, 1] instead of normalized images.",
         ),
     ] = False,
     overwrite: options.OverwriteFile = False,
@@ -31,7 +31,7 @@ def export(
 
     For example:
 
-        rrm-transfer export runs/quickstart --output student.onnx --with-normalisation
+        rrm-transfer export runs/quickstart --output student.onnx --with-normalization
 
         rrm-transfer export runs/quickstart --format torch-export --output student.pt2
 
@@ -39,19 +39,19 @@ def export(
     """
     from rrm_transfer import api
 
-    made = api.export(run, output, form=form, with_normalisation=with_normalisation, overwrite=overwrite)
+    made = api.export(run, output, form=form, with_normalization=with_normalization, overwrite=overwrite)
     if as_json:
         print_json(
             {
                 "format": made.format,
                 "files": [str(file) for file in made.files],
-                "normalises": made.normalises,
+                "normalizes": made.normalizes,
                 "relative_difference": made.error,
                 "images": made.images,
             }
         )
         return
     show(*map(str, made.files))
-    takes = "pixels in [0, 1]" if made.normalises else "images normalised as the student's config.json says"
+    takes = "pixels in [0, 1]" if made.normalizes else "images normalized as the student's config.json says"
     show(f"takes {takes}, any batch size")
     show(f"differs from PyTorch by {made.error:.1e} of the largest logit on {made.images} test images")

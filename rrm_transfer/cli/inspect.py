@@ -54,7 +54,7 @@ def inspect(
 
         rrm-transfer inspect
 
-        rrm-transfer inspect robust.ckpt --teacher-normalisation imagenet
+        rrm-transfer inspect robust.ckpt --teacher-normalization imagenet
 
         rrm-transfer inspect old.pt --convert new.safetensors
 
@@ -126,7 +126,7 @@ def _teacher(
         name,
         arch=source.teacher_arch,
         weights=source.teacher_weights,
-        normalisation=source.teacher_normalisation,
+        normalization=source.teacher_normalization,
         channels=channels,
         image_size=image_size,
         allow_code=allow_code,

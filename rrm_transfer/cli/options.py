@@ -36,7 +36,7 @@ TeacherArch = Annotated[
     typer.Option(help="Architecture of a weights file: a timm name, or package.module:factory."),
 ]
 TeacherWeights = Annotated[Path | None, typer.Option(help="Local file that replaces the teacher's download.")]
-TeacherNormalisation = Annotated[
+TeacherNormalization = Annotated[
     str | None, typer.Option(help="none, imagenet, cifar10, or mean/std, where the source does not tell it.")
 ]
 AllowCode = Annotated[
@@ -126,7 +126,7 @@ class Source:
 
     teacher_arch: TeacherArch = None
     teacher_weights: TeacherWeights = None
-    teacher_normalisation: TeacherNormalisation = None
+    teacher_normalization: TeacherNormalization = None
 
     def section(self, name: str | None) -> dict[str, Any]:
         """Returns the section of a recipe that names the model."""
@@ -134,7 +134,7 @@ class Source:
             "name": name,
             "arch": self.teacher_arch,
             "weights": self.teacher_weights,
-            "normalisation": self.teacher_normalisation,
+            "normalization": self.teacher_normalization,
         }
 
     def code(self, name: str | None) -> frozenset[str]:

@@ -67,7 +67,7 @@ class LayerReader:
         Args:
             model: That in which the layers were found, or a copy.
             trunk: Of a timm network ``forward_features``, else all of it.
-            x: Normalised images, ``(B, C, H, W)``.
+            x: Normalized images, ``(B, C, H, W)``.
 
         Returns:
             What ``trunk`` gives, and the layers in the order in which they were asked for.

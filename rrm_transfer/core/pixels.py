@@ -1,4 +1,4 @@
-"""Pixel space: batches are floats in [0, 1], and every model normalises for itself."""
+"""Pixel space: batches are floats in [0, 1], and every model normalizes for itself."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def parse_statistics(text: str) -> PixelStatistics:
         )
     except ValueError:
         raise UserError(
-            "Not a normalisation.",
+            "Not a normalization.",
             received=text,
             allowed="none, imagenet, cifar10, or mean/std such as 0.5,0.5,0.5/0.25,0.25,0.25",
         ) from None
 
 
-class Normalise(nn.Module):
+class Normalize(nn.Module):
     """Subtracts the mean and divides by the standard deviation.
 
     Its statistics are not part of the state dict: they belong to the model's configuration.

@@ -24,10 +24,10 @@ class Cost:
     Attributes:
         name: Of the objective.
         cached: Whether the teacher's representation is read from a cache.
-        replays: Optimiser steps on each batch.
+        replays: Optimizer steps on each batch.
         seconds: Of each measured step, data included.
         images: Of a step, over all processes.
-        peak_bytes: Most memory of one process: weights, optimiser, teacher and one step.
+        peak_bytes: Most memory of one process: weights, optimizer, teacher and one step.
         parts: Mean seconds by part of a step, measured by itself.
     """
 

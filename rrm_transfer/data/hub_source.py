@@ -87,7 +87,7 @@ def _from_splits(
     name: HubName,
     splits: dict[str, datasets.Dataset],
     broken: BrokenImages,
-    licence: str | None,
+    license: str | None,
     *,
     labelled: bool,
 ) -> SourceParts:
@@ -115,7 +115,7 @@ def _from_splits(
         f"hub: {name.repo}{config}{revision}",
         images,
         class_names=columns.class_names,
-        licence=licence,
+        license=license,
         notes=notes,
     )
 

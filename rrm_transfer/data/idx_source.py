@@ -54,7 +54,7 @@ def load_idx_folder(folder: Path) -> SourceParts:
     name = known.pop() if len(known) == 1 else None
     if name is None:
         return SourceParts(folder.resolve().name, str(folder), images)
-    return SourceParts(name, str(folder), images, class_names=FASHION_MNIST_CLASSES, licence="MIT")
+    return SourceParts(name, str(folder), images, class_names=FASHION_MNIST_CLASSES, license="MIT")
 
 
 def load_idx_images(path: Path) -> SourceParts:

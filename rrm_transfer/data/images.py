@@ -194,7 +194,7 @@ class DataSet:
         class_names: In the order of the class indices, None where the source does not tell.
         num_classes: One more than the largest class index allowed.
         channels: 1 or 3.
-        licence: As the source states it.
+        license: As the source states it.
         source: Where the images came from.
         label_groups: The source's own classes that make up each class, where a label map was applied.
         notes: Every choice that was made for the user, to be printed and recorded.
@@ -207,7 +207,7 @@ class DataSet:
     class_names: tuple[str, ...] | None
     num_classes: int
     channels: int
-    licence: str | None
+    license: str | None
     source: str
     label_groups: tuple[tuple[int, ...], ...] | None = None
     notes: tuple[str, ...] = field(default=())

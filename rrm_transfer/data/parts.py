@@ -41,7 +41,7 @@ class SourceParts:
         source: Where it came from.
         images: ``train`` and ``test``, as far as they exist; a source that is not divided is all ``train``.
         class_names: In the order of the class indices, None where unknown.
-        licence: As the source states it.
+        license: As the source states it.
         label_groups: The source's own classes that make up each class, where a label map was applied.
         notes: Choices made so far.
     """
@@ -50,7 +50,7 @@ class SourceParts:
     source: str
     images: Mapping[str, ImageSet]
     class_names: tuple[str, ...] | None = None
-    licence: str | None = None
+    license: str | None = None
     label_groups: tuple[tuple[int, ...], ...] | None = None
     notes: tuple[str, ...] = ()
 
@@ -134,7 +134,7 @@ def assemble(parts: SourceParts, *, held_out: float, seed: int, train_limit: int
         class_names=parts.class_names,
         num_classes=num_classes,
         channels=test.channels,
-        licence=parts.licence,
+        license=parts.license,
         source=parts.source,
         label_groups=parts.label_groups,
         notes=tuple(notes),

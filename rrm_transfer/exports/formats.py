@@ -36,14 +36,14 @@ class Exported:
     Attributes:
         files: What was written.
         format: Which form.
-        normalises: Whether it takes pixels in [0, 1]; else images that are normalised already.
+        normalizes: Whether it takes pixels in [0, 1]; else images that are normalized already.
         error: Largest difference from the student's logits, relative to the largest of them.
         images: Test images that this was measured on.
     """
 
     files: tuple[Path, ...]
     format: str
-    normalises: bool
+    normalizes: bool
     error: float
     images: int
 
@@ -53,7 +53,7 @@ def export(
     file: str | Path,
     *,
     form: str,
-    with_normalisation: bool = False,
+    with_normalization: bool = False,
     overwrite: bool = False,
 ) -> Exported:
     """Writes a run's student in another form, with a batch size that is free.
@@ -62,7 +62,7 @@ def export(
         run: Folder of a finished run.
         file: Where to.
         form: Of ``FORMATS``; ``robustbench`` is a Python module with weights and claim beside it.
-        with_normalisation: Take pixels in [0, 1] instead of normalised images; ``robustbench`` always does.
+        with_normalization: Take pixels in [0, 1] instead of normalized images; ``robustbench`` always does.
         overwrite: Replaces files that stand there.
 
     Raises:
@@ -78,15 +78,15 @@ def export(
     student, pixels = load_student(run), sample_of(finished)
     if form == "robustbench":
         return _robustbench(student, pixels, finished, files)
-    network: nn.Module = student if with_normalisation else student.model
+    network: nn.Module = student if with_normalization else student.model
     with torch.no_grad():
-        images = pixels if with_normalisation else student.normalise(pixels)
+        images = pixels if with_normalization else student.normalize(pixels)
     with replacing_file(file) as temporary:
         with _quiet():
             compute = _WRITERS[form](network, images, temporary)
         error = difference(compute, network, images)
         _require_equal(error, form)
-    return Exported((file,), form, with_normalisation, error, len(pixels))
+    return Exported((file,), form, with_normalization, error, len(pixels))
 
 
 def _robustbench(

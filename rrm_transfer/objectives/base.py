@@ -125,7 +125,7 @@ class Objective(ABC):
         labels_optional: Whether an image without a label takes part: no attack follows its label, and a term
             beside the cross-entropy is left.
         attacks: Whether the student itself is attacked in training.
-        replays: How often the loop uses each batch, with one optimiser step each time (Free AT).
+        replays: How often the loop uses each batch, with one optimizer step each time (Free AT).
     """
 
     needs: frozenset[Need] = frozenset()

@@ -164,7 +164,7 @@ def fill_in(recipe: Recipe, row: TrainingDefaults, numbers: Numerics, *, compile
         compiled: Whether the launcher asks for ``torch.compile``.
 
     Raises:
-        RecipeError: The optimiser is one whose learning rate the table does not know, or values do not go
+        RecipeError: The optimizer is one whose learning rate the table does not know, or values do not go
             together.
     """
     train = recipe.train
@@ -188,7 +188,7 @@ def fill_in(recipe: Recipe, row: TrainingDefaults, numbers: Numerics, *, compile
         "compile": compiled,
     }
     if train.optimizer not in (AUTO, row.optimizer) and train.lr == AUTO:
-        # A learning rate means nothing without its optimiser.
+        # A learning rate means nothing without its optimizer.
         automatic["lr"] = next((d.lr for d in DEFAULTS.values() if d.optimizer == train.optimizer), None)
         if automatic["lr"] is None:
             known = ", ".join(dict.fromkeys(d.optimizer for d in DEFAULTS.values()))

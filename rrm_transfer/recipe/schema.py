@@ -93,7 +93,7 @@ class TeacherSection(Section):
         name: A zoo name, a timm or hub name, a file, or a run folder of ours.
         arch: The architecture of a weights file, where its keys do not tell it; null: none is named.
         weights: A local file that replaces a download; null: none does.
-        normalisation: ``none``, ``imagenet``, ``cifar10`` or ``mean/std``, where the source does not tell it;
+        normalization: ``none``, ``imagenet``, ``cifar10`` or ``mean/std``, where the source does not tell it;
             null: none is named.
         features_only: Whether its classifier is left aside, so that its classes need not be the data's.
         check: Whether clean and short-PGD accuracy are measured before training.
@@ -103,7 +103,7 @@ class TeacherSection(Section):
     name: str
     arch: str | None = None
     weights: Path | None = None
-    normalisation: str | None = None
+    normalization: str | None = None
     features_only: bool = False
     check: bool = True
     cache: CacheSection | None = None
@@ -111,7 +111,7 @@ class TeacherSection(Section):
     @property
     def is_itself(self) -> bool:
         """Whether the model is what its name says, and not other weights or another reading of them."""
-        return self.arch is None and self.weights is None and self.normalisation is None
+        return self.arch is None and self.weights is None and self.normalization is None
 
 
 class StudentSection(Section):
@@ -124,7 +124,7 @@ class StudentSection(Section):
         weights: A local file to start from, instead of timm's hub; null: none.
         args: Arguments for ``timm.create_model``, such as ``output_stride: 8``; ``stem: cifar`` is ours.
         projection: ``auto`` inserts the linear layer only where widths differ; ``always`` inserts it.
-        licence: Of the trained weights, as an SPDX or hub identifier; null: not stated.
+        license: Of the trained weights, as an SPDX or hub identifier; null: not stated.
     """
 
     name: str
@@ -132,7 +132,7 @@ class StudentSection(Section):
     weights: Path | None = None
     args: dict[str, Any] = Field(default_factory=dict)
     projection: Literal["auto", "always"] = "auto"
-    licence: str | None = None
+    license: str | None = None
 
 
 class AugmentationSection(Section):
@@ -222,12 +222,12 @@ class TrainSection(Section):
 
     Attributes:
         epochs: Passes over the training images.
-        global_batch_size: Images per optimiser step, over all processes and accumulation steps.
+        global_batch_size: Images per optimizer step, over all processes and accumulation steps.
         accumulation: Parts into which each process splits its share of a batch.
         optimizer: A name that ``timm.optim`` knows (``momentum`` is SGD as the paper uses it).
         lr: The largest learning rate.
-        momentum: Of SGD-like optimisers; others have their own.
-        weight_decay: As the optimiser applies it; biases and normalisation weights have none.
+        momentum: Of SGD-like optimizers; others have their own.
+        weight_decay: As the optimizer applies it; biases and normalization weights have none.
         schedule: ``cosine`` per step from ``lr`` to ``min_lr``, ``cyclic`` per step from ``min_lr`` up to
             ``lr`` and back, ``multistep`` by ``decay_rate`` at ``milestones``, or ``constant``.
         min_lr: Where the cosine ends and the cycle begins and ends.
@@ -243,13 +243,13 @@ class TrainSection(Section):
         precision: ``bf16`` is autocast; weights and losses stay float32. ``auto``: by kind of device, or
             as accelerate's configuration asks.
         channels_last: Memory format of the student's images and weights. ``auto``: by kind of student.
-        sync_batchnorm: Whether batch norms normalise by the images of all processes (GPUs).
+        sync_batchnorm: Whether batch norms normalize by the images of all processes (GPUs).
         compile: Runs the student through ``torch.compile``: the first step takes long, the others less.
             ``auto``: where accelerate's configuration asks for it.
         gradient_checkpointing: Computes activations again in the backward pass: less memory, about a third
             more time.
-        checkpoint_every: Optimiser steps between checkpoints.
-        log_every: Optimiser steps between log lines.
+        checkpoint_every: Optimizer steps between checkpoints.
+        log_every: Optimizer steps between log lines.
         skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
     """
 
@@ -281,7 +281,7 @@ class TrainSection(Section):
 
 
 class ControlSection(Section):
-    """The undefended control: the same student, data and optimiser with plain cross-entropy.
+    """The undefended control: the same student, data and optimizer with plain cross-entropy.
 
     Attributes:
         enabled: Whether it is trained at all.

@@ -24,7 +24,7 @@ from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.teachers.networks.building import is_timm
 from rrm_transfer.teachers.zoo import zoo_entry
 
-_LICENCES = frozenset(
+_LICENSES = frozenset(
     {
         "apache-2.0",
         "mit",
@@ -43,7 +43,7 @@ _LICENCES = frozenset(
         "openrail",
     }
 )
-"""Identifiers that the hub accepts; any other licence it takes as ``other`` with a name."""
+"""Identifiers that the hub accepts; any other license it takes as ``other`` with a name."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _ON_HUB = {"fashion-mnist-mini": "zalando-datasets/fashion_mnist"}
@@ -142,7 +142,7 @@ def _front_matter(run: FinishedRun) -> str:
         datasets=[dataset_id] if _HUB_ID.fullmatch(dataset_id) else None,
         model_name=run.provenance.recipe,
         eval_results=results,
-        **_licence(run.student.pretrained_cfg.license),
+        **_license(run.student.pretrained_cfg.license),
     )
     return data.to_yaml()
 
@@ -160,11 +160,11 @@ def _arguments(row: Row) -> dict[str, Any]:
     return {key: value for key, value in arguments.items() if value is not None}
 
 
-def _licence(name: str | None) -> dict[str, Any]:
+def _license(name: str | None) -> dict[str, Any]:
     if name is None:
         return {}
     identifier = name.lower()
-    return {"license": identifier} if identifier in _LICENCES else {"license": "other", "license_name": name}
+    return {"license": identifier} if identifier in _LICENSES else {"license": "other", "license_name": name}
 
 
 def _origin(student: StudentSection) -> dict[str, Any]:

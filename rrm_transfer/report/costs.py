@@ -8,7 +8,7 @@ from rrm_transfer.costs.estimate import SAT_EPOCHS, CostReport
 from rrm_transfer.report.screen import new_table, show
 from rrm_transfer.report.table import duration
 
-_PARTS = ("data", "teacher", "attack", "student forward", "backward", "optimiser", "other")
+_PARTS = ("data", "teacher", "attack", "student forward", "backward", "optimizer", "other")
 
 
 def print_costs(report: CostReport) -> None:

@@ -182,9 +182,9 @@ def _loss_chart(model: Model, steps: list[StepEvent]) -> Chart:
     svg = line_chart(
         f"loss-{model}",
         curves,
-        x=Scale("optimiser step"),
+        x=Scale("optimizer step"),
         y=Scale("loss", log=wide),
-        alt=f"Losses of the {model} against optimiser steps: {', '.join(words)}.",
+        alt=f"Losses of the {model} against optimizer steps: {', '.join(words)}.",
     )
     return Chart(svg, f"Training losses of the {model}, unweighted, each the mean since the point before.")
 
@@ -207,9 +207,9 @@ def _accuracy_chart(model: Model, events: list[SelectionEvent]) -> Chart:
     svg = line_chart(
         f"accuracy-{model}",
         curves,
-        x=Scale("optimiser step"),
+        x=Scale("optimizer step"),
         y=Scale("accuracy", top=1.0, percent=True),
-        alt=f"Held-out accuracy of the {model} against optimiser steps: {', '.join(words)}.",
+        alt=f"Held-out accuracy of the {model} against optimizer steps: {', '.join(words)}.",
     )
     return Chart(
         svg, f"Accuracy of the {model} on {count:,} held-out training images; bands are 95 % intervals."
@@ -230,8 +230,8 @@ def _rate_chart(by_model: Mapping[Model, list[StepEvent]]) -> Chart:
     svg = line_chart(
         "rate",
         curves,
-        x=Scale("optimiser step"),
+        x=Scale("optimizer step"),
         y=Scale("learning rate"),
-        alt=f"Learning rate against optimiser steps: {highest}.",
+        alt=f"Learning rate against optimizer steps: {highest}.",
     )
     return Chart(svg, "Learning rate.")

@@ -13,7 +13,7 @@ CONTINUABLE = frozenset(
         "extra_images",
         "name",
         "description",
-        "student.licence",
+        "student.license",
         "teacher.check",
         "data.max_broken",
         "data.workers",

@@ -109,7 +109,7 @@ def evaluate(
     corruptions: bool = False,
     arch: str | None = None,
     weights: Path | None = None,
-    normalisation: str | None = None,
+    normalization: str | None = None,
     allow_code: frozenset[str] = frozenset(),
     narrator: Narrator | None = None,
 ) -> tuple[Metrics, Path | None]:
@@ -137,7 +137,7 @@ def evaluate(
         corruptions: Whether accuracy under common corruptions is measured too.
         arch: Architecture of a weights file.
         weights: File that replaces the model's.
-        normalisation: Of the model's input, where its source does not tell it.
+        normalization: Of the model's input, where its source does not tell it.
         allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
         narrator: Says what happens.
 
@@ -155,7 +155,7 @@ def evaluate(
         raise UserError("Unknown split.", received=split, allowed=SPLITS)
     context = Context.begin(narrator)
     runtime = context.runtime
-    source = TeacherSection(name=str(model), arch=arch, weights=weights, normalisation=normalisation)
+    source = TeacherSection(name=str(model), arch=arch, weights=weights, normalization=normalization)
     with StopRequest():
         # The model and its data, loaded as every command loads them; then which images and which balls.
         known, data, network = load_with_data(source, dataset, context, allow_code=allow_code)

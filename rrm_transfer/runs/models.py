@@ -250,7 +250,7 @@ def load_model(
             source.name,
             arch=source.arch,
             weights=source.weights,
-            normalisation=source.normalisation,
+            normalization=source.normalization,
             channels=data.images.channels,
             image_size=data.image_size,
             features_only=source.features_only,

@@ -67,7 +67,7 @@ def provenance(setup: Setup, product: Product) -> dict[str, Any]:
         "objective": objective,
         "threat": {"norm": setup.threat.norm, "eps": setup.threat.eps},
         "dataset": data.images.name,
-        "dataset_license": data.images.licence,
+        "dataset_license": data.images.license,
         "fit": data.fit.describe(data.images.test.size),
         "teacher": None
         if teacher is None
@@ -130,7 +130,7 @@ def export(product: Product, setup: Setup, images: ImageSet) -> None:
         product.folder,
         sample=next(iter(batches)).x,
         class_names=setup.loaded.images.class_names,
-        licence=setup.recipe.student.licence,
+        license=setup.recipe.student.license,
         rrm=provenance(setup, product),
     )
 

@@ -56,7 +56,7 @@ def request(
         content = {"name": "transfer" if "teacher" in content else "teacher", "objective": objective, **kept}
     if given.get("objective", {}).get("name", "") not in ("", content.get("objective", {}).get("name")):
         named.add("objective")
-    # Arguments, weights and normalisation belong to what they were written for.
+    # Arguments, weights and normalization belong to what they were written for.
     for part in named:
         content[part] = {key: value for key, value in content.get(part, {}).items() if key in _KEPT}
     for section, options in given.items():

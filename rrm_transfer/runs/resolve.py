@@ -161,7 +161,7 @@ def with_objective(setup: Setup, section: ObjectiveSection) -> Setup:
 
 
 def check_names(recipe: Recipe) -> tuple[Recipe, Objective]:
-    """Checks what needs no data: names of student and optimiser, the objective, values that exclude others.
+    """Checks what needs no data: names of student and optimizer, the objective, values that exclude others.
 
     Returns:
         A copy with the exact student name and every argument of the objective, and that objective.
@@ -264,7 +264,7 @@ def _tell_of_teacher(teacher: Teacher, narrator: Narrator) -> None:
     facts: Mapping[str, Any] = teacher.provenance
     narrator.note(
         f"teacher: {teacher.name}, {teacher.architecture}, {teacher.num_parameters:,} parameters, "
-        f"{teacher.width} features, normalisation {facts['normalisation']}, {facts['view']}"
+        f"{teacher.width} features, normalization {facts['normalization']}, {facts['view']}"
     )
     report = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in facts["load"].items())
     narrator.note(f"teacher: tensors {report}")

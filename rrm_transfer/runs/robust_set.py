@@ -37,7 +37,7 @@ SHARD = 256
 """Images of one file: what an interruption can lose."""
 
 EQUATION = (
-    "x_r = argmin_z ||g_T(z) - g_T(x)||_2 over the images that normalised steps in [0, 1] pass through, "
+    "x_r = argmin_z ||g_T(z) - g_T(x)||_2 over the images that normalized steps in [0, 1] pass through, "
     "from another training image"
 )
 SOURCE = "Ilyas et al., Adversarial Examples Are Not Bugs, They Are Features, NeurIPS 2019, section 3.1"
@@ -98,7 +98,7 @@ class RobustSet:
             "source": SOURCE,
             "steps": self._inversion.steps,
             "step_size": self._inversion.step_size,
-            "teacher": {key: provenance[key] for key in ("sha256", "normalisation", "view")},
+            "teacher": {key: provenance[key] for key in ("sha256", "normalization", "view")},
             "data": self._data.train.fingerprint,
             "images": len(self._data.train),
             "fit": str(self._fit),

@@ -168,11 +168,11 @@ class _Work:
         """Builds what training needs, so that nothing is written where that cannot be done.
 
         Raises:
-            UserError: Optimiser, augmentation, batch size or an existing robust set cannot be used, a name
+            UserError: Optimizer, augmentation, batch size or an existing robust set cannot be used, a name
                 cannot be written, or the disk is too small.
         """
         self._require_names()
-        build_optimizer(student, self.setup.plan("student", 1).optimisation)
+        build_optimizer(student, self.setup.plan("student", 1).optimization)
         train = self.recipe.train
         if train.sync_batchnorm:
             self.runtime.check_sync_batchnorm()
@@ -191,7 +191,7 @@ class _Work:
         data, teacher = self.setup.loaded.images, self.setup.teacher
         names = {
             "recipe": self.recipe.model_dump(mode="json"),
-            "data": {"name": data.name, "licence": data.licence},
+            "data": {"name": data.name, "license": data.license},
             "classes": data.class_names,
             "teacher": None if teacher is None else dict(teacher.provenance),
         }

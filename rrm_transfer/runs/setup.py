@@ -19,7 +19,7 @@ from rrm_transfer.runs.trainables import Trainable, TrainablePlan
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.students.student import StudentPlan
 from rrm_transfer.teachers.teacher import Teacher
-from rrm_transfer.training.optimization import Optimisation
+from rrm_transfer.training.optimization import Optimization
 from rrm_transfer.training.passes import Passes, count_passes
 from rrm_transfer.training.step import pair
 from rrm_transfer.training.updating import TrainingPlan
@@ -126,7 +126,7 @@ class Setup:
         return TrainingPlan(
             model=model,
             epochs=epochs,
-            optimisation=Optimisation(
+            optimization=Optimization(
                 optimizer=train.optimizer,
                 lr=train.lr,
                 momentum=train.momentum,

@@ -61,9 +61,9 @@ def check_teacher(setup: Setup) -> list[Row]:
     )
     if at_chance(clean, classes):
         raise UserError(
-            "The teacher predicts at chance: wrong normalisation, or another order of labels?",
+            "The teacher predicts at chance: wrong normalization, or another order of labels?",
             received=f"{clean.accuracy:.1%} of {clean.count} images, {classes} classes",
-            hint="--teacher-normalisation, or --skip-teacher-check to go on all the same",
+            hint="--teacher-normalization, or --skip-teacher-check to go on all the same",
         )
     standing = Standing(clean, near, far, known.stated_share(setup.loaded.section, threat))
     if standing.grade != "robust":
@@ -114,7 +114,7 @@ def quick_accuracy(
     clean, near, far = _short_rows(model, data, threat, measurement)
     standing = Standing(clean, near, far, known.stated_share(data.section, threat))
     if at_chance(clean, data.images.num_classes):
-        verdict = "predicts at chance: wrong normalisation or label order?"
+        verdict = "predicts at chance: wrong normalization or label order?"
     elif standing.grade == "robust":
         verdict = "accurate and robust to a short attack"
     elif standing.grade == "weak":

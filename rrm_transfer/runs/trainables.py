@@ -17,7 +17,7 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_folder
 from rrm_transfer.core.kinds import Kind
 from rrm_transfer.core.outputs import Outputs
-from rrm_transfer.core.pixels import NAMED_STATISTICS, Normalise
+from rrm_transfer.core.pixels import NAMED_STATISTICS, Normalize
 from rrm_transfer.data.images import DataSet
 from rrm_transfer.recipe.schema import StudentSection
 from rrm_transfer.students.names import resolve_student_name
@@ -49,14 +49,14 @@ class TeacherNetwork(nn.Module):
         self.architecture = architecture
         self.args = {"num_classes": num_classes, "in_chans": channels}
         self.image_size = image_size
-        self.normalise = Normalise(NAMED_STATISTICS["none"].for_channels(channels))
+        self.normalize = Normalize(NAMED_STATISTICS["none"].for_channels(channels))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = build_model(Blueprint(architecture, self.args))
 
     def forward(self, x: Tensor) -> Outputs:
         """Maps pixels in [0, 1], ``(B, C, H, W)``, to logits and representation."""
-        outputs: Outputs = self.network(self.normalise(x))
+        outputs: Outputs = self.network(self.normalize(x))
         return outputs
 
 
@@ -165,7 +165,7 @@ def export_trained(
     *,
     sample: Tensor,
     class_names: Sequence[str] | None,
-    licence: str | None,
+    license: str | None,
     rrm: Mapping[str, object],
 ) -> None:
     """Writes a trained network: a student folded, a teachers' network as ``--teacher`` reads it.
@@ -175,16 +175,16 @@ def export_trained(
         folder: Its files are replaced where they exist; others stay.
         sample: Images on which a folded student must answer like the trained one, ``(B, C, H, W)``.
         class_names: In the order of the logits, where they are known.
-        licence: Of the weights.
+        license: Of the weights.
         rrm: What else to record; JSON values only.
 
     Raises:
         UserError: A folded student would answer otherwise.
     """
     if isinstance(network, Student):
-        save_student(network, folder, sample=sample, class_names=class_names, licence=licence, rrm=rrm)
+        save_student(network, folder, sample=sample, class_names=class_names, license=license, rrm=rrm)
         return
-    statistics = network.normalise.statistics
+    statistics = network.normalize.statistics
     channels = len(statistics.mean)
     config = {
         "architecture": network.architecture,
@@ -194,7 +194,7 @@ def export_trained(
             "input_size": [channels, network.image_size, network.image_size],
             "mean": statistics.mean,
             "std": statistics.std,
-            "license": licence,
+            "license": license,
         },
         "rrm": dict(rrm),
     }

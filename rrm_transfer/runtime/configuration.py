@@ -19,7 +19,7 @@ _UNSUPPORTED = {
     ),
     "ACCELERATE_USE_MEGATRON_LM": (
         "Megatron-LM is not supported.",
-        "FSDP2 shares out weights, gradients and optimiser state (fsdp_version: 2)",
+        "FSDP2 shares out weights, gradients and optimizer state (fsdp_version: 2)",
     ),
     "ACCELERATE_USE_PARALLELISM_CONFIG": (
         "accelerate's parallelism_config is not supported.",

@@ -164,7 +164,7 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
 
 
 def resident_bytes(modules: Iterable[nn.Module | None], optimizer: torch.optim.Optimizer) -> int:
-    """Returns what weights, buffers and the optimiser's state take between steps."""
+    """Returns what weights, buffers and the optimizer's state take between steps."""
     tensors: list[Tensor] = []
     for module in modules:
         if module is not None:

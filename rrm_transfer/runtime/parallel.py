@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(student: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Returns a copy whose weights, gradients and optimiser state the processes of ``mesh`` hold in parts.
+    """Returns a copy whose weights, gradients and optimizer state the processes of ``mesh`` hold in parts.
 
     Args:
         student: The same on every process; left as it is.
@@ -47,7 +47,7 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 
 
 def synchronise_statistics(student: nn.Module) -> nn.Module:
-    """Returns a copy whose batch norms normalise by the statistics of all processes' images."""
+    """Returns a copy whose batch norms normalize by the statistics of all processes' images."""
     synchronised: nn.Module = convert_sync_batchnorm(copy.deepcopy(student))
     return synchronised
 

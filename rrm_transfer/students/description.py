@@ -29,7 +29,7 @@ class StudentDescription:
         folds_into: The layers that projection and classifier are written into on export.
         stock: Whether stock timm loads the export.
         parameters: Of the stock network.
-        normalisation: The pixel statistics that it will use.
+        normalization: The pixel statistics that it will use.
         has_pretrained: Whether timm names weights to start from.
         model_args: What ``timm.create_model`` will be given beside classes and channels.
         notes: Automatic choices and warnings.
@@ -45,7 +45,7 @@ class StudentDescription:
     folds_into: tuple[str, ...]
     stock: bool
     parameters: int
-    normalisation: str
+    normalization: str
     has_pretrained: bool
     model_args: dict[str, object]
     notes: tuple[str, ...]
@@ -95,7 +95,7 @@ def describe_student(
         folds_into=leaves,
         stock=plan.stem is None,
         parameters=sum(parameter.numel() for parameter in plan.model.parameters()),
-        normalisation=str(PixelStatistics(tuple(config.mean), tuple(config.std)).for_channels(channels)),
+        normalization=str(PixelStatistics(tuple(config.mean), tuple(config.std)).for_channels(channels)),
         has_pretrained=bool(config.has_weights),
         model_args=plan.args,
         notes=plan.notes,

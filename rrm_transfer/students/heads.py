@@ -1,7 +1,7 @@
 """How timm's classifiers read the representation, and how a linear map is written into each form.
 
 A timm network ends in one affine map of its representation, though not always in one layer: two heads that
-are averaged, one head per branch, a normalisation in front. Every form is taken apart into its last affine
+are averaged, one head per branch, a normalization in front. Every form is taken apart into its last affine
 layers (the *leaves*), what stands before them, and what must be silent for the leaves to decide alone.
 Handlers are chosen by the type of the head, never by the name of an architecture.
 """
@@ -56,7 +56,7 @@ class Head:
     silenced: tuple[str, ...] = ()
 
     def represent(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Returns the representation ``(B, width)`` of normalised images ``(B, C, H, W)``."""
+        """Returns the representation ``(B, width)`` of normalized images ``(B, C, H, W)``."""
         return self.pool(model, cast(Any, model).forward_features(x))
 
     def pool(self, model: nn.Module, features: object) -> Tensor:
@@ -226,7 +226,7 @@ def _open(model: nn.Module, path: str) -> Head | None:
 
 
 def _whole(model: nn.Module, path: str) -> str:
-    """Widens a linear layer to the normalised head that it ends: timm names either as the classifier."""
+    """Widens a linear layer to the normalized head that it ends: timm names either as the classifier."""
     parent = path.rpartition(".")[0]
     return parent if parent and _norm_linear(model.get_submodule(parent), parent) else path
 

@@ -12,7 +12,7 @@ from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import hub_model
 from rrm_transfer.core.names import HUB, split_scheme
-from rrm_transfer.core.pixels import Normalise, PixelStatistics
+from rrm_transfer.core.pixels import Normalize, PixelStatistics
 from rrm_transfer.core.stems import MARKED_PREFIX, MARKED_WEIGHTS, STOCK_WEIGHTS
 from rrm_transfer.core.weights.state_dict import read_state_dict, require_same_kinds
 from rrm_transfer.students.creation import create_timm
@@ -33,9 +33,9 @@ class LoadedStudent(nn.Module):
     Attributes:
         architecture: Its timm name.
         class_names: In the order of the logits, where the export knows them.
-        normalisation: The pixel statistics that it applies.
+        normalization: The pixel statistics that it applies.
         image_size: Side of the images that it was trained on, in pixels.
-        model: The timm network, which takes normalised images.
+        model: The timm network, which takes normalized images.
     """
 
     def __init__(self, model: nn.Module, *, config: dict[str, Any]) -> None:
@@ -43,14 +43,14 @@ class LoadedStudent(nn.Module):
         recorded = config["pretrained_cfg"]
         self.architecture: str = config.get("rrm", {}).get("architecture", config["architecture"])
         self.class_names: tuple[str, ...] | None = tuple(config.get("label_names") or ()) or None
-        self.normalisation = PixelStatistics(tuple(recorded["mean"]), tuple(recorded["std"]))
+        self.normalization = PixelStatistics(tuple(recorded["mean"]), tuple(recorded["std"]))
         self.image_size: int = recorded["input_size"][-1]
-        self.normalise = Normalise(self.normalisation)
+        self.normalize = Normalize(self.normalization)
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns logits ``(B, classes)`` of pixels in [0, 1], ``(B, C, H, W)``."""
-        return cast(Tensor, self.model(self.normalise(x)))
+        return cast(Tensor, self.model(self.normalize(x)))
 
 
 def load_student(path: str | Path) -> LoadedStudent:

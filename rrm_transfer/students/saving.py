@@ -36,7 +36,7 @@ def fold_error(student: Student, folded: nn.Module, sample: Tensor) -> float:
     try:
         with torch.no_grad():
             trained = student(sample).logits
-            difference = folded(student.normalise(sample)) - trained
+            difference = folded(student.normalize(sample)) - trained
     finally:
         student.train(training)
     return float(difference.abs().max() / trained.abs().max())
@@ -48,7 +48,7 @@ def save_student(
     *,
     sample: Tensor,
     class_names: Sequence[str] | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     rrm: Mapping[str, object] | None = None,
 ) -> float:
     """Folds a student and writes ``config.json`` and its weights, whole or not at all.
@@ -63,7 +63,7 @@ def save_student(
         folder: Its files are replaced where they exist; others stay.
         sample: A few images to compare on, pixels in [0, 1], ``(B, C, H, W)``, on the student's device.
         class_names: In the order of the logits, where they are known.
-        licence: Of the weights.
+        license: Of the weights.
         rrm: What else to record: teacher, objective, threat model, versions. JSON values only.
 
     Returns:
@@ -82,12 +82,12 @@ def save_student(
             received=f"relative difference of the logits {error:.2g}",
             allowed=f"at most {FOLD_TOLERANCE:g}",
         )
-    statistics = student.normalise.statistics
+    statistics = student.normalize.statistics
     channels = len(statistics.mean)
     pretrained_cfg = {
         # everything below describes the weights that the network came from, not these
         **dict.fromkeys(_SOURCE_FIELDS),
-        "license": licence,
+        "license": license,
     }
     with replacing_folder(Path(folder), owned=(CONFIG, STOCK_WEIGHTS, MARKED_WEIGHTS)) as temporary:
         folded.cpu().register_state_dict_post_hook(_unshare)  # type: ignore[no-untyped-call]

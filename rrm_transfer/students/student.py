@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rrm_transfer.core.kinds import Kind
 from rrm_transfer.core.layers import Layer, LayerReader
 from rrm_transfer.core.outputs import Outputs
-from rrm_transfer.core.pixels import Normalise, PixelStatistics
+from rrm_transfer.core.pixels import Normalize, PixelStatistics
 from rrm_transfer.students.creation import create_timm
 from rrm_transfer.students.heads import Head
 from rrm_transfer.students.names import resolve_student_name
@@ -76,7 +76,7 @@ class Student(nn.Module):
     Attributes:
         architecture: Exact timm name, without a tag.
         model_args: What was given to ``timm.create_model``, chosen or asked for.
-        normalise: Pixels in [0, 1] to what the network expects.
+        normalize: Pixels in [0, 1] to what the network expects.
         model: The timm network.
         head: Projection and classifier.
         layer_projections: Of intermediate layers, for training alone; see :meth:`read_layers`.
@@ -107,7 +107,7 @@ class Student(nn.Module):
         self.notes = notes
         self.kind: Kind = kind_of(model)
         self.form = form
-        self.normalise = Normalise(statistics)
+        self.normalize = Normalize(statistics)
         self.model = model
         self.head = head
         self.layer_projections = nn.ModuleList()
@@ -121,7 +121,7 @@ class Student(nn.Module):
         return self.stem is None
 
     def no_weight_decay(self) -> set[str]:
-        """Names the parameters that timm's optimiser factory must not decay: those that the network names."""
+        """Names the parameters that timm's optimizer factory must not decay: those that the network names."""
         own = getattr(self.model, "no_weight_decay", set)
         return {f"model.{name}" for name in own()}
 
@@ -138,7 +138,7 @@ class Student(nn.Module):
 
     def _run(self, x: Tensor) -> tuple[object, tuple[Tensor, ...]]:
         trunk = cast(Callable[[Tensor], object], self.model.forward_features)
-        return self._reader.run(self.model, trunk, self.normalise(x))
+        return self._reader.run(self.model, trunk, self.normalize(x))
 
     def adopt_classifier(self, weight: Tensor, bias: Tensor, *, frozen: bool) -> None:
         """Takes over a teacher's classifier.
@@ -169,7 +169,7 @@ class Student(nn.Module):
             UserError: The network has no such layer.
         """
         self._reader = LayerReader(self.model, layers, owner=self.architecture)
-        channels = len(self.normalise.statistics.mean)
+        channels = len(self.normalize.statistics.mean)
         weight = next(self.model.parameters())
         was_training = self.training
         self.eval()
@@ -195,8 +195,8 @@ class Student(nn.Module):
 def kind_of(model: nn.Module) -> Kind:
     """Tells how a network is usually trained, from its modules.
 
-    ``"transformer"`` (AdamW with warm-up) where normalisations over a sample's own features (LayerNorm,
-    RMSNorm, GroupNorm with one group) outnumber batch normalisations; so ConvNeXt counts as one. A network
+    ``"transformer"`` (AdamW with warm-up) where normalizations over a sample's own features (LayerNorm,
+    RMSNorm, GroupNorm with one group) outnumber batch normalizations; so ConvNeXt counts as one. A network
     with neither is one where it has more linear layers than convolutions. All else is
     ``"convolutional"`` (SGD).
     """

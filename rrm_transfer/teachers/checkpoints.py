@@ -23,7 +23,7 @@ class Checkpoint:
         file: Where they were read.
         sha256: Of the file.
         tensors: By plain names, wrappers removed.
-        statistics: The normalisation that stands in the file, or None.
+        statistics: The normalization that stands in the file, or None.
         form: What was recognised and removed, in order.
     """
 

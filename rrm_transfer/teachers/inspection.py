@@ -25,7 +25,7 @@ def inspect_teacher(
     *,
     arch: str | None = None,
     weights: Path | None = None,
-    normalisation: str | None = None,
+    normalization: str | None = None,
     channels: int | None = None,
     image_size: int | None = None,
     allow_code: frozenset[str] = frozenset(),
@@ -36,7 +36,7 @@ def inspect_teacher(
         source: As `load_teacher` takes it.
         arch: The architecture, where the source does not say it.
         weights: A file that replaces the source's.
-        normalisation: Overrides what the source says.
+        normalization: Overrides what the source says.
         channels: That a network of the user's own takes; None: found by trying.
         image_size: Side in pixels of the images that it takes; None: found by trying.
         allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
@@ -44,7 +44,7 @@ def inspect_teacher(
     Returns:
         JSON values: ``architecture``, ``stem`` (``cifar`` or ``stock``), ``arguments`` of the constructor,
         ``width`` of the representation, ``classes``, ``channels``, ``image_size`` (null: the data's),
-        ``normalisation`` (``unknown`` where nothing says it), ``matched``, ``missing``, ``unexpected`` and
+        ``normalization`` (``unknown`` where nothing says it), ``matched``, ``missing``, ``unexpected`` and
         ``wrong_shape`` counts, ``fits``, ``form``, ``file``, ``sha256``, ``class_names``, and what the zoo
         states.
 
@@ -54,10 +54,10 @@ def inspect_teacher(
     origin = find_origin(source, arch=arch, weights=weights)
     checkpoint = open_checkpoint(origin.file, sha256=origin.sha256)
     plan = draw_plan(origin, checkpoint)
-    if normalisation is not None:
-        parse_statistics(normalisation)  # what cannot be read is a mistake, not an unknown
+    if normalization is not None:
+        parse_statistics(normalization)  # what cannot be read is a mistake, not an unknown
     try:
-        said = str(find_statistics(normalisation, checkpoint, origin)[0])
+        said = str(find_statistics(normalization, checkpoint, origin)[0])
     except UserError:
         said = "unknown"
     model = build_model(plan.blueprint, allow_code=allow_code)
@@ -78,7 +78,7 @@ def inspect_teacher(
         "classes": outputs.logits.shape[1],
         "channels": taken,
         "image_size": size,
-        "normalisation": said,
+        "normalization": said,
         **report.counts(),
         "fits": report.fits,
         "form": list(plan.form),

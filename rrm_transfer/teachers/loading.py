@@ -28,7 +28,7 @@ def load_teacher(
     image_size: int,
     arch: str | None = None,
     weights: Path | None = None,
-    normalisation: str | None = None,
+    normalization: str | None = None,
     allow_code: frozenset[str] = frozenset(),
     features_only: bool = False,
 ) -> Teacher:
@@ -41,13 +41,13 @@ def load_teacher(
         image_size: Side in pixels of the data.
         arch: The architecture, where the source does not say it.
         weights: A file that replaces the source's.
-        normalisation: ``none``, ``imagenet``, ``cifar10`` or ``mean/std``; overrides what the source says.
+        normalization: ``none``, ``imagenet``, ``cifar10`` or ``mean/std``; overrides what the source says.
         allow_code: Each ``package.module:factory`` that may be imported and called, as it is named.
         features_only: Whether only the representation will be used, so that a classifier is not needed.
 
     Raises:
         UserError: The source is unknown, its weights cannot be had, are unsafe to read or do not fit, or its
-            normalisation is not known.
+            normalization is not known.
     """
     source = str(source)
     origin = find_origin(source, arch=arch, weights=weights)
@@ -59,7 +59,7 @@ def load_teacher(
             received=source,
             hint="use an objective that matches features only, such as label-free rrm",
         )
-    statistics, said_by = find_statistics(normalisation, checkpoint, origin)
+    statistics, said_by = find_statistics(normalization, checkpoint, origin)
     own_code = plan.blueprint.own_code
     # Without memory first: widths that a file names may be of any size.
     with nullcontext() if own_code else torch.device("meta"):
@@ -89,7 +89,7 @@ def load_teacher(
             "arguments": dict(plan.blueprint.args),
             "form": list(plan.form),
             "load": report.counts(),
-            "normalisation_from": said_by,
+            "normalization_from": said_by,
             **origin.facts,
         },
     )
@@ -115,22 +115,22 @@ def own_size(architecture: str, *, allow_code: frozenset[str]) -> int | None:
 
 
 def find_statistics(
-    normalisation: str | None, checkpoint: Checkpoint, origin: Origin
+    normalization: str | None, checkpoint: Checkpoint, origin: Origin
 ) -> tuple[PixelStatistics, str]:
-    """Returns the normalisation and who said it: the user, the weights file, or the source.
+    """Returns the normalization and who said it: the user, the weights file, or the source.
 
     Raises:
         UserError: Nobody says it.
     """
-    if normalisation is not None:
-        return parse_statistics(normalisation), "the user"
+    if normalization is not None:
+        return parse_statistics(normalization), "the user"
     if checkpoint.statistics is not None:
         return checkpoint.statistics, "the weights file"
     if origin.statistics is not None:
         return origin.statistics, "the source's description"
     raise UserError(
-        "Nothing says how the teacher's input is normalised, and a wrong guess would ruin it silently.",
+        "Nothing says how the teacher's input is normalized, and a wrong guess would ruin it silently.",
         received=origin.file,
         allowed="none (the network takes pixels in [0, 1]), imagenet, cifar10, or mean/std",
-        hint="--teacher-normalisation none|imagenet|cifar10|mean/std",
+        hint="--teacher-normalization none|imagenet|cifar10|mean/std",
     )

@@ -29,11 +29,11 @@ class Origin:
         architecture: As `Blueprint` takes it.
         own_code: Whether that is the user's own ``package.module:factory``; no file can say so.
         args: For the architecture's constructor.
-        statistics: The normalisation.
+        statistics: The normalization.
         image_size: Side in pixels of the images that the network was trained on.
         class_names: In the order of the logits.
         sha256: That the file must have.
-        facts: More, for the provenance: the data set, published figures, licence, citation.
+        facts: More, for the provenance: the data set, published figures, license, citation.
     """
 
     name: str

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rrm_transfer.core.layers import Layer, LayerReader
 from rrm_transfer.core.outputs import Outputs
-from rrm_transfer.core.pixels import Normalise, PixelStatistics
+from rrm_transfer.core.pixels import Normalize, PixelStatistics
 from rrm_transfer.core.weights.identity import weights_hash
 from rrm_transfer.teachers.networks.adapters import HookedNetwork, TimmNetwork
 from rrm_transfer.teachers.view import View
@@ -22,10 +22,10 @@ class Teacher(nn.Module):
     Gradients reach the input where it requires them, never the weights.
 
     Args:
-        network: Gives ``Outputs`` for normalised images.
+        network: Gives ``Outputs`` for normalized images.
         name: What messages and reports call it.
         architecture: Of the network, as `build_network` understands it.
-        statistics: The network's own normalisation.
+        statistics: The network's own normalization.
         view: From the data to the network's input.
         has_classifier: Whether the logits mean something.
         class_names: In the order of the logits.
@@ -56,9 +56,9 @@ class Teacher(nn.Module):
         self.channels = view.channels[1]
         self.image_size = view.size[1]
         self.view = view
-        self.normalise = Normalise(statistics.for_channels(self.channels))
+        self.normalize = Normalize(statistics.for_channels(self.channels))
         self.network = network
-        self.provenance = {**(provenance or {}), "view": str(view), "normalisation": str(statistics)}
+        self.provenance = {**(provenance or {}), "view": str(view), "normalization": str(statistics)}
         self._groups: tuple[tuple[int, ...], ...] | None = None
         self._reader = LayerReader(network, (), owner=name)
         self.requires_grad_(False)
@@ -79,7 +79,7 @@ class Teacher(nn.Module):
         Args:
             x: Pixels in [0, 1] at the data's size and channels, ``(B, C, H, W)``.
         """
-        outputs = self._run(self.normalise(self.view(x)))
+        outputs = self._run(self.normalize(self.view(x)))
         if self._groups is None:
             return outputs
         columns = [outputs.logits[:, list(group)].logsumexp(1) for group in self._groups]
@@ -151,7 +151,7 @@ class Teacher(nn.Module):
             "arguments": self.provenance.get("arguments"),
             "stem": self.provenance.get("stem"),
             "view": self.view,
-            "statistics": self.normalise.statistics,
+            "statistics": self.normalize.statistics,
             "groups": self._groups,
         }
         return weights_hash(self.network.state_dict().items(), parts)
@@ -184,7 +184,7 @@ class Teacher(nn.Module):
         side = self.view.size[0]
         generator = torch.Generator().manual_seed(0)
         x = torch.rand(2, self.view.channels[0], side, side, generator=generator)
-        return self(x.to(self.normalise.mean.device))  # type: ignore[no-any-return]
+        return self(x.to(self.normalize.mean.device))  # type: ignore[no-any-return]
 
 
 def _weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor]:

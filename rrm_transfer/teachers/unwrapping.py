@@ -1,6 +1,6 @@
 """From the keys of a checkpoint to the keys of the network inside: wrappers are recognised and removed.
 
-A prefix is removed only where every tensor carries it (normaliser statistics and known duplicates aside),
+A prefix is removed only where every tensor carries it (normalizer statistics and known duplicates aside),
 and only at the front: a name's middle is never touched.
 """
 
@@ -23,17 +23,17 @@ _PREFIXES = (
     "net.",
     "base_model.",
     "ema_model.",
-    "1.",  # Sequential(normalisation, network)
+    "1.",  # Sequential(normalization, network)
     "0.",
     MARKED_PREFIX,
 )
-# The statistics of a normalising layer, as (mean, standard deviation), at the level of the prefix.
-_NORMALISERS = tuple(
+# The statistics of a normalizing layer, as (mean, standard deviation), at the level of the prefix.
+_NORMALIZERS = tuple(
     (f"{layer}{mean}", f"{layer}{std}")
     for layer in ("", "0.", "normalizer.", "normalize.", "normalizer_layer.", "norm_layer.", "preprocess.")
     for mean, std in (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
 )
-_DUPLICATE = "attacker."  # robustness: the attacker holds the model and its normaliser once more
+_DUPLICATE = "attacker."  # robustness: the attacker holds the model and its normalizer once more
 _EMA_COUNTER = "n_averaged"  # torch.optim.swa_utils.AveragedModel
 
 
@@ -43,7 +43,7 @@ class Unwrapped:
 
     Attributes:
         tensors: By name.
-        statistics: The normalisation that stood among them, or None.
+        statistics: The normalization that stood among them, or None.
         form: What was removed, in order.
     """
 
@@ -56,16 +56,16 @@ def unwrap(tensors: Mapping[str, Tensor]) -> Unwrapped:
     """Removes wrappers until none is left.
 
     Raises:
-        UserError: Two normalising layers say different things, or nothing else is there.
+        UserError: Two normalizing layers say different things, or nothing else is there.
     """
     left = dict(tensors)
     found: list[PixelStatistics] = []
     form: list[str] = []
     while True:
-        for pair in _NORMALISERS:
+        for pair in _NORMALIZERS:
             if pair[0] in left and pair[1] in left:
                 found.append(_statistics(left.pop(pair[0]), left.pop(pair[1])))
-                form.append(f"normaliser {pair[0]}, {pair[1]}")
+                form.append(f"normalizer {pair[0]}, {pair[1]}")
         if left.pop(_EMA_COUNTER, None) is not None:
             form.append(f"counter {_EMA_COUNTER}")
         if any(name.startswith(_DUPLICATE) for name in left) and any(n.startswith("model.") for n in left):
@@ -79,12 +79,12 @@ def unwrap(tensors: Mapping[str, Tensor]) -> Unwrapped:
         left = {name.removeprefix(prefix): tensor for name, tensor in left.items()}
         form.append(f"prefix {prefix}")
     if not left:
-        raise UserError("The weights hold a normalising layer and no network.", received=", ".join(form))
+        raise UserError("The weights hold a normalizing layer and no network.", received=", ".join(form))
     if any(statistics != found[0] for statistics in found):
         raise UserError(
-            "The weights hold two normalising layers that differ; applying one would be wrong.",
+            "The weights hold two normalizing layers that differ; applying one would be wrong.",
             received="; ".join(map(str, found)),
-            hint="save the network without its wrapper and name the normalisation: --teacher-normalisation",
+            hint="save the network without its wrapper and name the normalization: --teacher-normalization",
         )
     left, renamed = _in_timms_names(left)
     return Unwrapped(left, found[0] if found else None, (*form, *renamed))
@@ -116,4 +116,4 @@ def _statistics(mean: Tensor, std: Tensor) -> PixelStatistics:
             tuple(round(value, 7) for value in std.flatten().tolist()),
         )
     except ValueError as problem:
-        raise UserError(f"The normalising layer in the weights is broken: {problem}") from None
+        raise UserError(f"The normalizing layer in the weights is broken: {problem}") from None

@@ -41,11 +41,11 @@ class ZooEntry:
         architecture: As ``--teacher-arch`` takes it; None: the embedded folder says it.
         args: For the architecture's constructor.
         image_size: Side in pixels of the images that it was trained on.
-        normalisation: As ``--teacher-normalisation`` takes it; None: it stands in the file.
+        normalization: As ``--teacher-normalization`` takes it; None: it stands in the file.
         clean: Published clean accuracy in percent.
         robust: Published accuracy under ``attack`` in percent.
         attack: By what ``robust`` was measured.
-        licence: Of the weights.
+        license: Of the weights.
     """
 
     name: str
@@ -59,11 +59,11 @@ class ZooEntry:
     architecture: str | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
     image_size: int | None = None
-    normalisation: str | None = None
+    normalization: str | None = None
     clean: float | None = None
     robust: float | None = None
     attack: str | None = None
-    licence: str | None = None
+    license: str | None = None
 
     @property
     def published(self) -> str | None:
@@ -80,7 +80,7 @@ class ZooEntry:
             "norm": self.norm,
             "eps": self.eps,
             "published": self.published,
-            "licence": self.licence,
+            "license": self.license,
             "citation": self.citation,
         }
 
@@ -125,7 +125,7 @@ def zoo_origin(entry: ZooEntry, weights: Path | None = None) -> Origin:
         file=weights,
         architecture=entry.architecture,
         args=entry.args,
-        statistics=None if entry.normalisation is None else parse_statistics(entry.normalisation),
+        statistics=None if entry.normalization is None else parse_statistics(entry.normalization),
         image_size=entry.image_size,
         class_names=_class_names(entry.dataset),
         sha256=sha256,

@@ -38,7 +38,7 @@ class WeightAverage(ABC):
 
     @abstractmethod
     def update(self, student: nn.Module, step: int) -> None:
-        """Takes in the weights after optimiser step ``step``, counted from 1."""
+        """Takes in the weights after optimizer step ``step``, counted from 1."""
 
     @property
     def statistics_lag(self) -> bool:
@@ -62,7 +62,7 @@ class WeightAverage(ABC):
 
 
 class MovingAverage(WeightAverage):
-    """Exponential moving average over optimiser steps, of weights and batch statistics alike.
+    """Exponential moving average over optimizer steps, of weights and batch statistics alike.
 
     In adversarial training: Gowal et al., "Uncovering the Limits of Adversarial Training against
     Norm-Bounded Adversarial Examples" (arXiv 2010.03593). Batch statistics are a moving average anyway, and
@@ -97,7 +97,7 @@ class LastEpochs(WeightAverage):
     Args:
         student: Copied.
         first_step: Averaging begins after this step.
-        every: Optimiser steps of an epoch.
+        every: Optimizer steps of an epoch.
     """
 
     def __init__(self, student: nn.Module, *, first_step: int, every: int) -> None:
@@ -153,7 +153,7 @@ def build_average(
         ema: Decay of a moving average.
         last_epochs: How many epochs a mean is over.
         epochs: Of training.
-        steps_per_epoch: Optimiser steps.
+        steps_per_epoch: Optimizer steps.
     """
     if ema is not None:
         return MovingAverage(student, decay=ema)

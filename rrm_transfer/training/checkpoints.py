@@ -37,7 +37,7 @@ class Checkpoint:
     """The state of one training phase.
 
     Attributes:
-        step: Optimiser steps done.
+        step: Optimizer steps done.
         tensors: By name.
         facts: What else there is; JSON values only.
     """
@@ -141,7 +141,7 @@ def pack(
 def unpack(
     student: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> None:
-    """Puts back what ``pack`` took from the student and the optimiser."""
+    """Puts back what ``pack`` took from the student and the optimizer."""
     own = student.state_dict()
     student.load_state_dict(
         {name: in_the_form_of(value, own[name]) for name, value in _under(_STUDENT, tensors).items()}

@@ -80,7 +80,7 @@ def out_of_memory(images: int, fits: int | None, batch: int) -> UserError:
     Args:
         images: In the forward pass that failed.
         fits: In one that was tried and succeeded, or None.
-        batch: Images of this process in an optimiser step.
+        batch: Images of this process in an optimizer step.
     """
     what = f"Memory ran out with {images} images in a forward pass"
     if fits is None:
@@ -90,7 +90,7 @@ def out_of_memory(images: int, fits: int | None, batch: int) -> UserError:
         )
     return UserError(
         f"{what}; {fits} fit.",
-        hint=f"--set train.accumulation={-(-batch // fits)}, which leaves the batch of an optimiser step "
+        hint=f"--set train.accumulation={-(-batch // fits)}, which leaves the batch of an optimizer step "
         "as it is, or --set train.gradient_checkpointing=true",
     )
 

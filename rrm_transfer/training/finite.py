@@ -95,7 +95,7 @@ class LossWindow:
         self._steps: list[int] = []
 
     def add(self, step: int, terms: Mapping[str, Tensor]) -> None:
-        """Adds the terms of optimiser step ``step``, counted from 1."""
+        """Adds the terms of optimizer step ``step``, counted from 1."""
         self._terms.append(dict(terms))
         self._steps.append(step)
 

@@ -1,4 +1,4 @@
-"""Optimisers and schedules, from timm's factories."""
+"""Optimizers and schedules, from timm's factories."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _FUSED_DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
-class Optimisation:
+class Optimization:
     """How weights are moved.
 
     Attributes:
         optimizer: A name that ``timm.optim`` knows.
         lr: The largest learning rate.
-        momentum: Of SGD-like optimisers; others have their own.
-        weight_decay: Not applied to biases and normalisation weights.
+        momentum: Of SGD-like optimizers; others have their own.
+        weight_decay: Not applied to biases and normalization weights.
         schedule: ``cosine`` per step to ``min_lr``, ``cyclic`` per step from ``min_lr`` up and back,
             ``multistep`` or ``constant``.
         milestones: Epochs at which ``multistep`` multiplies the rate by ``decay_rate``.
@@ -47,7 +47,7 @@ class Optimisation:
 
 
 def check_optimizer(name: str) -> None:
-    """Checks that timm knows an optimiser.
+    """Checks that timm knows an optimizer.
 
     Raises:
         UserError: It does not.
@@ -55,22 +55,22 @@ def check_optimizer(name: str) -> None:
     names = list_optimizers()
     if name not in names:
         raise UserError(
-            "Unknown optimiser.",
+            "Unknown optimizer.",
             received=name,
             allowed="a name of timm.optim.list_optimizers(), such as momentum, sgd, adamw, lamb",
             hint=did_you_mean(name, names),
         )
 
 
-def build_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
-    """Builds the optimiser over the parameters that require gradients.
+def build_optimizer(model: nn.Module, settings: Optimization) -> torch.optim.Optimizer:
+    """Builds the optimizer over the parameters that require gradients.
 
     Raises:
-        UserError: timm knows no optimiser of that name.
+        UserError: timm knows no optimizer of that name.
     """
     check_optimizer(settings.optimizer)
     kind = get_optimizer_class(settings.optimizer, bind_defaults=False)
-    # Weights that are shared out over processes have no such kernels for every optimiser.
+    # Weights that are shared out over processes have no such kernels for every optimizer.
     suited = all(type(w.data) is not DTensor and w.device.type in _FUSED_DEVICES for w in model.parameters())
     fused = {"fused": True} if kind in _FUSED and suited else {}
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
@@ -85,10 +85,10 @@ def build_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Opt
 
 
 class Schedule:
-    """The learning rate as a function of the number of optimiser steps done, with no state of its own."""
+    """The learning rate as a function of the number of optimizer steps done, with no state of its own."""
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, settings: Optimisation, *, epochs: int, steps_per_epoch: int
+        self, optimizer: torch.optim.Optimizer, settings: Optimization, *, epochs: int, steps_per_epoch: int
     ) -> None:
         self._optimizer = optimizer
         self._settings = settings
@@ -114,7 +114,7 @@ class Schedule:
             )
 
     def set(self, step: int) -> float:
-        """Sets the rate for optimiser step ``step``, counted from 0, and returns it."""
+        """Sets the rate for optimizer step ``step``, counted from 0, and returns it."""
         if self._settings.schedule == "cyclic":
             self._set_cyclic(step)
         elif self._scheduler is not None:

@@ -32,7 +32,7 @@ Judge = Callable[[nn.Module], list[Row]]
 
 @dataclass(frozen=True)
 class Score:
-    """How a network did after optimiser step ``step``: images classified correctly, of ``count``."""
+    """How a network did after optimizer step ``step``: images classified correctly, of ``count``."""
 
     step: int
     clean: int

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, TypeVar
 
-Part = Literal["data", "teacher", "student forward", "attack", "backward", "optimiser"]
+Part = Literal["data", "teacher", "student forward", "attack", "backward", "optimizer"]
 T = TypeVar("T")
 Clock = Callable[[Part], AbstractContextManager[None]]
 """Wraps a part of a step."""

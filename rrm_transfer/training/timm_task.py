@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.outputs import Outputs
-from rrm_transfer.core.pixels import Normalise, PixelStatistics, parse_statistics
+from rrm_transfer.core.pixels import Normalize, PixelStatistics, parse_statistics
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.objectives import build_objective
@@ -39,7 +39,7 @@ class RRMTask(TrainingTask):  # type: ignore[misc]  # timm has no types
         objective: Its name, or one that is built.
         total_steps: Batches in all: some objectives change in the course of training.
         threat: Of objectives that attack or add noise.
-        statistics: With which timm's loader has normalised the images, ``imagenet``, ``mean/std`` or built;
+        statistics: With which timm's loader has normalized the images, ``imagenet``, ``mean/std`` or built;
             None: they are pixels in [0, 1], as with ``--mean 0 0 0 --std 1 1 1``.
         seed: Of the objective's random numbers.
         device: Where the task computes.
@@ -80,7 +80,7 @@ class RRMTask(TrainingTask):  # type: ignore[misc]  # timm has no types
         self.seed = seed
         if isinstance(statistics, str):
             statistics = parse_statistics(statistics)
-        self.pixels = None if statistics is None else _Denormalise(statistics)
+        self.pixels = None if statistics is None else _Denormalize(statistics)
         self._step = 0
         self.to(self.device)
 
@@ -185,8 +185,8 @@ class _Classifier(nn.Module):
         return outputs.logits
 
 
-class _Denormalise(Normalise):
-    """Takes normalised images back to pixels in [0, 1]."""
+class _Denormalize(Normalize):
+    """Takes normalized images back to pixels in [0, 1]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * self.std + self.mean).clamp(0.0, 1.0)

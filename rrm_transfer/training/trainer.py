@@ -39,7 +39,7 @@ class TrainingResult:
 
     Attributes:
         seconds: Wall-clock time over all sessions of a resumed run, without selection.
-        steps: Optimiser steps, with those that were undone.
+        steps: Optimizer steps, with those that were undone.
         skipped: Steps that were undone because their loss or gradient was not finite.
         images: Images that the student was trained on, replays not counted.
     """

@@ -1,4 +1,4 @@
-"""One optimiser step: batch parts forward and backward, then the weights."""
+"""One optimizer step: batch parts forward and backward, then the weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rrm_transfer.training.execution import (
     out_of_memory,
 )
 from rrm_transfer.training.finite import BadSteps
-from rrm_transfer.training.optimization import Optimisation, Schedule, build_optimizer
+from rrm_transfer.training.optimization import Optimization, Schedule, build_optimizer
 from rrm_transfer.training.step import TrainingStep
 from rrm_transfer.training.timing import Clock, untimed
 
@@ -40,17 +40,17 @@ class TrainingPlan:
         model: ``student`` or ``control``; names checkpoints and log lines.
         epochs: Passes over the training images.
         accumulation: Parts into which each process splits its share of a batch.
-        optimisation: The optimiser and its schedule.
+        optimization: The optimizer and its schedule.
         threat: Of the training attack.
         eps_warmup_epochs: Linear warm-up of eps from zero.
         clip_grad: Largest gradient norm, or None.
         precision: Of forward and backward passes.
         channels_last: Memory format of images and weights.
-        sync_batchnorm: Whether batch norms normalise by the images of all processes.
+        sync_batchnorm: Whether batch norms normalize by the images of all processes.
         compile: Whether the student is compiled.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
-        checkpoint_every: Optimiser steps between checkpoints.
-        log_every: Optimiser steps between log lines.
+        checkpoint_every: Optimizer steps between checkpoints.
+        log_every: Optimizer steps between log lines.
         skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
         seed: Of attacks, noise and dropout during training.
         ema: Decay of a moving average of the weights, or None.
@@ -60,7 +60,7 @@ class TrainingPlan:
     model: str
     epochs: int
     accumulation: int
-    optimisation: Optimisation
+    optimization: Optimization
     threat: ThreatModel
     eps_warmup_epochs: float
     clip_grad: float | None
@@ -86,10 +86,10 @@ class Updater:
         student: Maps pixels to ``Outputs``; moved to the device, trained in place.
         teacher: Frozen, or None.
         objective: The loss.
-        steps_per_epoch: Optimiser steps.
+        steps_per_epoch: Optimizer steps.
 
     Attributes:
-        step: Optimiser steps done.
+        step: Optimizer steps done.
         bad_steps: Those of them that were undone.
         clock: Wraps the parts of a step whose time is of interest.
     """
@@ -114,9 +114,9 @@ class Updater:
         self._given = student.to(memory_format=self._format)
         self.student = runtime.training_form(student, sync_batchnorm=plan.sync_batchnorm)
         self.teacher = None if teacher is None else teacher.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
-        self.optimizer = build_optimizer(self.student, plan.optimisation)
+        self.optimizer = build_optimizer(self.student, plan.optimization)
         self._schedule = Schedule(
-            self.optimizer, plan.optimisation, epochs=plan.epochs, steps_per_epoch=steps_per_epoch
+            self.optimizer, plan.optimization, epochs=plan.epochs, steps_per_epoch=steps_per_epoch
         )
         self.bad_steps = BadSteps(plan.skip_bad_steps, runtime, self.student, objective)
 
@@ -136,7 +136,7 @@ class Updater:
     def update(
         self, prepared: nn.Module, epoch: int, batch: Batch, clean: Outputs | None = None
     ) -> dict[str, Tensor]:
-        """Does the next optimiser step.
+        """Does the next optimizer step.
 
         Args:
             prepared: The student as accelerate prepared it.
@@ -168,7 +168,7 @@ class Updater:
         self.step += 1
         if self.bad_steps.undoes(self.step, totals):
             return {}
-        with self.clock("optimiser"):
+        with self.clock("optimizer"):
             if plan.clip_grad is not None:
                 self.runtime.accelerator.clip_grad_norm_(self.student.parameters(), plan.clip_grad)
             self.optimizer.step()

@@ -24,16 +24,16 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PROMISED = {
     "run": """--teacher --student --dataset --objective --recipe --set --output --overwrite --resume --seed
         --pretrained/--no-pretrained --student-arg --control/--no-control --skip-teacher-check --dry-run
-        --json --quiet/-q --push --teacher-arch --teacher-weights --teacher-normalisation""",
+        --json --quiet/-q --push --teacher-arch --teacher-weights --teacher-normalization""",
     "teach": "--student --objective --dataset --recipe --set --output --resume --seed",
     "evaluate": """MODEL --dataset --split --attack --norm --eps --steps --restarts --images --seed --output
-        --json --teacher-arch --teacher-weights --teacher-normalisation""",
+        --json --teacher-arch --teacher-weights --teacher-normalization""",
     "bench": """--teacher --student --dataset --objective --steps --recipe --set --json --teacher-arch
-        --teacher-weights --teacher-normalisation""",
+        --teacher-weights --teacher-normalization""",
     "inspect": """NAME --student --dataset --convert --json --teacher-arch --teacher-weights
-        --teacher-normalisation""",
+        --teacher-normalization""",
     "compare": "RUNS --format --plot --json",
-    "export": "RUN --format --output --with-normalisation --json",
+    "export": "RUN --format --output --with-normalization --json",
     "push": "RUN --repo --private --create-pr --dry-run --json",
     "sweep": "--recipe --students --objectives --seeds --set --output --launcher --json --quiet/-q",
     "doctor": "--json",
@@ -97,7 +97,7 @@ def test_version(cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("words", "completion"),
-    [("rrm-transfer ev", "evaluate"), ("rrm-transfer run --teacher-n", "--teacher-normalisation")],
+    [("rrm-transfer ev", "evaluate"), ("rrm-transfer run --teacher-n", "--teacher-normalization")],
 )
 def test_a_shell_completes_commands_and_options(words: str, completion: str) -> None:
     program = "import sys; sys.argv = ['rrm-transfer']; from rrm_transfer.cli.app import main; main()"

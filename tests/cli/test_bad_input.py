@@ -41,8 +41,8 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "recipe key": (["--set", "train.eposch=1"], ["train.eposch: unknown key", "epochs"]),
     "recipe value": (["--set", "threat.eps=8/0"], ["threat.eps", "8/0"]),
     "override": (["--set", "train.epochs"], ["Not an override", "key.subkey=value"]),
-    "optimiser": (["--set", "train.optimizer=adamv"], ["Unknown optimiser", "adamw"]),
-    "optimiser without a learning rate": (
+    "optimizer": (["--set", "train.optimizer=adamv"], ["Unknown optimizer", "adamw"]),
+    "optimizer without a learning rate": (
         ["--set", "train.optimizer=adam", "--set", "train.lr=auto"],
         ["train.lr", "momentum"],
     ),

@@ -24,9 +24,9 @@ def test_it_is_balanced_named_and_licensed() -> None:
     assert parts.class_names is not None
     assert len(parts.class_names) == 10
     assert parts.class_names[9] == "Ankle boot"
-    assert parts.licence == "MIT"
-    licence = (FOLDER / "LICENSE.fashion-mnist").read_text()
-    assert "Copyright (c) 2017 Zalando SE" in licence
+    assert parts.license == "MIT"
+    license = (FOLDER / "LICENSE.fashion-mnist").read_text()
+    assert "Copyright (c) 2017 Zalando SE" in license
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 8_000_000
 
 
@@ -46,14 +46,14 @@ def test_building_it_again_gives_the_same_files(tmp_path: Path) -> None:
 def test_the_full_set_is_recognised_by_its_labels() -> None:
     assert FULL is not None
     parts = load_idx_folder(Path(FULL))
-    assert (parts.name, parts.licence) == ("fashion-mnist", "MIT")
+    assert (parts.name, parts.license) == ("fashion-mnist", "MIT")
     assert parts.class_names == load_fashion_mnist_mini().class_names
     assert len(parts.images["train"]) == 60_000
 
 
 def test_other_idx_folders_get_no_class_names(tmp_path: Path) -> None:
     parts = load_idx_folder(write_idx_folder(tmp_path / "mnist"))
-    assert (parts.name, parts.class_names, parts.licence) == ("mnist", None, None)
+    assert (parts.name, parts.class_names, parts.license) == ("mnist", None, None)
 
 
 def test_a_source_with_too_few_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

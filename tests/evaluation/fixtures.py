@@ -97,7 +97,7 @@ def _trained(eps: float, *, epochs: int) -> nn.Module:
 
 @cache
 def _stock_net() -> nn.Module:
-    """A plainly trained timm network, right about every other image, that takes normalised pixels."""
+    """A plainly trained timm network, right about every other image, that takes normalized pixels."""
     train = data().train
     pixels = F.pad(train.pixels[:2000].float() / 255, (2, 2, 2, 2))  # type: ignore[attr-defined]
     with torch.random.fork_rng():

@@ -38,7 +38,7 @@ def _run(path: Path, name: str = "test_resnet", **args: object) -> Path:
     x = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     folder = write_run(path)
     config = network_config()["rrm"] | {"dataset": "uoft-cs/cifar10"}
-    save_student(student, folder.student, sample=x, class_names=None, licence=None, rrm=config)
+    save_student(student, folder.student, sample=x, class_names=None, license=None, rrm=config)
     logits, labels = (torch.zeros(2, 6, *shape) for shape in ((4,), ()))
     index, classes = labels.long().clone()
     Gallery(
@@ -61,9 +61,9 @@ def _logits(run: Path, x: Tensor) -> Tensor:
 
 def test_onnx_takes_pixels_and_any_batch(run: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    made = export(run, tmp_path / "student.onnx", form="onnx", with_normalisation=True)
+    made = export(run, tmp_path / "student.onnx", form="onnx", with_normalization=True)
     assert made.error <= EXPORT_TOLERANCE
-    assert (made.images, made.normalises) == (6, True)
+    assert (made.images, made.normalizes) == (6, True)
     session = onnxruntime.InferenceSession(tmp_path / "student.onnx", providers=["CPUExecutionProvider"])
     for count in (1, 3):
         x = torch.rand(count, 3, 32, 32)
@@ -72,13 +72,13 @@ def test_onnx_takes_pixels_and_any_batch(run: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["student.onnx"]
 
 
-def test_torch_export_takes_normalised_images_and_any_batch(run: Path, tmp_path: Path) -> None:
+def test_torch_export_takes_normalized_images_and_any_batch(run: Path, tmp_path: Path) -> None:
     made = export(run, tmp_path / "student.pt2", form="torch-export")
-    assert not made.normalises
+    assert not made.normalizes
     program = torch.export.load(tmp_path / "student.pt2").module()
     for count in (1, 3):
         x = torch.rand(count, 3, 32, 32)
-        logits = program(load_student(run).normalise(x))
+        logits = program(load_student(run).normalize(x))
         torch.testing.assert_close(logits, _logits(run, x), rtol=1e-4, atol=1e-5)
 
 
@@ -174,7 +174,7 @@ def test_the_command_tells_what_it_wrote(run: Path, cli: Cli) -> None:
     assert ended.code == 0, ended.err
     assert ended.document["files"] == ["a.pt2"]
     assert ended.document["relative_difference"] <= EXPORT_TOLERANCE
-    assert "normalised" in cli("export", str(run), "--format", "torch-export", "--output", "b.pt2").out
+    assert "normalized" in cli("export", str(run), "--format", "torch-export", "--output", "b.pt2").out
 
 
 def test_a_claim_has_no_figures_of_other_data(tmp_path: Path) -> None:

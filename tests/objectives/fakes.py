@@ -20,7 +20,7 @@ WIDTH = 5
 
 
 class TinyNet(nn.Module):
-    """A smooth network with batch normalisation; it gives one of its layers twice, projected."""
+    """A smooth network with batch normalization; it gives one of its layers twice, projected."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()

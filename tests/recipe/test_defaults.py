@@ -151,13 +151,13 @@ def test_what_does_not_go_together_is_told_together() -> None:
     assert "data.held_out=0.05" in str(caught.value)
 
 
-def test_another_optimiser_brings_its_own_learning_rate() -> None:
+def test_another_optimizer_brings_its_own_learning_rate() -> None:
     recipe = build_recipe({"student": {"name": "a"}}, ["train.optimizer=adamw"])
     found = filled(recipe, training_defaults("convolutional", 32))
     assert found.train.lr == 1e-3
 
 
-def test_an_optimiser_without_a_row_needs_its_learning_rate() -> None:
+def test_an_optimizer_without_a_row_needs_its_learning_rate() -> None:
     row = training_defaults("convolutional", 32)
     with pytest.raises(RecipeError, match=r"train\.lr: is required with adam; .* momentum, adamw"):
         filled(build_recipe({"student": {"name": "a"}}, ["train.optimizer=adam"]), row)

@@ -71,7 +71,7 @@ def test_a_card_says_what_a_reader_must_know(tmp_path: Path) -> None:
         "| student | 75.2 % (752/1000, 72.4–77.8)",
         "| more-steps | suspicious | 0.034 | 0.02 |",
         "not a guarantee",
-        "Licence of the weights: MIT",
+        "License of the weights: MIT",
         "vaishnavi2022transferring",
     ):
         assert words in text, words
@@ -114,17 +114,17 @@ def test_names_are_shown_and_never_obeyed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("licence", "expected"),
+    ("license", "expected"),
     [
         ("CC-BY-4.0", {"license": "cc-by-4.0"}),
         ("My terms", {"license": "other", "license_name": "My terms"}),
         (None, {}),
     ],
 )
-def test_a_licence_has_a_form_that_the_hub_takes(
-    licence: str | None, expected: dict[str, str], tmp_path: Path
+def test_a_license_has_a_form_that_the_hub_takes(
+    license: str | None, expected: dict[str, str], tmp_path: Path
 ) -> None:
-    data = fixtures.metadata(_card(tmp_path, lambda config: config["pretrained_cfg"].update(license=licence)))
+    data = fixtures.metadata(_card(tmp_path, lambda config: config["pretrained_cfg"].update(license=license)))
     found = {key: value for key, value in data.items() if key.startswith("license")}
     assert found == expected
 

@@ -61,7 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     facts = fixtures.network_config()["rrm"]
     save_student(
         student, folder.student, sample=torch.rand(2, 1, 32, 32), class_names=fixtures.CLASS_NAMES,
-        licence="MIT",         rrm=facts,
+        license="MIT",         rrm=facts,
     )  # fmt: skip
     whole = fixtures.metrics()
     few_rows = [line for line in whole.rows if line.eps in (None, fixtures.EPS)]

@@ -59,7 +59,7 @@ def test_timm_loads_the_averaged_and_the_selected_weights(folder: str, part: str
     exported = timm.create_model(f"local-dir:{run / folder}", pretrained=True).eval()
     x = _images()
     with torch.no_grad():
-        expected, found = trained.eval()(x).logits, exported(trained.normalise(x))
+        expected, found = trained.eval()(x).logits, exported(trained.normalize(x))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     weights = dict(trained.named_parameters())
     as_trained = [name for name, value in weights.items() if torch.equal(kept[f"student/{name}"], value)]

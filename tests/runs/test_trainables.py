@@ -26,7 +26,7 @@ def test_a_teachers_network_is_trained_exported_and_loaded_as_a_teacher(tmp_path
     network(images).logits.sum().backward()
     assert all(p.grad is not None for p in network.parameters())
     folder = tmp_path / "student"
-    export_trained(network, folder, sample=images, class_names=["a", "b", "c"], licence=None, rrm={})
+    export_trained(network, folder, sample=images, class_names=["a", "b", "c"], license=None, rrm={})
     teacher = load_teacher(str(folder), channels=1, image_size=32)
     with torch.no_grad():
         assert torch.equal(teacher.logits(images), network.eval()(images).logits)

@@ -78,7 +78,7 @@ def recipe(tmp_path: Path, tiny_data: Path) -> Path:
     save_file(cifar_state(), tmp_path / "teacher.safetensors")
     (tmp_path / "recipe.yaml").write_text(
         f"""
-teacher: {{name: teacher.safetensors, arch: "{INTRUDER}:factory", normalisation: none}}
+teacher: {{name: teacher.safetensors, arch: "{INTRUDER}:factory", normalization: none}}
 student: {{name: test_resnet}}
 data: {{name: {tiny_data}}}
 """,
@@ -119,7 +119,7 @@ def test_allowed_code_runs(option: list[str], recipe: Path, cli: Cli) -> None:
 
 def test_evaluating_a_strangers_run_runs_none_of_its_code(tmp_path: Path, cli: Cli) -> None:
     save_file(cifar_state(), tmp_path / "model.safetensors")
-    options = ["--teacher-normalisation", "none", "--dataset", "fashion-mnist-mini", "--quiet"]
+    options = ["--teacher-normalization", "none", "--dataset", "fashion-mnist-mini", "--quiet"]
     sys.modules.pop(INTRUDER, None)
     named = [*options, "--teacher-arch", f"{INTRUDER}:factory"]
     ended = cli("evaluate", "model.safetensors", *named, "--attack", "none")
@@ -129,7 +129,7 @@ def test_evaluating_a_strangers_run_runs_none_of_its_code(tmp_path: Path, cli: C
         rrm_transfer.api.evaluate(
             "model.safetensors",
             arch=f"{INTRUDER}:factory",
-            normalisation="none",
+            normalization="none",
             dataset="fashion-mnist-mini",
         )
     assert INTRUDER not in sys.modules

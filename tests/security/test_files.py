@@ -151,7 +151,7 @@ def test_a_network_is_compared_before_it_takes_memory(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "teacher.pth")
     with pytest.raises(UserError, match="do not fit"):
         load_teacher(
-            str(tmp_path / "teacher.pth"), channels=3, image_size=32, arch="resnet18", normalisation="none"
+            str(tmp_path / "teacher.pth"), channels=3, image_size=32, arch="resnet18", normalization="none"
         )
 
 

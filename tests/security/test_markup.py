@@ -44,7 +44,7 @@ def _run(path: Path, name: str) -> RunFolder:
     folder = fixtures.write_run(path)
     recipe = read_recipe(str(folder.recipe))
     recipe = recipe.changed(
-        description=name, data=recipe.data.changed(name=name), student=recipe.student.changed(licence=name)
+        description=name, data=recipe.data.changed(name=name), student=recipe.student.changed(license=name)
     )
     folder.recipe.write_text(dump_recipe(recipe), encoding="utf-8")
     config = json.loads((folder.student / "config.json").read_text(encoding="utf-8"))

@@ -115,7 +115,7 @@ def _surrogate(run: RunFolder) -> object:
     teacher = read_recipe(str(run.recipe)).teacher
     assert teacher is not None
     return load_teacher(
-        teacher.name, arch=teacher.arch, weights=teacher.weights, normalisation=teacher.normalisation,
+        teacher.name, arch=teacher.arch, weights=teacher.weights, normalization=teacher.normalization,
         channels=1, image_size=32,
     )  # fmt: skip
 
@@ -193,7 +193,7 @@ def test_of_the_metadata_and_names_of_safetensors(name: str, used: list[str]) ->
     read_as_teacher(folder)
     read_as_student(folder)
     _tried(lambda: load_teacher(str(folder), channels=1, image_size=32))
-    _tried(lambda: load_teacher(str(file), channels=3, image_size=32, normalisation="none"))
+    _tried(lambda: load_teacher(str(file), channels=3, image_size=32, normalization="none"))
     assert not used
 
 
@@ -205,7 +205,7 @@ def test_of_a_checkpoints_entries(value: str, zipped: bool, used: list[str]) -> 
     torch.save(
         {**content, value: value, "state_dict": cifar_state()}, "a.pt", _use_new_zipfile_serialization=zipped
     )
-    teacher = load_teacher("a.pt", channels=3, image_size=32, normalisation="none")
+    teacher = load_teacher("a.pt", channels=3, image_size=32, normalization="none")
     assert teacher.architecture == "resnet18+cifar_stem"
     assert not used
 

@@ -43,7 +43,7 @@ def test_a_lone_surrogate_in_a_recipe_is_a_problem_of_the_recipe(key: str) -> No
     assert r"\ud800" in str(caught.value)
 
 
-@pytest.mark.parametrize("setting", [r'description="\uDCE9"', r'student.licence="\uDCE9"'])
+@pytest.mark.parametrize("setting", [r'description="\uDCE9"', r'student.license="\uDCE9"'])
 def test_what_the_card_could_not_hold_is_told_before_anything_is_written(
     setting: str, cli: Cli, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -45,7 +45,7 @@ OTHERS = {
     "--objective", "--objectives", "--pretrained/--no-pretrained", "--private", "--push", "--quiet/-q",
     "--repo", "--restarts", "--seed", "--seeds", "--skip-bad-steps", "--skip-teacher-check", "--split",
     "--steps", "--strict-checks", "--student", "--student-arg", "--students", "--surrogate", "--teacher",
-    "--teacher-arch", "--teacher-normalisation", "--teacher-weights", "--with-normalisation", "NAME", "RUN",
+    "--teacher-arch", "--teacher-normalization", "--teacher-weights", "--with-normalization", "NAME", "RUN",
     "RUNS",
 }  # fmt: skip
 """What says nothing of the kind, in any command."""

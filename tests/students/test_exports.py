@@ -21,7 +21,7 @@ def export(folder: Path, name: str = "test_resnet", channels: int = 3, **args: o
     x = torch.rand(4, channels, 32, 32)
     student.train()(x)
     error = save_student(
-        student, folder, sample=x, class_names=["cat", "dog", "owl"], licence="mit", rrm={"teacher": "t"}
+        student, folder, sample=x, class_names=["cat", "dog", "owl"], license="mit", rrm={"teacher": "t"}
     )
     assert error <= 1e-5
     assert student.training
@@ -33,15 +33,15 @@ def export(folder: Path, name: str = "test_resnet", channels: int = 3, **args: o
 def test_stock_timm_and_load_student_reload_bit_equal(name: str, channels: int, tmp_path: Path) -> None:
     student = export(tmp_path / "student", name, channels)
     x = torch.rand(2, channels, 32, 32)
-    folded = student.fold()(student.normalise(x))
+    folded = student.fold()(student.normalize(x))
     stock = timm.create_model(f"local-dir:{tmp_path / 'student'}", pretrained=True).eval()
-    assert torch.equal(stock(student.normalise(x)), folded)
+    assert torch.equal(stock(student.normalize(x)), folded)
     loaded = load_student(tmp_path)
     assert torch.equal(loaded(x), folded)
     assert not loaded.training
     assert loaded.architecture == name
     assert loaded.class_names == ("cat", "dog", "owl")
-    assert loaded.normalisation == student.normalise.statistics
+    assert loaded.normalization == student.normalize.statistics
     assert (tmp_path / "student").stat().st_mode & 0o055
 
 
@@ -98,7 +98,7 @@ def test_weights_that_do_not_fold_exactly_are_not_exported(tmp_path: Path) -> No
         student.head.classifier.weight[0, 0] = torch.nan
     with pytest.raises(UserError, match="was not exported"):
         save_student(
-            student, tmp_path / "s", sample=torch.rand(2, 3, 32, 32), class_names=None, licence=None, rrm={}
+            student, tmp_path / "s", sample=torch.rand(2, 3, 32, 32), class_names=None, license=None, rrm={}
         )
     assert not list(tmp_path.iterdir())
 

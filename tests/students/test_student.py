@@ -26,7 +26,7 @@ def test_logits_are_computed_from_the_projected_features() -> None:
     x = torch.rand(3, 3, 32, 32)
     logits, features, _ = student(x)
     assert features.shape == (3, 24)
-    z = student.form.represent(student.model, student.normalise(x))
+    z = student.form.represent(student.model, student.normalize(x))
     assert z.shape == (3, student.model.head_hidden_size)
     torch.testing.assert_close(features, student.head.projection(z))
     torch.testing.assert_close(logits, student.head.classifier(features))
@@ -51,7 +51,7 @@ def test_equal_widths_need_no_projection_unless_asked_for() -> None:
 def test_without_projection_the_student_starts_as_the_timm_network() -> None:
     student = small(feature_width=None).eval()
     x = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(student(x).logits, student.model(student.normalise(x)))
+    torch.testing.assert_close(student(x).logits, student.model(student.normalize(x)))
 
 
 def test_weights_depend_on_the_seed_alone_and_the_global_state_is_untouched() -> None:
@@ -76,7 +76,7 @@ def test_fold_is_the_product_of_both_maps_and_leaves_the_student_alone() -> None
     assert all(parameter.is_contiguous() and parameter.requires_grad for parameter in folded.parameters())
     assert all(torch.equal(before[key], value) for key, value in student.state_dict().items())
     x = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(folded(student.normalise(x)), student(x).logits)
+    torch.testing.assert_close(folded(student.normalize(x)), student(x).logits)
 
 
 def test_a_teachers_classifier_is_taken_over_and_frozen() -> None:
@@ -118,10 +118,10 @@ def test_an_unknown_layer_lists_those_of_the_network() -> None:
     assert "act1, layer1, layer2, layer3, layer4" in str(caught.value)
 
 
-def test_default_normalisation_is_the_architectures_and_averages_to_grey() -> None:
+def test_default_normalization_is_the_architectures_and_averages_to_grey() -> None:
     config = timm.models.get_pretrained_cfg("resnet18")
-    assert small("resnet18").normalise.statistics.mean == tuple(config.mean)
-    grey = small("resnet18", channels=1).normalise.statistics
+    assert small("resnet18").normalize.statistics.mean == tuple(config.mean)
+    grey = small("resnet18", channels=1).normalize.statistics
     assert grey.mean == pytest.approx((sum(config.mean) / 3,))
 
 
@@ -136,7 +136,7 @@ def test_default_normalisation_is_the_architectures_and_averages_to_grey() -> No
         ("resmlp_12_224", "transformer"),
     ],
 )
-def test_kind_is_decided_by_the_normalisation_layers(name: str, kind: str) -> None:
+def test_kind_is_decided_by_the_normalization_layers(name: str, kind: str) -> None:
     with torch.device("meta"):
         assert kind_of(timm.create_model(name)) == kind
 

@@ -63,7 +63,7 @@ def write_teacher(folder: Path, *, steps: int = 25) -> Path:
     """Writes a trained network as a stock timm folder."""
     images, _ = quarters(8, 2)
     sample = F.pad(torch.from_numpy(images)[:, None] / 255, (2,) * 4)
-    save_student(trained(steps=steps), folder, sample=sample, class_names=None, licence=None, rrm={})
+    save_student(trained(steps=steps), folder, sample=sample, class_names=None, license=None, rrm={})
     return folder
 
 

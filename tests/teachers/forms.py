@@ -56,7 +56,7 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def statistics(mean: str, std: str) -> Tensors:
-    """Returns a normaliser's buffers, shaped as wrappers hold them."""
+    """Returns a normalizer's buffers, shaped as wrappers hold them."""
     return {mean: torch.tensor(MEAN).view(1, 3, 1, 1), std: torch.tensor(STD).view(1, 3, 1, 1)}
 
 
@@ -128,7 +128,7 @@ class Form:
         return plan.blueprint.architecture if fits else None
 
 
-RAW = {"normalisation": "none"}
+RAW = {"normalization": "none"}
 
 
 def _state(seed: int = 0) -> Tensors:
@@ -168,11 +168,11 @@ _PREFIXES = (
 def _madry() -> dict[str, object]:
     inner = prefixed("module.model.", cifar_state())
     copies = prefixed("module.attacker.model.", cifar_state())
-    normalisers = {
+    normalizers = {
         **statistics("module.normalizer.new_mean", "module.normalizer.new_std"),
         **statistics("module.attacker.normalize.new_mean", "module.attacker.normalize.new_std"),
     }
-    return {"model": {**inner, **copies, **normalisers}, "epoch": 150, "optimizer": {"state": {}}}
+    return {"model": {**inner, **copies, **normalizers}, "epoch": 150, "optimizer": {"state": {}}}
 
 
 def _trades() -> Tensors:
@@ -241,7 +241,7 @@ FORMS = [
         RAW,
     ),
     Form(
-        "MadryLab robustness: wrapper, attacker's copy, normaliser",
+        "MadryLab robustness: wrapper, attacker's copy, normalizer",
         "narrow CIFAR ResNet-18",
         _madry,
         "resnet18+cifar_stem",
@@ -264,7 +264,7 @@ FORMS = [
         _cifar,
     ),
     Form(
-        "normalisation wrapper `0.mean`, `1.*`",
+        "normalization wrapper `0.mean`, `1.*`",
         "narrow ResNet-18",
         lambda: {**prefixed("1.", _state()), **statistics("0.mean", "0.std")},
         "resnet18",

@@ -215,7 +215,7 @@ MALFORMED = [
         _changed(lambda t: {**t, "mu": torch.zeros(3), "sigma": torch.zeros(3)}),
     ),
     Malformed(
-        "two normalisers that differ",
+        "two normalizers that differ",
         _changed(
             lambda t: {
                 **prefixed("model.", t),
@@ -225,8 +225,8 @@ MALFORMED = [
             }
         ),
     ),
-    Malformed("nothing says the normalisation", _saved(cifar_state), {"normalisation": None}),
-    Malformed("a normalisation that is none", _saved(cifar_state), {"normalisation": "imagnet"}),
+    Malformed("nothing says the normalization", _saved(cifar_state), {"normalization": None}),
+    Malformed("a normalization that is none", _saved(cifar_state), {"normalization": "imagnet"}),
     Malformed("an architecture that cannot be told", _saved(lambda: hollow("test_vit", num_classes=10))),
     Malformed(
         "a PreActResNet-18 of two possible kinds",

@@ -30,7 +30,7 @@ def test_form_is_understood(form: Form, tmp_path: Path) -> None:
     teacher = form.load(path)
     x = pixels()
     with torch.no_grad():
-        expected = form.network()(teacher.normalise(x))
+        expected = form.network()(teacher.normalize(x))
     logits = expected.logits if isinstance(expected, Outputs) else expected
     assert torch.equal(teacher.logits(x), logits)
 
@@ -81,7 +81,7 @@ def test_conversion_works_in_a_process_of_its_own(tmp_path: Path, monkeypatch: p
     source, target = case.write(tmp_path), tmp_path / "out.safetensors"
     convert(source, target)
     assert {path.name for path in tmp_path.iterdir()} == {source.name, target.name}
-    teacher = load_teacher(str(target), channels=3, image_size=32, normalisation="none")
+    teacher = load_teacher(str(target), channels=3, image_size=32, normalization="none")
     assert teacher.architecture == "resnet18+cifar_stem"
     with safe_open(target, framework="pt") as content:
         assert content.metadata()["converted_from_sha256"] == sha256_of(source)

@@ -24,19 +24,19 @@ def saved(folder: Path, content: dict[str, torch.Tensor]) -> str:
 def test_exported_student_with_cifar_stem_is_a_teacher(tmp_path: Path) -> None:
     student = build_student("resnet18", num_classes=10, channels=3, image_size=32, args={"stem": "cifar"})
     student.eval()
-    save_student(student, tmp_path / "student", sample=pixels(), class_names=None, licence=None, rrm={})
+    save_student(student, tmp_path / "student", sample=pixels(), class_names=None, license=None, rrm={})
     teacher = load_teacher(str(tmp_path), channels=3, image_size=32)
     assert teacher.architecture == "resnet18+cifar_stem"
     with torch.no_grad():
         torch.testing.assert_close(teacher.logits(pixels()), student(pixels()).logits, rtol=1e-4, atol=1e-5)
 
 
-def test_what_the_user_says_about_normalisation_wins(tmp_path: Path) -> None:
+def test_what_the_user_says_about_normalization_wins(tmp_path: Path) -> None:
     source = saved(tmp_path, {**cifar_state(), **statistics("mu", "sigma")})
     own = load_teacher(source, channels=3, image_size=32)
-    assert own.provenance["normalisation_from"] == "the weights file"
-    told = load_teacher(source, channels=3, image_size=32, normalisation="cifar10")
-    assert (told.provenance["normalisation"], told.provenance["normalisation_from"]) == (
+    assert own.provenance["normalization_from"] == "the weights file"
+    told = load_teacher(source, channels=3, image_size=32, normalization="cifar10")
+    assert (told.provenance["normalization"], told.provenance["normalization_from"]) == (
         "cifar10",
         "the user",
     )
@@ -45,7 +45,7 @@ def test_what_the_user_says_about_normalisation_wins(tmp_path: Path) -> None:
 def test_timm_name_with_a_file(tmp_path: Path) -> None:
     source = saved(tmp_path, tiny().state_dict())
     teacher = load_teacher(
-        "test_resnet", channels=1, image_size=28, weights=Path(source), normalisation="none"
+        "test_resnet", channels=1, image_size=28, weights=Path(source), normalization="none"
     )
     assert (teacher.architecture, teacher.num_classes, teacher.channels) == ("test_resnet", 10, 3)
     assert teacher.provenance["view"] == "grey to RGB"
@@ -57,7 +57,7 @@ def test_weights_that_are_named_replace_those_of_any_source(kind: str, tmp_path:
     tiny_folder(tmp_path / "folder", channels=3)
     source = tmp_path / "folder" / "model.safetensors" if kind == "file" else tmp_path / "folder"
     other = Path(saved(tmp_path, {name: tensor + 1 for name, tensor in tiny().state_dict().items()}))
-    facts = {"arch": "test_resnet", "normalisation": "none"} if kind == "file" else {}
+    facts = {"arch": "test_resnet", "normalization": "none"} if kind == "file" else {}
     teacher = load_teacher(str(source), channels=3, image_size=32, weights=other, **facts)  # type: ignore[arg-type]
     assert teacher.provenance["sha256"] == sha256_of(other)
 
@@ -65,7 +65,7 @@ def test_weights_that_are_named_replace_those_of_any_source(kind: str, tmp_path:
 def test_imagenet_network_sees_images_at_its_own_size(tmp_path: Path) -> None:
     wide = {**tiny().state_dict(), "fc.weight": torch.zeros(1000, 96), "fc.bias": torch.zeros(1000)}
     source = saved(tmp_path, wide)
-    teacher = load_teacher(source, channels=3, image_size=32, arch="test_resnet", normalisation="none")
+    teacher = load_teacher(source, channels=3, image_size=32, arch="test_resnet", normalization="none")
     assert teacher.image_size == 160
     assert teacher.provenance["view"] == "32x32 to 160x160, bilinear"
 
@@ -74,9 +74,9 @@ def test_features_need_no_classifier(tmp_path: Path) -> None:
     headless = {name: t for name, t in tiny().state_dict().items() if not name.startswith("fc.")}
     source = saved(tmp_path, headless)
     with pytest.raises(UserError, match="2 missing"):
-        load_teacher(source, channels=3, image_size=32, arch="test_resnet", normalisation="none")
+        load_teacher(source, channels=3, image_size=32, arch="test_resnet", normalization="none")
     teacher = load_teacher(
-        source, channels=3, image_size=32, arch="test_resnet", features_only=True, normalisation="none"
+        source, channels=3, image_size=32, arch="test_resnet", features_only=True, normalization="none"
     )
     assert teacher.num_classes is None
     assert teacher.features(pixels()).shape == (2, 96)
@@ -111,7 +111,7 @@ def test_config_without_statistics_asks_for_them(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     del config["pretrained_cfg"]["mean"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="Nothing says how the teacher's input is normalised"):
+    with pytest.raises(UserError, match="Nothing says how the teacher's input is normalized"):
         load_teacher(str(tmp_path), channels=1, image_size=32)
 
 
@@ -143,13 +143,13 @@ def test_inspection_counts_what_loading_would_refuse(tmp_path: Path) -> None:
     assert json.loads(json.dumps(facts)) == facts
 
 
-def test_inspection_does_not_take_a_misspelt_normalisation_for_none_at_all(tmp_path: Path) -> None:
+def test_inspection_does_not_take_a_misspelt_normalization_for_none_at_all(tmp_path: Path) -> None:
     tiny_folder(tmp_path / "teacher")
-    with pytest.raises(UserError, match="Not a normalisation"):
-        inspect_teacher(str(tmp_path / "teacher"), normalisation="imagnet")
+    with pytest.raises(UserError, match="Not a normalization"):
+        inspect_teacher(str(tmp_path / "teacher"), normalization="imagnet")
 
 
 def test_an_auxiliary_head_is_left_out_and_counted(tmp_path: Path) -> None:
     source = saved(tmp_path, {**cifar_state(), "rotation_head.weight": torch.zeros(4, 16)})
-    teacher = load_teacher(source, channels=3, image_size=32, normalisation="none")
+    teacher = load_teacher(source, channels=3, image_size=32, normalization="none")
     assert teacher.provenance["load"] == {"matched": 128, "missing": 0, "unexpected": 1, "wrong_shape": 0}

@@ -39,7 +39,7 @@ def test_the_undefended_twin_is_told_from_the_robust_network() -> None:
     factory = "tests.teachers.test_other_people:oval"
     verdicts = {}
     for name in ("cifar_madry_8px", "cifar_sgd_8px"):
-        source = TeacherSection(name=str(PAIR / f"{name}.pth"), arch=factory, normalisation=OVAL)
+        source = TeacherSection(name=str(PAIR / f"{name}.pth"), arch=factory, normalization=OVAL)
         code = frozenset({factory})
         found = quick_accuracy(source, str(CIFAR10.parent), Context.begin(), allow_code=code)
         verdicts[name] = str(found["verdict"])

@@ -33,9 +33,9 @@ def test_logits_and_features_are_the_networks_own() -> None:
     model = tiny()
     x = pixels()
     outputs = teacher_of(model)(x)
-    normalised = (x - 0.5) / 0.25
-    assert torch.equal(outputs.logits, model(normalised))
-    maps = model.forward_features(normalised)  # type: ignore[operator]
+    normalized = (x - 0.5) / 0.25
+    assert torch.equal(outputs.logits, model(normalized))
+    maps = model.forward_features(normalized)  # type: ignore[operator]
     assert torch.equal(outputs.features, model.forward_head(maps, pre_logits=True))  # type: ignore[operator]
 
 
@@ -108,9 +108,9 @@ def test_other_peoples_classifiers_are_hooked() -> None:
         nn.Conv2d(3, 8, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
     ).eval()
     outputs = teacher_of(model)(pixels())
-    normalised = (pixels() - 0.5) / 0.25
-    assert torch.equal(outputs.features, model[:3](normalised))
-    assert torch.equal(outputs.logits, model(normalised))
+    normalized = (pixels() - 0.5) / 0.25
+    assert torch.equal(outputs.features, model[:3](normalized))
+    assert torch.equal(outputs.logits, model(normalized))
 
 
 def test_classifier_without_linear_layer_is_refused() -> None:

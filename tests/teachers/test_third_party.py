@@ -34,13 +34,13 @@ def test_is_told_from_its_keys() -> None:
         10,
     )
     assert (facts["matched"], facts["missing"], facts["unexpected"], facts["wrong_shape"]) == (122, 0, 0, 0)
-    assert facts["normalisation"] == "unknown"
+    assert facts["normalization"] == "unknown"
 
 
 def test_computes_what_its_authors_network_computes() -> None:
     network = run_path(str(EXAMPLES / "resnet.py"))["ResNet18"]().eval()
     network.load_state_dict(torch.load(FILE, map_location="cpu", weights_only=True))
-    teacher = load_teacher(str(FILE), channels=3, image_size=32, normalisation="none")
+    teacher = load_teacher(str(FILE), channels=3, image_size=32, normalization="none")
     with torch.no_grad():
         torch.testing.assert_close(teacher.logits(pixels(count=4)), network(pixels(count=4)))
 
@@ -54,8 +54,8 @@ def test_is_accurate_on_raw_pixels_only() -> None:
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
     y = torch.tensor([row["label"] for row in rows])
 
-    def accuracy(normalisation: str, count: int) -> float:
-        teacher = load_teacher(str(FILE), channels=3, image_size=32, normalisation=normalisation)
+    def accuracy(normalization: str, count: int) -> float:
+        teacher = load_teacher(str(FILE), channels=3, image_size=32, normalization=normalization)
         with torch.no_grad():
             return float((teacher.logits(x[:count]).argmax(1) == y[:count]).float().mean())
 

@@ -23,7 +23,7 @@ def test_every_entry_is_usable(entry: ZooEntry) -> None:
     assert entry.dataset
     assert entry.citation
     assert entry.architecture is None or is_known(entry.architecture)
-    assert entry.normalisation is None or parse_statistics(entry.normalisation)
+    assert entry.normalization is None or parse_statistics(entry.normalization)
     assert (entry.clean is None) == (entry.robust is None) == (entry.attack is None)
     assert entry.clean is None or 0 < (entry.robust or 0) < entry.clean < 100
     assert zoo_entry(entry.name) is entry

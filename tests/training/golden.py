@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from rrm_transfer.objectives import OBJECTIVES, build_objective
-from tests.training.small import PLAN, Run, small_images, with_optimisation
+from tests.training.small import PLAN, Run, small_images, with_optimization
 
 FILE = Path(__file__).with_name("golden.json")
 STEPS = 20
 # Four batches of 11 images an epoch, of which accumulation makes parts of 6 and 5.
-_PLAN = replace(with_optimisation(PLAN, lr=0.02, warmup_epochs=1.0), accumulation=2)
+_PLAN = replace(with_optimization(PLAN, lr=0.02, warmup_epochs=1.0), accumulation=2)
 _ARGUMENTS: dict[str, dict[str, object]] = {"free-at": {"replays": 2}}
 _OPTIONS: dict[str, tuple[str, dict[str, object]]] = {
     "rrm with layers": ("rrm", {"student_layers": [0, 1], "layer_weights": [0.5, 2]}),

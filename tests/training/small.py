@@ -26,7 +26,7 @@ from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.processes import Runtime
 from rrm_transfer.training.checkpoints import Checkpoints
 from rrm_transfer.training.features.cache import FeatureCache
-from rrm_transfer.training.optimization import Optimisation
+from rrm_transfer.training.optimization import Optimization
 from rrm_transfer.training.selection import Judge, Selection, held_out_judge
 from rrm_transfer.training.trainer import Trainer, TrainingResult
 from rrm_transfer.training.updating import TrainingPlan
@@ -39,7 +39,7 @@ PLAN = TrainingPlan(
     model="student",
     epochs=2,
     accumulation=1,
-    optimisation=Optimisation(
+    optimization=Optimization(
         optimizer="momentum",
         lr=0.05,
         momentum=0.9,
@@ -64,7 +64,7 @@ PLAN = TrainingPlan(
 
 
 class Network(nn.Module):
-    """A convolution, a normalisation, a hidden layer and a classifier; its maps may be read as layers."""
+    """A convolution, a normalization, a hidden layer and a classifier; its maps may be read as layers."""
 
     def __init__(self, *, norm: str = "batch", dropout: float = 0.0, seed: int = 0, layers: int = 0) -> None:
         super().__init__()
@@ -206,8 +206,8 @@ class Run:
         return {name: value.clone() for name, value in self.student.state_dict().items()}
 
 
-def with_optimisation(plan: TrainingPlan, **changes: Any) -> TrainingPlan:
-    return replace(plan, optimisation=replace(plan.optimisation, **changes))
+def with_optimization(plan: TrainingPlan, **changes: Any) -> TrainingPlan:
+    return replace(plan, optimization=replace(plan.optimization, **changes))
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

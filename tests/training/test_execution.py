@@ -25,7 +25,7 @@ from rrm_transfer.training.execution import executing, set_checkpointing
 from rrm_transfer.training.optimization import build_optimizer
 from rrm_transfer.training.selection import Selection, held_out_judge
 from rrm_transfer.training.step import TrainingStep
-from tests.training.small import PLAN, SIZE, Network, Run, equal, small_images, with_optimisation
+from tests.training.small import PLAN, SIZE, Network, Run, equal, small_images, with_optimization
 
 
 def _student() -> Student:
@@ -171,7 +171,7 @@ def test_other_errors_are_not_taken_for_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "fused"), [("momentum", True), ("adamw", True), ("lamb", False)])
 def test_one_kernel_moves_all_weights_where_torch_has_one(name: str, fused: bool) -> None:
-    optimizer = build_optimizer(Network(), with_optimisation(PLAN, optimizer=name).optimisation)
+    optimizer = build_optimizer(Network(), with_optimization(PLAN, optimizer=name).optimization)
     assert bool(optimizer.defaults.get("fused")) == fused
 
 
@@ -181,7 +181,7 @@ def test_fused_steps_are_the_plain_ones(name: str) -> None:
     networks = [Network(norm="layer").to(memory_format=torch.channels_last) for _ in range(2)]
     x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     for network, fused in zip(networks, (True, False), strict=True):
-        optimizer = build_optimizer(network, with_optimisation(PLAN, optimizer=name).optimisation)
+        optimizer = build_optimizer(network, with_optimization(PLAN, optimizer=name).optimization)
         for group in optimizer.param_groups:
             group["fused"] = fused
         for _ in range(3):

@@ -125,7 +125,7 @@ def test_a_cached_run_has_the_losses_of_a_live_one(teacher_labels: bool, tmp_pat
     options: dict[str, Any] = {
         "objective": "kd-adv",
         "arguments": {"ce_weight": 0.5},
-        "plan": replace(PLAN, optimisation=replace(PLAN.optimisation, lr=1e-6)),
+        "plan": replace(PLAN, optimization=replace(PLAN.optimization, lr=1e-6)),
         "extra": beside,
         "teacher_labels": teacher_labels,
     }

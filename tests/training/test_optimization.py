@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.training.optimization import Optimisation, Schedule, build_optimizer
+from rrm_transfer.training.optimization import Optimization, Schedule, build_optimizer
 from tests.training.small import PLAN
 
 EPOCHS, PER_EPOCH = 6, 10
-SETTINGS = replace(PLAN.optimisation, lr=0.1, min_lr=0.001, warmup_epochs=0.0)
+SETTINGS = replace(PLAN.optimization, lr=0.1, min_lr=0.001, warmup_epochs=0.0)
 
 
-def rates(settings: Optimisation) -> list[float]:
+def rates(settings: Optimization) -> list[float]:
     optimizer = build_optimizer(nn.Linear(2, 2), settings)
     schedule = Schedule(optimizer, settings, epochs=EPOCHS, steps_per_epoch=PER_EPOCH)
     return [schedule.set(step) for step in range(EPOCHS * PER_EPOCH)]
@@ -78,7 +78,7 @@ def test_a_schedule_has_no_state_of_its_own() -> None:
     assert schedule.set(3) == rates(SETTINGS)[3]
 
 
-def test_the_papers_optimiser() -> None:
+def test_the_papers_optimizer() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     optimizer = build_optimizer(network, SETTINGS)
     assert isinstance(optimizer, torch.optim.SGD)
@@ -88,13 +88,13 @@ def test_the_papers_optimiser() -> None:
     assert not any(group["nesterov"] for group in optimizer.param_groups)
 
 
-def test_only_weights_that_require_gradients_are_optimised() -> None:
+def test_only_weights_that_require_gradients_are_optimized() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
     optimizer = build_optimizer(network, SETTINGS)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
 
 
-def test_unknown_optimiser_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="Unknown optimiser") as caught:
+def test_unknown_optimizer_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="Unknown optimizer") as caught:
         build_optimizer(nn.Linear(2, 2), replace(SETTINGS, optimizer="admw"))
     assert "adamw" in str(caught.value)

@@ -163,7 +163,7 @@ def test_a_step_reads_no_value_of_the_device(objective: str, tmp_path: Path) -> 
     plan = replace(PLAN, clip_grad=1.0, log_every=100)
     trainer = Run(tmp_path, objective=objective, plan=plan).trainer
     batches, updater = trainer._batches(), trainer._updater
-    updater.update(updater.student, *next(batches))  # creates the optimiser's state
+    updater.update(updater.student, *next(batches))  # creates the optimizer's state
     with _Reads() as reads:
         updater.update(updater.student, *next(batches))
     assert reads.found == []

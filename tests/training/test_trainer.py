@@ -13,7 +13,7 @@ import torch
 
 from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.training.updating import TrainingPlan
-from tests.training.small import PLAN, Run, equal, small_images, with_optimisation
+from tests.training.small import PLAN, Run, equal, small_images, with_optimization
 
 STEPS = 10  # two epochs of five batches
 
@@ -23,7 +23,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "accumulation": {"plan": replace(PLAN, accumulation=2)},
     "dropout": {"network": {"dropout": 0.5}},
     "channels_last": {"plan": replace(PLAN, channels_last=True)},
-    "adamw": {"plan": replace(with_optimisation(PLAN, optimizer="adamw", lr=1e-3), clip_grad=1.0)},
+    "adamw": {"plan": replace(with_optimization(PLAN, optimizer="adamw", lr=1e-3), clip_grad=1.0)},
     "pgd-at": {"objective": "pgd-at", "arguments": {"steps": 2}},
     "moving average, bf16": {"plan": replace(PLAN, ema=0.9, precision="bf16"), "network": {"dropout": 0.5}},
     "mean over the last epochs": {"plan": replace(PLAN, average_epochs=2), "network": {"dropout": 0.5}},
@@ -68,7 +68,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(variant: str, tmp_path: Path) -> None
     first, second = (
         (tmp_path / name / "student-final" / "state.safetensors").read_bytes() for name in ("whole", "parts")
     )
-    assert first == second  # optimiser and objective, too
+    assert first == second  # optimizer and objective, too
 
 
 def test_a_finished_phase_is_not_trained_again(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> N
     """Unequal parts (5 and 4 images) of a network without batch statistics."""
     weights = []
     for accumulation in (1, 2):
-        plan = replace(with_optimisation(PLAN, optimizer="sgd"), accumulation=accumulation)
+        plan = replace(with_optimization(PLAN, optimizer="sgd"), accumulation=accumulation)
         run = Run(tmp_path / str(accumulation), plan=plan, network={"norm": "layer"})
         run()
         weights.append(run.weights)
@@ -155,7 +155,7 @@ def test_logged_losses_are_means_and_checkpoints_do_not_shorten_them(tmp_path: P
 
 
 def test_step_events_tell_epoch_and_rate(tmp_path: Path) -> None:
-    run = Run(tmp_path, plan=with_optimisation(PLAN, schedule="constant", warmup_epochs=0.0))
+    run = Run(tmp_path, plan=with_optimization(PLAN, schedule="constant", warmup_epochs=0.0))
     run()
     assert [entry["epoch"] for entry in run.of("step")] == [0] * 5 + [1] * 5
     assert {entry["lr"] for entry in run.of("step")} == {0.05}
@@ -179,7 +179,7 @@ def test_phases_do_not_mix_their_checkpoints(tmp_path: Path) -> None:
 
 
 def _endless(plan: TrainingPlan = PLAN) -> TrainingPlan:
-    return replace(with_optimisation(plan, lr=1e30, warmup_epochs=0.0, schedule="constant"), log_every=4)
+    return replace(with_optimization(plan, lr=1e30, warmup_epochs=0.0, schedule="constant"), log_every=4)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path: Path) -> None:

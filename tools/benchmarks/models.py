@@ -27,7 +27,7 @@ def write_teacher(folder: Path, *, small: bool) -> Path:
     name, args = _SMALL_TEACHER if small else TEACHER
     student = build_student(name, num_classes=10, channels=1, image_size=32, args=args)
     sample = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    save_student(student, folder, sample=sample, class_names=None, licence=None, rrm={})
+    save_student(student, folder, sample=sample, class_names=None, license=None, rrm={})
     return folder
 
 

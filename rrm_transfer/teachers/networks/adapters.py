@@ -30,7 +30,7 @@ class HookedNetwork(nn.Module):
     """Any classifier that ends in a linear layer; the representation is that layer's input.
 
     Args:
-        model: Maps normalised images to logits.
+        model: Maps normalized images to logits.
         sample: An input that the model takes, to find its last linear layer.
 
     Raises:
@@ -78,7 +78,7 @@ def adapt(model: nn.Module, sample: Tensor) -> nn.Module:
 
     Args:
         model: A timm model, any classifier that ends in a linear layer, or a network that gives ``Outputs``.
-        sample: A normalised input that the model takes, ``(B, C, H, W)``.
+        sample: A normalized input that the model takes, ``(B, C, H, W)``.
 
     Raises:
         UserError: It is none of these.

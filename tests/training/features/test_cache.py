@@ -158,7 +158,7 @@ def test_a_cached_run_has_the_losses_of_a_live_one(
     objective: str, arguments: dict[str, Any], dtype: feature_shards.Dtype, tmp_path: Path
 ) -> None:
     """As many views as epochs, parts of unequal size; small steps, as signs of gradients amplify rounding."""
-    plan = replace(PLAN, accumulation=2, optimisation=replace(PLAN.optimisation, lr=1e-6))
+    plan = replace(PLAN, accumulation=2, optimization=replace(PLAN.optimization, lr=1e-6))
     setup = Setup(objective=objective, arguments=arguments, dtype=dtype)
     setup.fill()
     options: dict[str, Any] = {"objective": objective, "arguments": arguments, "plan": plan}
@@ -318,7 +318,7 @@ def test_a_teacher_that_computes_otherwise_has_everything_rebuilt() -> None:
 
 CHANGES: dict[str, Callable[[], Setup]] = {
     "weights": lambda: Setup(teacher=a_teacher(seed=2)),
-    "normalisation": lambda: Setup(teacher=a_teacher(statistics="0.5/0.5")),
+    "normalization": lambda: Setup(teacher=a_teacher(statistics="0.5/0.5")),
     "images": lambda: Setup(images=IMAGES - 1),
     "augmentation": lambda: Setup(loader={"augmentation": Augmentation(crop_padding=2, flip=True)}),
     "seed": lambda: Setup(loader={"seed": 1}),
