@@ -221,7 +221,7 @@ def test_a_student_with_another_stem_is_loaded_from_the_hub(
 ) -> None:
     options = tiny.recipe_options(tiny_teacher, tiny_data, student="resnet10t", epochs=1)
     options += ["--set", "student.args={stem: cifar}", "--set", "train.precision=float32", "--no-control"]
-    options += ["--set", "evaluate.eps=[]", "--skip-teacher-check"]
+    options += ["--set", "evaluate.steps=1", "--skip-teacher-check"]
     ended = cli("run", *options, "--output", "run", "--quiet", "--push", REPO, "--private")
     assert ended.code == 0, ended.err
     assert hub.repositories[REPO].private

@@ -243,9 +243,6 @@ class _Loader(yaml.SafeLoader):
 def _shallow(document: Any) -> Any:
     level = [document]
     for _ in range(DEEPEST):
-        for node in level:
-            if isinstance(node, str):
-                node.encode()  # half of a surrogate pair, which only an escape can write, is no text
         containers = [node for node in level if isinstance(node, dict | list)]
         if not containers:
             return document

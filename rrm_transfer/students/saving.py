@@ -107,6 +107,7 @@ def save_student(
                 "crop_pct": 1.0,
             },
         )
+        _leave_classes_to_the_root(temporary / CONFIG)
         if not student.stock:
             _mark(temporary, student)
     return error
@@ -122,6 +123,13 @@ _SOURCE_FIELDS = (
     "label_names",
     "label_descriptions",
 )
+
+
+def _leave_classes_to_the_root(file: Path) -> None:
+    """Takes the number of classes out of the arguments: transformers gives that in the root beside them."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config.get("model_args", {}).pop("num_classes", None)
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _unshare(module: nn.Module, state: dict[str, Tensor], *_: object) -> None:

@@ -71,10 +71,10 @@ def test_a_sweep_survives_a_failure_goes_on_and_ends_in_a_comparison(
     assert ended.code == 1, ended.err
     document: dict[str, Any] = ended.document
     statuses = {run["name"]: run["status"] for run in document["runs"]}
-    failed = "test_resnet-kd-train.global_batch_size=65-s0"
+    failed = "test_efficientnet-kd-train.global_batch_size=65-s0"
     assert statuses == {
-        "test_resnet-natural-s0": "finished",
-        "test_resnet-rrm-s0": "finished",
+        "test_efficientnet-natural-s0": "finished",
+        "test_efficientnet-rrm-s0": "finished",
         failed: "failed",
     }
     assert f"failed: {failed}: " in ended.err
@@ -82,12 +82,12 @@ def test_a_sweep_survives_a_failure_goes_on_and_ends_in_a_comparison(
     methods = {line["method"]: line for line in document["comparison"]["lines"]}
     rrm = next(line for name, line in methods.items() if name.startswith("rrm"))
     assert rrm["ratio_to_plain"]["mean"] > 0
-    assert not (tmp_path / "grid" / "test_resnet-rrm-s0" / "checkpoints" / "control-final").exists()
+    assert not (tmp_path / "grid" / "test_efficientnet-rrm-s0" / "checkpoints" / "control-final").exists()
 
     forked.clear()
     again = cli("sweep", *options, "--objectives", "rrm", "--seeds", "0,1")
     assert again.code == 0, again.err
-    assert forked == ["test_resnet-natural-s1", "test_resnet-rrm-s1"]
+    assert forked == ["test_efficientnet-natural-s1", "test_efficientnet-rrm-s1"]
     assert [run["status"] for run in again.document["runs"]] == ["skipped"] * 2 + ["finished"] * 2
     lines = again.document["comparison"]["lines"]
     counts = {line["method"].partition(":")[0]: len(line["runs"]) for line in lines}
@@ -111,7 +111,7 @@ def test_the_product_in_order_with_plain_training_first(cli: Cli, pretended: lis
 
 def test_items_settings_and_the_recipes_own_arguments(cli: Cli, pretended: list[str], tmp_path: Path) -> None:
     ended = cli(
-        "sweep", "--students", "test_resnet,test_vit:qkv_bias=false:train.lr=1e-3",
+        "sweep", "--students", "test_efficientnet,test_vit:qkv_bias=false:train.lr=1e-3",
         "--objectives", "rrm,rrm:distance=cosine:train.epochs=3,kd", "--set", "train.epochs=2",
         "--set", "control.enabled=true",
     )  # fmt: skip
@@ -121,14 +121,14 @@ def test_items_settings_and_the_recipes_own_arguments(cli: Cli, pretended: list[
     }
     assert not any("natural" in name for name in recipes)
     assert all(recipe.control.enabled for recipe in recipes.values())
-    own = recipes["test_resnet-rrm-s0"]
+    own = recipes["test_efficientnet-rrm-s0"]
     assert own.objective.arguments == {"distance": "relative_l2", "ce_weight": 0.005}
-    assert own.student.args == {"output_stride": 8}
+    assert own.student.args == {"output_stride": 16}
     cosine = recipes["test_vit-qkv_bias=false-train.lr=1e-3-rrm-distance=cosine-train.epochs=3-s0"]
     assert cosine.objective.arguments == {"distance": "cosine", "ce_weight": 0.005}
     assert cosine.student.args == {"qkv_bias": False}
     assert (cosine.train.epochs, cosine.train.lr, own.train.epochs) == (3, 1e-3, 2)
-    assert recipes["test_resnet-kd-s0"].objective.arguments == {}
+    assert recipes["test_efficientnet-kd-s0"].objective.arguments == {}
 
 
 def test_every_mistake_is_told_before_anything_starts(cli: Cli, pretended: list[str], tmp_path: Path) -> None:
@@ -210,8 +210,8 @@ def test_arguments_for_all_objectives_are_not_asked_of_plain_training(
 ) -> None:
     ended = cli("sweep", "--objectives", "rrm", "--set", "objective.noise=1", "--output", "noise")
     assert ended.code == 0, ended.err
-    assert pretended == ["test_resnet-natural-s0", "test_resnet-rrm-s0"]
-    recipe = read_recipe(str(tmp_path / "noise" / "recipes" / "test_resnet-rrm-s0.yaml"))
+    assert pretended == ["test_efficientnet-natural-s0", "test_efficientnet-rrm-s0"]
+    recipe = read_recipe(str(tmp_path / "noise" / "recipes" / "test_efficientnet-rrm-s0.yaml"))
     assert recipe.objective.arguments["noise"] == 1
     of_a_student = cli(
         "sweep", "--students", "test_resnet:objective.noise=1", "--objectives", "rrm", "--output", "other"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -115,7 +116,9 @@ def test_a_page_does_what_it_says(page: Path, world: Path, monkeypatch: pytest.M
         if block.reason is not None:
             continue
         if block.language == "python":
-            exec(compile(block.text, title(page), "exec"), {"__name__": "snippet"})
+            module = ModuleType("snippet")  # a class looks its module up
+            monkeypatch.setitem(sys.modules, "snippet", module)
+            exec(compile(block.text, title(page), "exec"), vars(module))
             continue
         for words in block.commands:
             assert words[0] == "rrm-transfer", f"{title(page)}: say why `{' '.join(words)}` is not run"

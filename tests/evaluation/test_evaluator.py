@@ -200,11 +200,12 @@ def test_evaluators_of_one_state_do_not_mix_their_images() -> None:
 
 
 def test_precision_flags_are_restored() -> None:
-    before = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    name = "fp32_precision" if hasattr(torch.backends.cuda.matmul, "fp32_precision") else "allow_tf32"
+    before = getattr(torch.backends.cuda.matmul, name)
     with torch.autocast("cpu", torch.bfloat16), strict_float32(torch.device("cpu")):
-        assert not torch.backends.cudnn.allow_tf32
+        assert getattr(torch.backends.cuda.matmul, name) in ("ieee", False)
         assert robust_logits(torch.rand(1, 1, 32, 32)).dtype == torch.float32
-    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+    assert getattr(torch.backends.cuda.matmul, name) == before
 
 
 def test_weights_gather_no_gradient_and_want_it_again_afterwards() -> None:

@@ -227,10 +227,12 @@ def test_networks_that_timm_lacks_keep_their_names(tmp_path: Path) -> None:
 
 def test_a_teacher_of_code_is_named_by_the_command(tmp_path: Path) -> None:
     folder = fixtures.write_run(tmp_path / "run")
-    recipe = folder.recipe.read_text(encoding="utf-8").replace("arch: null", "arch: lab.nets:wide", 1)
+    recipe = folder.recipe.read_text(encoding="utf-8").replace(
+        "arch: null", "arch: tests.support.tiny:trained", 1
+    )
     folder.recipe.write_text(recipe, encoding="utf-8")
     words = Page(written(folder, fixtures.metrics())).words("provenance")
-    assert "run --recipe recipe.yaml --output again --teacher-arch lab.nets:wide" in words
+    assert "run --recipe recipe.yaml --output again --teacher-arch tests.support.tiny:trained" in words
 
 
 def test_corruptions_have_a_section_where_they_were_measured(tmp_path: Path) -> None:

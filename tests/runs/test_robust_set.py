@@ -197,6 +197,6 @@ def test_files_that_only_other_processes_see_are_missed(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RobustSet, "_write", lambda *_: None)
-    with pytest.raises(UserError, match="not here") as caught:
+    with pytest.raises(UserError, match="does not see the files") as caught:
         world.make(tmp_path)
     assert "all machines" in str(caught.value.hint)

@@ -82,7 +82,12 @@ def test_the_card_shows_it_and_its_metadata_stay_its_own(name: str, tmp_path: Pa
         assert text.startswith("---\n")
         front, bodies[kind] = text[4:].split("\n---\n", 1)
         fronts[kind] = yaml.safe_load(front)
-    hidden = {"license_name", "base_model", "datasets"}  # there only where a name has the hub's form
+    hidden = {
+        "license_name",
+        "base_model",
+        "teacher",
+        "datasets",
+    }  # there only where a name has the hub's form
     assert fronts["hostile"].keys() - hidden == fronts["plain"].keys() - hidden
     assert fronts["hostile"]["license"] == "other"
     assert [line[:1] for line in bodies["hostile"].splitlines()] == [

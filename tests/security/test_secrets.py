@@ -77,8 +77,8 @@ def test_an_address_with_a_password_is_not_shown(
 def test_a_traceback_shows_none() -> None:
     program = f"""
 import sys
-import rrm_transfer.cli.options as module
-def fail(**_):
+import rrm_transfer.runs.request as module
+def fail(*_, **__):
     raise KeyError("https://alice:{PASSWORD}@hub.example/a?signature=abc, token " + "{TOKEN}")
 module.request = fail
 sys.argv = ["rrm-transfer", "run"]

@@ -98,6 +98,7 @@ def test_a_file_whose_name_is_no_text_is_told(tmp_path: Path) -> None:
 def test_an_evaluation_of_any_name_is_reported(tmp_path: Path) -> None:
     folder = fixtures.write_run(tmp_path / "run")
     fixtures.write_evaluation(folder, f"from-{LATIN}", fixtures.metrics())
+    fixtures.metrics().write(folder.metrics)
     run = read_finished(folder.path)
     assert [*run.evaluations] == [r"from-caf\udce9"]
     write_card(run)
