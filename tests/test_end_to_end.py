@@ -23,7 +23,7 @@ from tests.support import tiny
 from tests.support.command import Ended, command
 
 ROW = ["model", "split", "attack", "norm", "eps", "steps", "restarts"]
-ROW += ["correct", "count", "accuracy", "low", "high"]
+ROW += ["correct", "count", "accuracy", "low", "high", "kept"]
 
 RELOAD = """
 try:
@@ -96,7 +96,7 @@ def test_the_run_folder_holds_exactly_these_files(finished: Finished) -> None:
 
 def test_the_control_can_be_measured_too(finished: Finished) -> None:
     config = json.loads((finished.run / "control" / "config.json").read_text(encoding="utf-8"))
-    assert config["rrm"]["role"] == "control"
+    assert config["rrm"]["model"] == "control"
     assert config["rrm"]["objective"] == {"name": "natural"}
     assert config["rrm"]["teacher"] is None
     options = ["--images", "16", "--steps", "2", "--checks", "none", "--output", "control.json", "--json"]

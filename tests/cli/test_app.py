@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from rrm_transfer import __version__
-from rrm_transfer.cli import options
 from rrm_transfer.core.errors import Interrupted, UserError
 from tests.cli.conftest import Cli
 from tests.cli.golden import FILE, commands
@@ -124,10 +123,10 @@ def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...], cli: Cli) -> Non
 
 
 def _fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def request(**_: object) -> None:
+    def request(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(options, "request", request)
+    monkeypatch.setattr("rrm_transfer.runs.request.request", request)
 
 
 def test_a_mistake_is_one_message_and_exit_code_2(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +171,7 @@ def test_a_bug_is_not_dressed_up(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_other_processes_keep_silent(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     for error, code in ((UserError("wrong"), 2), (Interrupted("stopped"), 130), (KeyError("bug"), 1)):
         _fail(monkeypatch, error)
         assert cli("run") == (code, "", "")
