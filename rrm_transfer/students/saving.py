@@ -107,8 +107,9 @@ def save_student(
                 "crop_pct": 1.0,
             },
         )
-        _leave_classes_to_the_root(temporary / CONFIG)
-        if not student.stock:
+        if student.stock:
+            _state_classes_once(temporary)
+        else:
             _mark(temporary, student)
     return error
 
@@ -125,17 +126,20 @@ _SOURCE_FIELDS = (
 )
 
 
-def _leave_classes_to_the_root(file: Path) -> None:
-    """Takes the number of classes out of the arguments: transformers gives that in the root beside them."""
-    config = json.loads(file.read_text(encoding="utf-8"))
-    config.get("model_args", {}).pop("num_classes", None)
-    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
 def _unshare(module: nn.Module, state: dict[str, Tensor], *_: object) -> None:
     """Gives every tensor its own memory: safetensors refuses weights that modules share."""
     for key, tensor in state.items():
         state[key] = tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _state_classes_once(folder: Path) -> None:
+    """Leaves the number of classes at the top of the configuration, where timm reads it.
+
+    timm writes it among the arguments too, and transformers, which loads timm's folders, would pass it twice.
+    """
+    config: dict[str, dict[str, object]] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config["model_args"].pop("num_classes", None)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def _mark(folder: Path, student: Student) -> None:

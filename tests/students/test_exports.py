@@ -45,6 +45,17 @@ def test_stock_timm_and_load_student_reload_bit_equal(name: str, channels: int, 
     assert (tmp_path / "student").stat().st_mode & 0o055
 
 
+@pytest.mark.parametrize(("name", "channels"), [("test_resnet", 1), ("test_vit", 3)])
+def test_transformers_reloads_equal(name: str, channels: int, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    student = export(tmp_path / "student", name, channels)
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "student").eval()
+    x = torch.rand(2, channels, 32, 32)
+    with torch.no_grad():
+        logits = model(pixel_values=student.normalise(x)).logits
+        torch.testing.assert_close(logits, load_student(tmp_path / "student")(x))
+
+
 def test_the_configuration_describes_this_student_and_not_its_source(tmp_path: Path) -> None:
     export(tmp_path / "student", "resnet18.a1_in1k")
     assert sorted(path.name for path in (tmp_path / "student").iterdir()) == [
@@ -61,6 +72,8 @@ def test_the_configuration_describes_this_student_and_not_its_source(tmp_path: P
     assert config["label_names"] == ["cat", "dog", "owl"]
     assert config["rrm"] == {"teacher": "t"}
     assert config["model_args"]["output_stride"] == 8
+    assert config["num_classes"] == 3
+    assert "num_classes" not in config["model_args"]
     assert recorded["license"] == "mit"
     assert recorded["input_size"] == [3, 32, 32]
     assert recorded["mean"] == pytest.approx(source.mean)
