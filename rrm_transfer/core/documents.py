@@ -174,6 +174,8 @@ def read_form(path: Path, form: TypeAdapter[T], parse: Callable[[str], Any] | No
         content = (parse or parse_json)(text)
     except ValueError as error:
         raise damaged(path, "", f"what cannot be read ({error})", "what the run wrote") from None
+    for field, _ in unwritable(content):  # only an escape can write half of a surrogate pair
+        raise damaged(path, field, "half of a surrogate pair", "text")
     return as_form(path, content, form)
 
 

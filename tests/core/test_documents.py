@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
-from rrm_transfer.core.documents import Difference, differences, dotted, key_of, parse_json, read_text
+from rrm_transfer.core.documents import Difference, differences, dotted, key_of, read_form, read_text
+from rrm_transfer.core.errors import UserError
 
 
 def test_nested_values_stand_under_dotted_keys_and_lists_stay_whole() -> None:
@@ -46,5 +48,6 @@ def test_only_text_in_ordinary_files_is_read(tmp_path: Path) -> None:
     for name in ("fifo", "bytes", "."):
         with pytest.raises((ValueError, OSError)):
             read_text(tmp_path / name)
-    with pytest.raises(ValueError, match="surrogates"):
-        parse_json(r'{"a": ["\ud800"]}')
+    (tmp_path / "half").write_text(r'{"a": ["\ud800"]}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.0 holds half of a surrogate pair"):
+        read_form(tmp_path / "half", TypeAdapter(dict[str, list[str]]))

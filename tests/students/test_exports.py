@@ -52,7 +52,7 @@ def test_transformers_reloads_equal(name: str, channels: int, tmp_path: Path) ->
     model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "student").eval()
     x = torch.rand(2, channels, 32, 32)
     with torch.no_grad():
-        logits = model(pixel_values=student.normalise(x)).logits
+        logits = model(pixel_values=student.normalize(x)).logits
         torch.testing.assert_close(logits, load_student(tmp_path / "student")(x))
 
 
