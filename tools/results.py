@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +26,7 @@ from rrm_transfer.core.files import write_text
 from rrm_transfer.evaluation.metrics import Metrics, Row
 from rrm_transfer.evaluation.paired import Interval, mean_difference
 from rrm_transfer.runs.finished import FinishedRun, read_finished
+from tools.benchmarks.record import commit, processor
 
 DOCS = Path(__file__).parents[1] / "docs"
 FOLDER = DOCS / "results"
@@ -142,9 +141,13 @@ class Results:
     def group(self, series: str, method: str) -> Group:
         return self.groups[series, method]
 
+    def members(self, name: str) -> list[Group]:
+        """Returns the methods of a series in the order of their files."""
+        return [group for (series, _), group in self.groups.items() if series == name]
+
     def series(self, name: str) -> list[Group]:
         """Returns the methods of a series, the most robust first."""
-        found = [group for (series, _), group in self.groups.items() if series == name]
+        found = self.members(name)
         radius = max(row.eps or 0.0 for group in found for row in group.first.rows)
         return sorted(found, key=lambda group: -statistics.fmean(group.accuracies("pgd", radius) or [0.0]))
 
@@ -185,18 +188,13 @@ def points(interval: Interval) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def interval(row: Row) -> str:
-    """Words one accuracy with its Wilson interval."""
-    return f"{100 * row.accuracy:.1f} % ({row.correct}/{row.count}, {100 * row.low:.1f}–{100 * row.high:.1f})"
-
-
 def render(results: Results) -> str:
     """Returns the page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
-    environment.filters |= {"percent": percent, "points": points, "interval": interval}
+    environment.filters |= {"percent": percent, "points": points}
     return environment.get_template(TEMPLATE.name).render(results=results, eps=8 / 255, radius=0.1)
 
 
@@ -214,7 +212,7 @@ def draw(results: Results, file: Path = PLOT) -> None:
         ("tenth-labels", "s", "labels for a tenth"),
         ("undefended-teacher", "^", "undefended teacher"),
     ):
-        groups = [group for group in _of(results, series) if group.passes is not None]
+        groups = [group for group in results.members(series) if group.passes is not None]
         if not groups:
             continue
         values = [statistics.fmean(group.accuracies("pgd", 0.1)) for group in groups]
@@ -232,10 +230,6 @@ def draw(results: Results, file: Path = PLOT) -> None:
     plt.close(figure)
 
 
-def _of(results: Results, series: str) -> Iterator[Group]:
-    return (group for (name, _), group in results.groups.items() if name == series)
-
-
 def entry_of(run: FinishedRun, evaluation: Metrics, series: str, method: str) -> Entry:
     """Collects what a finished run and one evaluation of it tell."""
     timing = run.metrics.timing.get("student", {})
@@ -244,30 +238,13 @@ def entry_of(run: FinishedRun, evaluation: Metrics, series: str, method: str) ->
         "architecture": run.architecture,
         "passes": timing.get("passes"),
         "train_seconds": run.seconds("student"),
-        "commit": _commit(),
-        "machine": {"processor": _processor(), "devices": run.environment.devices},
+        "commit": commit(),
+        "machine": {"processor": processor(), "devices": run.environment.devices},
         "versions": run.environment.versions,
         "conditions": {key: value for key, value in evaluation.conditions.items() if key != "weights"},
     }
     rows = tuple(evaluation.of("student"))
     return Entry(series, method, run.recipe.seed, facts, rows, evaluation.data or "")
-
-
-def _commit() -> str:
-    asked = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=DOCS
-    )
-    return asked.stdout.strip()
-
-
-def _processor() -> str:
-    """Names the processor; ``platform.processor`` is empty on many systems."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def add(file: Path, paths: Sequence[Path], series: str, method: str | None) -> None:

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from rrm_transfer.core.documents import parse_json, read_form
+from rrm_transfer.core.documents import as_form, parse_json, read_form
 from rrm_transfer.core.files import write_text
 from rrm_transfer.core.quantities import Proportion, format_eps
 from rrm_transfer.core.threat import Norm
@@ -301,6 +301,15 @@ def read_metrics(path: Path) -> Metrics:
         UserError: It is missing, or has another form.
     """
     return read_form(path, _FORM)
+
+
+def metrics_of(path: Path, content: object) -> Metrics:
+    """Returns the metrics that a file was found to hold.
+
+    Raises:
+        UserError: It has another form.
+    """
+    return as_form(path, content, _FORM)
 
 
 def _without_schema(content: Any) -> Any:

@@ -27,6 +27,7 @@ from rrm_transfer.evaluation.metrics import (
     Seconds,
     Share,
     Whole,
+    metrics_of,
     read_metrics,
 )
 from rrm_transfer.recipe.loading import build_recipe
@@ -438,8 +439,8 @@ def _evaluations(folder: Path) -> dict[str, Metrics]:
     """Reads the evaluations of a run; a user's own file among them, which holds no rows, is left aside."""
     files = sorted(path for path in folder.glob("*.json") if not path.name.endswith(_STATE))
     documents = ((path, read_form(path, _ANY_JSON)) for path in files)
-    ours = [path for path, content in documents if isinstance(content, dict) and "rows" in content]
-    return {presentable(path.stem): read_metrics(path) for path in ours}
+    ours = [(path, content) for path, content in documents if isinstance(content, dict) and "rows" in content]
+    return {presentable(path.stem): metrics_of(path, content) for path, content in ours}
 
 
 def _events(path: Path) -> Iterator[Event]:

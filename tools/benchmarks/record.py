@@ -19,12 +19,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 def circumstances() -> dict[str, Any]:
     """Returns what the figures depend on."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=CHECKOUT, capture_output=True, text=True, check=False
-    )
     return {
-        "commit": commit.stdout.strip() or None,
-        "machine": f"{platform.machine()}, {_processor()}",
+        "commit": commit(),
+        "machine": f"{platform.machine()}, {processor()}",
         "devices": devices(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -57,7 +54,16 @@ def _cell(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
-def _processor() -> str:
+def commit() -> str | None:
+    """Returns the checkout's commit; None outside a checkout."""
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() or None
+
+
+def processor() -> str:
+    """Names the processor; ``platform.processor`` is empty on many systems."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
