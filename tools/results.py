@@ -43,6 +43,7 @@ class Entry:
     """One trained network and what was measured of it.
 
     Attributes:
+        dataset: The file it stands in, without the ending.
         series: Which question it belongs to: ``all-labels``, ``tenth-labels``, ``undefended-teacher``, ….
         method: The objective, as the page calls it.
         seed: Of the run.
@@ -51,6 +52,7 @@ class Entry:
         data: Fingerprint of the measured images.
     """
 
+    dataset: str
     series: str
     method: str
     seed: int
@@ -59,9 +61,10 @@ class Entry:
     data: str
 
     @staticmethod
-    def from_json(document: dict[str, Any]) -> Entry:
+    def from_json(dataset: str, document: dict[str, Any]) -> Entry:
         rows = tuple(Row(**row) for row in document["rows"])
         return Entry(
+            dataset,
             document["series"],
             document["method"],
             document["seed"],
@@ -125,9 +128,11 @@ class Results:
 
     @staticmethod
     def read(folder: Path = FOLDER) -> Results:
-        files = sorted(folder.glob("*.json"))
-        documents = [parse_json(file.read_text(encoding="utf-8")) for file in files]
-        return Results([Entry.from_json(entry) for document in documents for entry in document["entries"]])
+        return Results([entry for file in sorted(folder.glob("*.json")) for entry in read_entries(file)])
+
+    def of(self, dataset: str) -> Results:
+        """Returns the measurements on one data set."""
+        return Results([entry for entry in self.entries if entry.dataset == dataset])
 
     @cached_property
     def groups(self) -> dict[tuple[str, str], Group]:
@@ -230,13 +235,26 @@ def draw(results: Results, file: Path = PLOT) -> None:
     plt.close(figure)
 
 
-def entry_of(run: FinishedRun, evaluation: Metrics, series: str, method: str) -> Entry:
-    """Collects what a finished run and one evaluation of it tell."""
+def read_entries(file: Path) -> tuple[Entry, ...]:
+    """Reads the measurements on one data set."""
+    document = parse_json(file.read_text(encoding="utf-8"))
+    return tuple(Entry.from_json(file.stem, entry) for entry in document["entries"])
+
+
+def entry_of(dataset: str, run: FinishedRun, evaluation: Metrics, series: str, method: str) -> Entry:
+    """Collects what a finished run and one evaluation of it tell.
+
+    The cost is told in epochs over the whole set: epochs of a tenth of the images are a tenth of them.
+    """
     timing = run.metrics.timing.get("student", {})
+    passes = timing.get("passes")
+    if passes is not None:
+        passes = {**passes, "total": round(passes["total"] * (1 - run.recipe.data.held_out), 4)}
     facts = {
         "recipe": run.written_recipe,
         "architecture": run.architecture,
-        "passes": timing.get("passes"),
+        "passes": passes,
+        "labels": int(run.environment.training_images.partition(", ")[0].replace(",", "")),
         "train_seconds": run.seconds("student"),
         "commit": commit(),
         "machine": {"processor": processor(), "devices": run.environment.devices},
@@ -244,19 +262,19 @@ def entry_of(run: FinishedRun, evaluation: Metrics, series: str, method: str) ->
         "conditions": {key: value for key, value in evaluation.conditions.items() if key != "weights"},
     }
     rows = tuple(evaluation.of("student"))
-    return Entry(series, method, run.recipe.seed, facts, rows, evaluation.data or "")
+    return Entry(dataset, series, method, run.recipe.seed, facts, rows, evaluation.data or "")
 
 
-def add(file: Path, paths: Sequence[Path], series: str, method: str | None) -> None:
+def add(file: Path, paths: Sequence[Path], series: str, method: str | None, part: str) -> None:
     """Adds runs with their evaluations on images that chose nothing; replaces earlier entries of theirs."""
-    known = Results.read(file.parent).entries if file.is_file() else ()
+    known = read_entries(file) if file.is_file() else ()
     for path in paths:
         run = read_finished(path)
-        evaluations = [metrics for name, metrics in run.evaluations.items() if "skip" in name]
+        evaluations = [metrics for name, metrics in run.evaluations.items() if part in name]
         if not evaluations:
-            raise SystemExit(f"{path}: no evaluation with --skip")
+            raise SystemExit(f"{path}: no evaluation with {part!r} in its name; there are {list(run.evaluations)}")
         for evaluation in evaluations:
-            entry = entry_of(run, evaluation, series, method or run.recipe.objective.name)
+            entry = entry_of(file.stem, run, evaluation, series, method or run.recipe.objective.name)
             known = (*(old for old in known if _identity(old) != _identity(entry)), entry)
     write_entries(file, known)
 
@@ -281,10 +299,11 @@ def main() -> None:
     adding.add_argument("runs", type=Path, nargs="+")
     adding.add_argument("--series", default="all-labels")
     adding.add_argument("--method")
+    adding.add_argument("--evaluation", default="skip", help="part of the names of the evaluations that count")
     commands.add_parser("page")
     given = parser.parse_args()
     if given.command == "add":
-        add(given.file, given.runs, given.series, given.method)
+        add(given.file, given.runs, given.series, given.method, given.evaluation)
     else:
         results = Results.read()
         draw(results)

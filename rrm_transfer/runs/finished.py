@@ -157,6 +157,7 @@ class Environment(Facts):
     """``environment.json``."""
 
     processes: Count
+    training_images: Annotated[str, Field(pattern=r"^[\d,]+, [0-9a-f]{16}$")]
     python: str
     platform: str
     versions: dict[str, str]

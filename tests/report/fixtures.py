@@ -108,6 +108,7 @@ VERSIONS = {"rrm-transfer": "0.1.0", "torch": "2.15.0", "timm": "1.0.31"}
 def environment(**changes: Any) -> dict[str, Any]:
     return {
         "processes": 2,
+        "training_images": "1,000, 0123456789abcdef",
         "python": "3.11.7",
         "platform": "Linux-6.1",
         "versions": VERSIONS,

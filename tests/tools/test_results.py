@@ -15,7 +15,7 @@ from tools.results import PAGE, Entry, Results, draw, percent, points, render
 
 def _entry(seed: int, kept: list[int], *, method: str = "a", data: str = "images") -> Entry:
     figure = row("student", "test", Proportion(len(kept), 10), kept=kept)
-    return Entry("series", method, seed, {"passes": {"total": 12.0}}, (figure,), data)
+    return Entry("some-set", "series", method, seed, {"passes": {"total": 12.0}}, (figure,), data)
 
 
 def test_the_page_is_rendered_from_the_measurements() -> None:
