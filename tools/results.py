@@ -272,7 +272,8 @@ def add(file: Path, paths: Sequence[Path], series: str, method: str | None, part
         run = read_finished(path)
         evaluations = [metrics for name, metrics in run.evaluations.items() if part in name]
         if not evaluations:
-            raise SystemExit(f"{path}: no evaluation with {part!r} in its name; there are {list(run.evaluations)}")
+            found = ", ".join(run.evaluations)
+            raise SystemExit(f"{path}: no evaluation with {part!r} in its name; there are: {found}")
         for evaluation in evaluations:
             entry = entry_of(file.stem, run, evaluation, series, method or run.recipe.objective.name)
             known = (*(old for old in known if _identity(old) != _identity(entry)), entry)
@@ -299,7 +300,7 @@ def main() -> None:
     adding.add_argument("runs", type=Path, nargs="+")
     adding.add_argument("--series", default="all-labels")
     adding.add_argument("--method")
-    adding.add_argument("--evaluation", default="skip", help="part of the names of the evaluations that count")
+    adding.add_argument("--evaluation", default="skip", help="part of their names")
     commands.add_parser("page")
     given = parser.parse_args()
     if given.command == "add":
