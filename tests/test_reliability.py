@@ -1,10 +1,10 @@
-"""docs/reliability.md names tests that exist."""
+"""docs/explanation/reliability.md names tests that exist."""
 
 from __future__ import annotations
 
 from tests.documentation.pages import ROOT, missing_tests, named_tests
 
-DOCUMENT = ROOT / "docs" / "reliability.md"
+DOCUMENT = ROOT / "docs" / "explanation" / "reliability.md"
 
 
 def test_the_tests_that_hold_the_promises_exist() -> None:

@@ -1,4 +1,4 @@
-"""docs/objectives.md: ``python -m tools.objectives_page`` writes it anew."""
+"""docs/reference/objectives.md: ``python -m tools.objectives_page`` writes it anew."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rrm_transfer.objectives import OBJECTIVES, build_objective, objective_arguments, objective_explanation
 
-PAGE = Path(__file__).parents[1] / "docs" / "objectives.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "objectives.md"
 
 
 def section(name: str) -> list[str]:
@@ -22,7 +22,7 @@ def section(name: str) -> list[str]:
 
 
 def page() -> str:
-    """Returns docs/objectives.md."""
+    """Returns docs/reference/objectives.md."""
     lines = [(Path(__file__).parent / "objectives_head.md").read_text(encoding="utf-8").rstrip(), ""]
     groups = {"With a teacher": True, "From scratch": False}
     for title, taught in groups.items():

@@ -1,4 +1,4 @@
-"""Measures which of timm's classifiers can be students, and writes docs/architectures.md.
+"""Measures which of timm's classifiers can be students, and writes docs/reference/architectures.md.
 
     python -m tools.survey
 
@@ -36,7 +36,7 @@ from rrm_transfer.students import Student, build_student, save_student
 from rrm_transfer.students.heads import find_head
 from rrm_transfer.students.sizes import InputPlan, plan_input
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "architectures.md"
 TOLERANCE = 1e-5
 CLASSES, FEATURES = 7, 24
 SIZES = (28, 32, 64)

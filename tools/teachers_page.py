@@ -1,4 +1,4 @@
-"""docs/teachers.md: ``python -m tools.teachers_page`` writes it anew."""
+"""docs/reference/teachers.md: ``python -m tools.teachers_page`` writes it anew."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.teachers.fixtures import tiny_folder
 from tests.teachers.forms import FORMS
 from tests.teachers.malformed import MALFORMED
 
-PAGE = Path(__file__).parents[1] / "docs" / "teachers.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "teachers.md"
 
 
 def versions() -> str:
@@ -24,7 +24,7 @@ def versions() -> str:
 
 
 def page() -> str:
-    """Returns docs/teachers.md."""
+    """Returns docs/reference/teachers.md."""
     lines = [
         (Path(__file__).parent / "teachers_head.md").read_text(encoding="utf-8").rstrip(),
         "",

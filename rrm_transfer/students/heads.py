@@ -128,7 +128,7 @@ def find_head(model: nn.Module, name: str) -> Head:
         raise UserError(
             "The architecture's classifier has a form that this package cannot fold into.",
             received=f"{name} ({kinds})",
-            hint="python -m tools.survey lists the forms; docs/architectures.md the architectures",
+            hint="python -m tools.survey lists the forms; docs/reference/architectures.md the architectures",
         )
     heads = cast(list[Head], opened)
     form = heads[0].form if len(heads) == 1 else f"average of {len(heads)}: {heads[0].form}"

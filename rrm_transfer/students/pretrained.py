@@ -51,7 +51,7 @@ def read_local_weights(path: Path, model: nn.Module, form: Head) -> dict[str, Te
     Classifier tensors that the file lacks, or has for another number of classes, are replaced by fresh ones.
 
     Args:
-        path: In any of the forms that docs/teachers.md lists.
+        path: In any of the forms that docs/reference/teachers.md lists.
         model: The network, on any device; only its shapes are read.
         form: Its classifier.
 

@@ -38,7 +38,7 @@ def open_checkpoint(file: Path, *, sha256: str | None = None) -> Checkpoint:
     """Reads a weights file.
 
     Args:
-        file: In any of the forms that docs/teachers.md lists.
+        file: In any of the forms that docs/reference/teachers.md lists.
         sha256: That it must have.
 
     Raises:

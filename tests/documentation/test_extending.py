@@ -1,4 +1,4 @@
-"""The worked examples of docs/extending.md do what the page says."""
+"""The worked examples of docs/how-to/extending.md do what the page says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rrm_transfer.objectives.arguments import describe
 from tests.documentation.pages import ROOT, blocks
 from tests.objectives.fakes import make_step
 
-EXAMPLES = [block.text for block in blocks(ROOT / "docs" / "extending.md", "python")]
+EXAMPLES = [block.text for block in blocks(ROOT / "docs" / "how-to" / "extending.md", "python")]
 
 
 def module(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

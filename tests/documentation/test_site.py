@@ -26,7 +26,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_the_notebook_runs(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "tutorials" / "notebook.ipynb").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "start" / "notebook.ipynb").read_text(encoding="utf-8")
     notebook = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs for cell in code), "outputs are not kept in the repository"

@@ -84,7 +84,7 @@ def _documented(kind: str, size: str, row: TrainingDefaults) -> str:
 
 
 def test_the_table_in_the_docs_is_this_one() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "training.md").read_text()
     rows = [_documented(kind, size, row) for (kind, size), row in DEFAULTS.items()]
     assert "\n".join(rows) in page
 

@@ -61,7 +61,7 @@ def _documented() -> list[str]:
     """Returns the words of the line that distributed.md gives for several machines."""
     (line,) = (
         words
-        for block in blocks(ROOT / "docs" / "distributed.md", "bash")
+        for block in blocks(ROOT / "docs" / "how-to" / "distributed.md", "bash")
         for words in block.commands
         if "--num_machines" in words
     )

@@ -316,7 +316,7 @@ def _launch(line: str, options: Sequence[str], folder: Path) -> subprocess.Compl
 def test_documented_lines_start_two_processes_that_end_bit_for_bit(
     tiny_teacher: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    of_table, of_tutorial = _documented("distributed.md"), _documented("tutorials/many-gpus.md")
+    of_table, of_tutorial = _documented("how-to/distributed.md"), _documented("how-to/many-gpus.md")
     assert [line.split()[0] for line in of_table] == ["torchrun", "accelerate"]
     assert [line.split()[0] for line in of_tutorial] == ["torchrun"]
     assert not {line for line in (*of_table, *of_tutorial) if "ACCELERATE" in line}

@@ -119,5 +119,5 @@ def test_conversion_without_tensors_writes_nothing(tmp_path: Path) -> None:
 def test_page_is_current() -> None:
     written = PAGE.read_text(encoding="utf-8")
     if versions() not in written:
-        pytest.skip(f"docs/teachers.md holds the words of other library versions than {versions()}")
+        pytest.skip(f"docs/reference/teachers.md holds the words of other library versions than {versions()}")
     assert written == page(), "run: python -m tools.teachers_page"
