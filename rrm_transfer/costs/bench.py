@@ -26,12 +26,14 @@ from rrm_transfer.recipe.schema import ObjectiveSection, Recipe
 from rrm_transfer.runs.extra import without_extra
 from rrm_transfer.runs.resolve import check_names, resolve, with_objective
 from rrm_transfer.runs.setup import Setup
+from rrm_transfer.runs.teacher import teacher_spent
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.machine import devices, peak_bytes, resident_bytes
 from rrm_transfer.runtime.processes import Precision, Runtime
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.training.features.cache import FeatureCache
 from rrm_transfer.training.features.shards import DTYPES, Dtype, Shard, ShardSet
+from rrm_transfer.training.passes import Passes
 from rrm_transfer.training.step import infer
 from rrm_transfer.training.timing import Stopwatch, untimed
 from rrm_transfer.training.updating import Updater
@@ -82,7 +84,9 @@ def bench(
     costs = measure(setup, sections, steps=steps, strict=bool(objectives))
     setup = with_objective(setup, own)
     choices = measure_numerics(setup, steps=min(steps, CHOICE_STEPS))
-    return replace(costs, recipe=setup.recipe, choices=choices)
+    return replace(
+        costs, recipe=setup.recipe, passes=_passes(setup), teacher=teacher_spent(setup), choices=choices
+    )
 
 
 def measure(setup: Setup, objectives: Sequence[ObjectiveSection], *, steps: int, strict: bool) -> CostReport:
@@ -133,8 +137,15 @@ def measure(setup: Setup, objectives: Sequence[ObjectiveSection], *, steps: int,
         data_seconds=data_seconds,
         data_overlaps=loader.overlaps,
         costs=costs,
+        passes=_passes(setup),
+        teacher=teacher_spent(setup),
         extra_batches=0 if setup.extra is None else len(setup.extra) / loader.global_batch_size,
     )
+
+
+def _passes(setup: Setup) -> Passes:
+    """Counts what training the recipe's student will take."""
+    return setup.passes(setup.build_student(), setup.objective, setup.recipe.train.epochs)
 
 
 def measure_numerics(setup: Setup, *, steps: int) -> list[Choice]:
@@ -184,36 +195,44 @@ class _Contender:
     updater: Updater
     prepared: nn.Module
     stopwatch: Stopwatch
+    passes: Passes
     features: FeatureSample | None = None
     seconds: list[float] = field(default_factory=list)
     profiled: float = 0.0
 
     @staticmethod
     def of(
-        setup: Setup, loader: TrainingLoader, stack: ExitStack, *, numbers: Numerics | None = None
+        setup: Setup,
+        loader: TrainingLoader,
+        stack: ExitStack,
+        *,
+        numbers: Numerics | None = None,
+        views: int = 0,
     ) -> _Contender:
         plan = setup.plan("student", setup.recipe.train.epochs)
         if numbers is not None:
             plan = replace(plan, precision=numbers.precision, channels_last=numbers.channels_last)
+        student = setup.build_student()
+        passes = setup.passes(student, setup.objective, setup.recipe.train.epochs, views=views)
         updater = Updater(
             plan,
             runtime=setup.context.runtime,
-            student=setup.build_student(),
+            student=student,
             teacher=setup.teacher,
             objective=setup.objective,
             steps_per_epoch=loader.steps_per_epoch * setup.objective.replays,
         )
         prepared = stack.enter_context(updater.prepared())
         stopwatch = Stopwatch(setup.context.runtime.synchronise)
-        return _Contender(setup.recipe.objective.name, updater, prepared, stopwatch)
+        return _Contender(setup.recipe.objective.name, updater, prepared, stopwatch, passes)
 
     @staticmethod
     def cached(
         setup: Setup, loader: TrainingLoader, stack: ExitStack, batches: Sequence[Batch], folder: Path
     ) -> _Contender:
-        section = setup.recipe.teacher
-        dtype: Dtype = "float16" if section is None or section.cache is None else section.cache.dtype
-        contender = _Contender.of(setup, loader, stack)
+        cache = None if setup.recipe.teacher is None else setup.recipe.teacher.cache
+        dtype: Dtype = "float16" if cache is None else cache.dtype
+        contender = _Contender.of(setup, loader, stack, views=1 if cache is None else cache.views)
         teacher = contender.updater.teacher
         if teacher is not None:
             contender.features = sample_features(
@@ -253,6 +272,7 @@ class _Contender:
             images=loader.global_batch_size,
             peak_bytes=held + peak_bytes(lambda: self.step(0, batch), updater.runtime.device),
             parts={"data": data_seconds, **parts},
+            passes=self.passes,
         )
 
 
