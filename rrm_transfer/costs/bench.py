@@ -102,7 +102,8 @@ def measure(setup: Setup, objectives: Sequence[ObjectiveSection], *, steps: int,
     loader = setup.loader()
     batches, data_seconds = _draw(loader, min(BATCHES, steps), runtime)
     with ExitStack() as stack:
-        contenders = []
+        contenders: list[_Contender] = []
+        counted: list[Passes] = []
         for name, section in {section.name: section for section in objectives}.items():
             try:
                 part = with_objective(setup, section)
@@ -112,9 +113,11 @@ def measure(setup: Setup, objectives: Sequence[ObjectiveSection], *, steps: int,
                 narrator.note(f"{name}: left out. {error.what}")
             else:
                 contenders.append(_Contender.of(part, loader, stack))
+                counted.append(_passes(part, views=0))
                 if _is_wanted_cached(part):
                     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                     contenders.append(_Contender.cached(part, loader, stack, batches, folder))
+                    counted.append(_passes(part, views=_views(part)))
 
         # In turns, so that whatever else the machine does meets all of them; then each part by itself.
         stream = cycle(enumerate(batches))
@@ -128,7 +131,10 @@ def measure(setup: Setup, objectives: Sequence[ObjectiveSection], *, steps: int,
         for number, batch in islice(stream, PROFILED):
             for contender in contenders:
                 contender.profile(number, batch)
-        costs = [contender.cost(batches[0], loader, data_seconds) for contender in contenders]
+        costs = [
+            contender.cost(batches[0], loader, data_seconds, passes)
+            for contender, passes in zip(contenders, counted, strict=True)
+        ]
     return CostReport(
         setup.recipe,
         device=", ".join(devices()),
@@ -143,9 +149,14 @@ def measure(setup: Setup, objectives: Sequence[ObjectiveSection], *, steps: int,
     )
 
 
-def _passes(setup: Setup) -> Passes:
-    """Counts what training the recipe's student will take."""
-    return setup.passes(setup.build_student(), setup.objective, setup.recipe.train.epochs)
+def _passes(setup: Setup, *, views: int | None = None) -> Passes:
+    """Counts what training the recipe's student will take; ``views`` as of ``Setup.passes``."""
+    return setup.passes(setup.build_student(), setup.objective, setup.recipe.train.epochs, views=views)
+
+
+def _views(setup: Setup) -> int:
+    cache = None if setup.recipe.teacher is None else setup.recipe.teacher.cache
+    return 1 if cache is None else cache.views
 
 
 def measure_numerics(setup: Setup, *, steps: int) -> list[Choice]:
@@ -195,44 +206,36 @@ class _Contender:
     updater: Updater
     prepared: nn.Module
     stopwatch: Stopwatch
-    passes: Passes
     features: FeatureSample | None = None
     seconds: list[float] = field(default_factory=list)
     profiled: float = 0.0
 
     @staticmethod
     def of(
-        setup: Setup,
-        loader: TrainingLoader,
-        stack: ExitStack,
-        *,
-        numbers: Numerics | None = None,
-        views: int = 0,
+        setup: Setup, loader: TrainingLoader, stack: ExitStack, *, numbers: Numerics | None = None
     ) -> _Contender:
         plan = setup.plan("student", setup.recipe.train.epochs)
         if numbers is not None:
             plan = replace(plan, precision=numbers.precision, channels_last=numbers.channels_last)
-        student = setup.build_student()
-        passes = setup.passes(student, setup.objective, setup.recipe.train.epochs, views=views)
         updater = Updater(
             plan,
             runtime=setup.context.runtime,
-            student=student,
+            student=setup.build_student(),
             teacher=setup.teacher,
             objective=setup.objective,
             steps_per_epoch=loader.steps_per_epoch * setup.objective.replays,
         )
         prepared = stack.enter_context(updater.prepared())
         stopwatch = Stopwatch(setup.context.runtime.synchronise)
-        return _Contender(setup.recipe.objective.name, updater, prepared, stopwatch, passes)
+        return _Contender(setup.recipe.objective.name, updater, prepared, stopwatch)
 
     @staticmethod
     def cached(
         setup: Setup, loader: TrainingLoader, stack: ExitStack, batches: Sequence[Batch], folder: Path
     ) -> _Contender:
-        cache = None if setup.recipe.teacher is None else setup.recipe.teacher.cache
-        dtype: Dtype = "float16" if cache is None else cache.dtype
-        contender = _Contender.of(setup, loader, stack, views=1 if cache is None else cache.views)
+        section = setup.recipe.teacher
+        dtype: Dtype = "float16" if section is None or section.cache is None else section.cache.dtype
+        contender = _Contender.of(setup, loader, stack)
         teacher = contender.updater.teacher
         if teacher is not None:
             contender.features = sample_features(
@@ -259,7 +262,7 @@ class _Contender:
         self.profiled += self.step(number, batch)
         self.updater.clock = untimed
 
-    def cost(self, batch: Batch, loader: TrainingLoader, data_seconds: float) -> Cost:
+    def cost(self, batch: Batch, loader: TrainingLoader, data_seconds: float, passes: Passes) -> Cost:
         updater = self.updater
         parts = {str(part): seconds / PROFILED for part, seconds in self.stopwatch.seconds.items()}
         parts["other"] = max(0.0, self.profiled / PROFILED - sum(parts.values()))
@@ -272,7 +275,7 @@ class _Contender:
             images=loader.global_batch_size,
             peak_bytes=held + peak_bytes(lambda: self.step(0, batch), updater.runtime.device),
             parts={"data": data_seconds, **parts},
-            passes=self.passes,
+            passes=passes,
         )
 
 

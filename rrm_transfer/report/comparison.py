@@ -253,7 +253,7 @@ def _other_machines(runs: Sequence[FinishedRun]) -> list[str]:
     if not others:
         return []
     return [
-        f"{run.folder}: trained on {machine}, others on {usual}; its seconds are not to be compared with theirs"
+        f"{run.folder}: trained on {machine}, others on {usual}; seconds are not to be compared"
         for run, machine in zip(runs, machines, strict=True)
         if machine != usual
     ]

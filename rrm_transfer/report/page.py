@@ -120,7 +120,7 @@ class _Cost:
 
 
 def _costs(run: FinishedRun) -> list[_Cost]:
-    """Returns what is known of each model's training; a teacher of which nothing is known has a column, too."""
+    """Returns what is known of each model's training; a teacher has its column whatever is known of it."""
     timing = run.metrics.timing
     models = [model for model in MODELS if timing.get(model) is not None]
     found = [_Cost(model, run.spent(model), timing[model]) for model in models]

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from rrm_transfer.evaluation.metrics import MODELS, Metrics, Row
+from rrm_transfer.evaluation.metrics import MODELS, Row
 from rrm_transfer.objectives import objective_arguments, objective_explanation
 from rrm_transfer.report.evaluation import checks_line
 from rrm_transfer.report.screen import new_table, show

@@ -146,7 +146,8 @@ def circumstances(processes: int) -> dict[str, Any]:
     """Returns what seconds that have just been measured depend on.
 
     Returns:
-        ``machine``: processes and devices; ``load``: programs that wanted to run in the last minute, on average.
+        ``machine``: processes and devices; ``load``: how many programs wanted to run, in the mean of
+        the last minute.
     """
     return {
         "machine": f"{processes} × {', '.join(devices())}",

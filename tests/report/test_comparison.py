@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -49,9 +48,7 @@ def test_seconds_of_another_machine_are_told_and_passes_are_as_everywhere(tmp_pa
     comparison = compare([tmp_path])
     assert named(comparison)["rrm/test_resnet"].passes() == Spread(9, 0)
     (note,) = comparison.notes
-    assert note.startswith(
-        f"{tmp_path / '2'}: trained on 1 × another, others on 1 × cpu; its seconds are not"
-    )
+    assert note.startswith(f"{tmp_path / '2'}: trained on 1 × another, others on 1 × cpu; seconds are not")
 
 
 def test_seeds_become_mean_and_deviation(tmp_path: Path) -> None:
