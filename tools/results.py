@@ -26,7 +26,8 @@ from rrm_transfer.core.files import write_text
 from rrm_transfer.evaluation.metrics import Metrics, Row
 from rrm_transfer.evaluation.paired import Interval, mean_difference
 from rrm_transfer.runs.finished import FinishedRun, read_finished
-from tools.benchmarks.record import commit, processor
+from rrm_transfer.runtime.machine import processor
+from tools.benchmarks.record import commit
 
 DOCS = Path(__file__).parents[1] / "docs"
 FOLDER = DOCS / "results"
@@ -255,7 +256,7 @@ def entry_of(dataset: str, run: FinishedRun, evaluation: Metrics, series: str, m
         "architecture": run.architecture,
         "passes": passes,
         "labels": int(run.environment.training_images.partition(", ")[0].replace(",", "")),
-        "train_seconds": run.seconds("student"),
+        "train_seconds": run.spent("student").seconds,
         "commit": commit(),
         "machine": {"processor": processor(), "devices": run.environment.devices},
         "versions": run.environment.versions,

@@ -26,12 +26,14 @@ from rrm_transfer.recipe.schema import ObjectiveSection, Recipe
 from rrm_transfer.runs.extra import without_extra
 from rrm_transfer.runs.resolve import check_names, resolve, with_objective
 from rrm_transfer.runs.setup import Setup
+from rrm_transfer.runs.teacher import teacher_spent
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.machine import devices, peak_bytes, resident_bytes
 from rrm_transfer.runtime.processes import Precision, Runtime
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.training.features.cache import FeatureCache
 from rrm_transfer.training.features.shards import DTYPES, Dtype, Shard, ShardSet
+from rrm_transfer.training.passes import Passes
 from rrm_transfer.training.step import infer
 from rrm_transfer.training.timing import Stopwatch, untimed
 from rrm_transfer.training.updating import Updater
@@ -82,7 +84,9 @@ def bench(
     costs = measure(setup, sections, steps=steps, strict=bool(objectives))
     setup = with_objective(setup, own)
     choices = measure_numerics(setup, steps=min(steps, CHOICE_STEPS))
-    return replace(costs, recipe=setup.recipe, choices=choices)
+    return replace(
+        costs, recipe=setup.recipe, passes=_passes(setup), teacher=teacher_spent(setup), choices=choices
+    )
 
 
 def measure(setup: Setup, objectives: Sequence[ObjectiveSection], *, steps: int, strict: bool) -> CostReport:
@@ -98,7 +102,8 @@ def measure(setup: Setup, objectives: Sequence[ObjectiveSection], *, steps: int,
     loader = setup.loader()
     batches, data_seconds = _draw(loader, min(BATCHES, steps), runtime)
     with ExitStack() as stack:
-        contenders = []
+        contenders: list[_Contender] = []
+        counted: list[Passes] = []
         for name, section in {section.name: section for section in objectives}.items():
             try:
                 part = with_objective(setup, section)
@@ -108,9 +113,11 @@ def measure(setup: Setup, objectives: Sequence[ObjectiveSection], *, steps: int,
                 narrator.note(f"{name}: left out. {error.what}")
             else:
                 contenders.append(_Contender.of(part, loader, stack))
+                counted.append(_passes(part, views=0))
                 if _is_wanted_cached(part):
                     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                     contenders.append(_Contender.cached(part, loader, stack, batches, folder))
+                    counted.append(_passes(part, views=_views(part)))
 
         # In turns, so that whatever else the machine does meets all of them; then each part by itself.
         stream = cycle(enumerate(batches))
@@ -124,7 +131,10 @@ def measure(setup: Setup, objectives: Sequence[ObjectiveSection], *, steps: int,
         for number, batch in islice(stream, PROFILED):
             for contender in contenders:
                 contender.profile(number, batch)
-        costs = [contender.cost(batches[0], loader, data_seconds) for contender in contenders]
+        costs = [
+            contender.cost(batches[0], loader, data_seconds, passes)
+            for contender, passes in zip(contenders, counted, strict=True)
+        ]
     return CostReport(
         setup.recipe,
         device=", ".join(devices()),
@@ -133,8 +143,20 @@ def measure(setup: Setup, objectives: Sequence[ObjectiveSection], *, steps: int,
         data_seconds=data_seconds,
         data_overlaps=loader.overlaps,
         costs=costs,
+        passes=_passes(setup),
+        teacher=teacher_spent(setup),
         extra_batches=0 if setup.extra is None else len(setup.extra) / loader.global_batch_size,
     )
+
+
+def _passes(setup: Setup, *, views: int | None = None) -> Passes:
+    """Counts what training the recipe's student will take; ``views`` as of ``Setup.passes``."""
+    return setup.passes(setup.build_student(), setup.objective, setup.recipe.train.epochs, views=views)
+
+
+def _views(setup: Setup) -> int:
+    cache = None if setup.recipe.teacher is None else setup.recipe.teacher.cache
+    return 1 if cache is None else cache.views
 
 
 def measure_numerics(setup: Setup, *, steps: int) -> list[Choice]:
@@ -240,7 +262,7 @@ class _Contender:
         self.profiled += self.step(number, batch)
         self.updater.clock = untimed
 
-    def cost(self, batch: Batch, loader: TrainingLoader, data_seconds: float) -> Cost:
+    def cost(self, batch: Batch, loader: TrainingLoader, data_seconds: float, passes: Passes) -> Cost:
         updater = self.updater
         parts = {str(part): seconds / PROFILED for part, seconds in self.stopwatch.seconds.items()}
         parts["other"] = max(0.0, self.profiled / PROFILED - sum(parts.values()))
@@ -253,6 +275,7 @@ class _Contender:
             images=loader.global_batch_size,
             peak_bytes=held + peak_bytes(lambda: self.step(0, batch), updater.runtime.device),
             parts={"data": data_seconds, **parts},
+            passes=passes,
         )
 
 

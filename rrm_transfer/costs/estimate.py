@@ -10,10 +10,10 @@ from typing import Any
 from rrm_transfer.objectives import build_objective
 from rrm_transfer.recipe.defaults import Numerics
 from rrm_transfer.recipe.resolved import ResolvedRecipe
+from rrm_transfer.runs.spent import Spent
+from rrm_transfer.training.passes import Passes
 
 SAT = "pgd-at"
-SAT_EPOCHS = 150 / 48
-"""Epochs of adversarial training for one of matching: the CIFAR-10 schedules of Vaishnavi et al., 2022."""
 _HOUR = 3600
 
 
@@ -29,6 +29,7 @@ class Cost:
         images: Of a step, over all processes.
         peak_bytes: Most memory of one process: weights, optimizer, teacher and one step.
         parts: Mean seconds by part of a step, measured by itself.
+        passes: Of training as many epochs as the recipe with it.
     """
 
     name: str
@@ -38,6 +39,12 @@ class Cost:
     images: int
     peak_bytes: int
     parts: dict[str, float]
+    passes: Passes
+
+    @property
+    def passes_per_step(self) -> float:
+        """Passes of an optimizer step for each of its images, in the mean over training."""
+        return self.passes.per_image / self.replays
 
     @property
     def median(self) -> float:
@@ -82,6 +89,8 @@ class CostReport:
         data_seconds: To make or wait for one batch, with nothing else going on.
         data_overlaps: Whether other processes decode while the step works.
         costs: Of the objectives; plain training first.
+        passes: That training the recipe's student will take.
+        teacher: What its source says of the teacher's own training; None where there is no teacher.
         choices: Of precision and memory format, the recipe's first; empty where they were not measured.
         extra_batches: Global batches that the images beside the labelled ones make.
     """
@@ -93,6 +102,8 @@ class CostReport:
     data_seconds: float
     data_overlaps: bool
     costs: Sequence[Cost]
+    passes: Passes
+    teacher: Spent | None = None
     choices: Sequence[Choice] = ()
     extra_batches: float = 0.0
 
@@ -138,21 +149,13 @@ class CostReport:
         return control.epochs * self.batches * self.costs[0].median if control.enabled else 0.0
 
     @property
-    def ratio_to_plain(self) -> float | None:
-        """The recipe's training in units of plain training for as many epochs."""
-        plain = self.recipe.train.epochs * self.batches * self.costs[0].median
-        return None if self.train_seconds is None else self.train_seconds / plain
-
-    @property
-    def ratio_to_sat(self) -> float | None:
-        """The recipe's training in units of PGD adversarial training on that method's schedule."""
+    def sat_passes(self) -> Passes | None:
+        """What PGD adversarial training for as many epochs would take; None where it was not measured."""
         sat = self.cost(SAT)
-        if sat is None or self.train_seconds is None:
-            return None
-        return self.train_seconds / (SAT_EPOCHS * self.recipe.train.epochs * self.batches * sat.median)
+        return None if sat is None else sat.passes
 
     def to_json(self) -> dict[str, Any]:
-        train, student = self.recipe.train, self.recipe.student
+        train, student, sat = self.recipe.train, self.recipe.student, self.sat_passes
         seconds = self.train_seconds
         return {
             "schema": 1,
@@ -186,8 +189,9 @@ class CostReport:
                 "epochs": train.epochs,
                 "train_hours": None if seconds is None else seconds / _HOUR,
                 "control_hours": self.control_seconds / _HOUR,
-                "ratio_to_plain": self.ratio_to_plain,
-                "ratio_to_sat": self.ratio_to_sat,
+                "passes": self.passes.to_json(),
+                "pgd_at_passes": None if sat is None else sat.to_json(),
+                "teacher": None if self.teacher is None else self.teacher.to_json(),
             },
         }
 
@@ -201,5 +205,6 @@ class CostReport:
             "images_per_s": cost.images_per_second,
             "peak_mb": cost.peak_bytes / 2**20,
             "ratio_to_natural": self.ratio(cost),
+            "passes_per_step": round(cost.passes_per_step, 4),
             "parts_ms": {part: 1e3 * seconds for part, seconds in cost.parts.items()},
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from rrm_transfer.core.parameters import count_parameters
 from rrm_transfer.costs.bench import measure
 from rrm_transfer.costs.estimate import SAT, CostReport
 from rrm_transfer.objectives import PLAIN
@@ -83,7 +84,7 @@ def _facts(setup: Setup) -> dict[str, dict[str, Any]]:
             "steps_per_epoch": len(data.train) // setup.recipe.train.global_batch_size,
             "extra": 0 if setup.extra is None else len(setup.extra),
         },
-        "student": {"architecture": student.architecture, "parameters": _parameters(student)},
+        "student": {"architecture": student.architecture, "parameters": count_parameters(student)},
     }
     if isinstance(student, Student):
         projection = student.head.projection
@@ -98,11 +99,7 @@ def _facts(setup: Setup) -> dict[str, dict[str, Any]]:
         facts["teacher"] = {
             "name": teacher.name,
             "architecture": teacher.architecture,
-            "parameters": _parameters(teacher),
+            "parameters": teacher.num_parameters,
             "width": teacher.width,
         }
     return facts
-
-
-def _parameters(network: nn.Module) -> int:
-    return sum(weight.numel() for weight in network.parameters())

@@ -214,7 +214,16 @@ class _Features(Facts):
     build_seconds: Seconds = 0.0
 
 
+class _Passes(Facts):
+    epochs: Count
+    per_image: Seconds
+    before: Seconds
+
+
 class _Training(Facts):
+    passes: _Passes | None = None
+    machine: str | None = None
+    load: Seconds | None = None
     train_seconds: Seconds | None = None
     images_per_s: Seconds | None = None
     steps: Whole | None = None
@@ -252,7 +261,8 @@ class Metrics:
         rows: Accuracies without and under attack.
         indices: Positions of the measured images in the test split; None: all of it.
         data: Fingerprint of the measured images.
-        timing: Per model: seconds of training, steps, images per second. ``attacks``: seconds by attack.
+        timing: Per model: passes and seconds of training, machine and load, steps, images per second.
+            ``attacks``: seconds by attack.
         checks: ``{name, status, figure, limit}`` each; see ``evaluation.checks``.
         survivors: Images left after each stage, by attack, where it has several.
         corruptions: Accuracies under common corruptions, where they were measured.

@@ -29,6 +29,21 @@ class Interval(NamedTuple):
     high: float
 
 
+class Difference(NamedTuple):
+    """How far one accuracy is from another.
+
+    Attributes:
+        interval: Of the first less the second.
+        paired: Whether the images were compared one by one; else the interval is that of two independent
+            samples, which is rather too wide where the images are the same.
+        p: Of McNemar's exact test; None where an accuracy is that of several trainings, or nothing is paired.
+    """
+
+    interval: Interval
+    paired: bool
+    p: float | None = None
+
+
 @dataclass(frozen=True)
 class Paired:
     """How often two networks were right on the same images.
@@ -108,17 +123,27 @@ class Paired:
         return min(1.0, float(Fraction(2 * total, 2**n)))
 
 
-def difference(first: Row, second: Row) -> Interval:
-    """Returns the difference of two accuracies on the same images, paired where both rows know them.
-
-    Else the interval is that of two independent samples (Newcombe, "Interval estimation for the difference
-    between independent proportions", Statistics in Medicine 1998, method 10), which is rather too wide.
-    """
+def difference(first: Row, second: Row) -> Difference:
+    """Returns the difference of two accuracies on the same images, paired where both rows know them."""
     paired = Paired.of(first, second)
     if paired is not None:
-        return paired.difference()
-    ends = ((row.low, row.high) for row in (first, second))
-    return _square_and_add(first.accuracy, next(ends), second.accuracy, next(ends), 0.0)
+        return Difference(paired.difference(), paired=True, p=paired.p_value())
+    return unpaired_difference(first.accuracy, first.count, second.accuracy, second.count)
+
+
+def unpaired_difference(p: float, n: int, q: float, m: int) -> Difference:
+    """Returns the difference of two accuracies on images that are others, or not known one by one.
+
+    Newcombe, "Interval estimation for the difference between independent proportions", Statistics in Medicine
+    1998, method 10.
+
+    Args:
+        p: The first accuracy.
+        n: Its images.
+        q: The second.
+        m: Its images.
+    """
+    return Difference(_square_and_add(p, wilson_interval(p, n), q, wilson_interval(q, m), 0.0), paired=False)
 
 
 def mean_difference(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> Interval:

@@ -17,10 +17,11 @@ from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.data.hub_source import parse_hub_name
 from rrm_transfer.evaluation.metrics import MODELS, Metrics, Row
 from rrm_transfer.recipe.schema import StudentSection
-from rrm_transfer.report.table import duration
 from rrm_transfer.report.verdict import headline, verdict
+from rrm_transfer.report.wording import duration, factors, total
 from rrm_transfer.runs.finished import FinishedRun, TeacherSource
 from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.spent import Spent
 from rrm_transfer.teachers.networks.building import is_timm
 from rrm_transfer.teachers.zoo import zoo_entry
 
@@ -67,10 +68,15 @@ def render_card(run: FinishedRun, repo: str | None = None) -> str:
         run=run,
         repo=repo,
         provenance=run.provenance,
-        verdict=verdict(headline(run.metrics.rows, run.threat), run.statuses(), run.noun),
+        verdict=verdict(
+            headline(run.metrics.rows, run.threat),
+            run.statuses(),
+            passes=run.spent("student").passes,
+            noun=run.noun,
+        ),
         tables=[_table(name, metrics) for name, metrics in run.measurements()],
         checks=[check for metrics in run.of_student() for check in metrics.checks],
-        costs=_costs(run),
+        costs={model: _cost(run.spent(model)) for model in MODELS},
         source=f"hf-hub:{repo}" if repo else "local-dir:student",
         folder=f"hf-hub:{repo}" if repo else "student",
         input=run.student.pretrained_cfg,
@@ -100,9 +106,10 @@ def _table(name: str | None, metrics: Metrics) -> _Table:
     return _Table(name, titles, {model: rows for model, rows in by_model.items() if rows})
 
 
-def _costs(run: FinishedRun) -> dict[str, str]:
-    seconds = {model: (run.metrics.timing.get(model) or {}).get("train_seconds") for model in MODELS}
-    return {model: duration(spent) for model, spent in seconds.items() if spent is not None}
+def _cost(spent: Spent) -> str:
+    passes = "" if spent.passes is None else f"{total(spent.passes)} passes ({factors(spent.passes)})"
+    seconds = "" if spent.seconds is None else duration(spent.seconds)
+    return ", ".join(filter(None, (passes, seconds))) or "not known"
 
 
 def _front_matter(run: FinishedRun) -> str:

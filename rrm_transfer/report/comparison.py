@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +14,11 @@ import numpy.typing as npt
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.names import public_name
 from rrm_transfer.evaluation.metrics import BEST, Model, Row
-from rrm_transfer.evaluation.paired import Interval, Paired, mean_difference
+from rrm_transfer.evaluation.paired import Difference, difference, mean_difference, unpaired_difference
 from rrm_transfer.objectives import objective_arguments
-from rrm_transfer.report.entries import Column, Entry, entries_of, with_ratios
+from rrm_transfer.report.entries import Column, Entry, entries_of
 from rrm_transfer.runs.finished import FinishedRun, LeftOut, read_runs
+from rrm_transfer.runs.spent import Spent
 
 
 @dataclass(frozen=True)
@@ -72,21 +72,18 @@ class Line:
     def accuracy(self, column: Column) -> Spread | None:
         return _spread([row.accuracy for row in self.rows(column)])
 
-    def cost(self, name: Literal["seconds", "teacher_seconds", "ratio"]) -> Spread | None:
-        values = [getattr(entry, name) for entry in self.entries]
-        return _spread([value for value in values if value is not None])
+    def seconds(self, *, teacher: bool = False) -> Spread | None:
+        """Returns what the runs' training took, or their teacher's."""
+        return self._over(lambda spent: spent.seconds, teacher=teacher)
 
+    def passes(self, *, teacher: bool = False) -> Spread | None:
+        """Returns the same in epochs of plain training."""
+        return self._over(lambda spent: spent.passes and spent.passes.total, teacher=teacher)
 
-class ToBest(NamedTuple):
-    """How far a line is from the most accurate trained network of a column, on the same images.
-
-    Attributes:
-        difference: Of the accuracies; below zero where the other is better.
-        p: Of McNemar's exact test; None where one of the two is several runs.
-    """
-
-    difference: Interval
-    p: float | None
+    def _over(self, value: Callable[[Spent], float | None], *, teacher: bool) -> Spread | None:
+        spent = [entry.teacher if teacher else entry.spent for entry in self.entries]
+        found = [value(one) for one in spent if one is not None]
+        return _spread([figure for figure in found if figure is not None])
 
 
 @dataclass(frozen=True)
@@ -114,19 +111,22 @@ class Comparison:
             default=None,
         )
 
-    def to_best(self, line: Line, column: Column) -> ToBest | None:
-        """Compares a line with the best one, image by image; None where their images may be others."""
+    def to_best(self, line: Line, column: Column) -> Difference | None:
+        """Returns how far a line is from a column's most accurate trained network; None for that one itself.
+
+        Image by image, where it is known that the images are the same and which of them each got right.
+        """
         best = self.best(column)
-        if best is None or best is line or column.data is None:
+        if best is None or best is line or not line.rows(column):
             return None
+        rows, others = line.rows(column), best.rows(column)
         ours, theirs = line.right(column), best.right(column)
-        if ours is None or theirs is None:
-            return None
-        alone = [line.rows(column), best.rows(column)]
-        if all(len(rows) == 1 for rows in alone):
-            pair = Paired.of(*(rows[0] for rows in alone))
-            return None if pair is None else ToBest(pair.difference(), pair.p_value())
-        return ToBest(mean_difference(ours, theirs), None)
+        if column.data is None or ours is None or theirs is None:
+            means = (statistics.fmean(row.accuracy for row in side) for side in (rows, others))
+            return unpaired_difference(next(means), column.count, next(means), column.count)
+        if len(rows) == len(others) == 1:
+            return difference(rows[0], others[0])
+        return Difference(mean_difference(ours, theirs), paired=True)
 
 
 def compare(paths: Iterable[Path]) -> Comparison:
@@ -144,9 +144,8 @@ def compare(paths: Iterable[Path]) -> Comparison:
             "No run can be compared.\n" + "\n".join(f"  {folder}: {why}" for folder, why in left_out)
         )
     notes: list[str] = []
-    entries = with_ratios([entry for run in runs for entry in entries_of(run)], notes)
-    lines = _lines(entries, notes)
-    notes += _other_images(runs)
+    lines = _lines([entry for run in runs for entry in entries_of(run)], notes)
+    notes += [*_other_images(runs), *_other_machines(runs)]
     return Comparison(_columns(lines), lines, left_out, list(dict.fromkeys(notes)))
 
 
@@ -244,6 +243,19 @@ def _other_images(runs: Sequence[FinishedRun]) -> list[str]:
         f"({usual[1]:,}); its figures stand in columns of their own and are not to be compared"
         for run, (data, count) in zip(runs, images, strict=True)
         if (data, count) != usual
+    ]
+
+
+def _other_machines(runs: Sequence[FinishedRun]) -> list[str]:
+    """Names the runs whose seconds are not those of the machine that trained most."""
+    machines = [str(run.spent("student").machine) for run in runs]
+    (usual, _), *others = Counter(machines).most_common()
+    if not others:
+        return []
+    return [
+        f"{run.folder}: trained on {machine}, others on {usual}; seconds are not to be compared"
+        for run, machine in zip(runs, machines, strict=True)
+        if machine != usual
     ]
 
 

@@ -71,7 +71,7 @@ def draw(comparison: Comparison, path: Path) -> None:
     column = _column(comparison)
     points, axis = _points(comparison, column)
     if not points:
-        raise UserError("Nothing to plot: no run has a robust accuracy and a training time.")
+        raise UserError("Nothing to plot: no run has a robust accuracy and a cost of training.")
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -121,18 +121,26 @@ def _column(comparison: Comparison) -> Column:
 
 
 def _points(comparison: Comparison, column: Column) -> tuple[list[Point], str]:
-    """Returns the points and what their cost is: a ratio where every run has one, else seconds."""
+    """Returns the points and what their cost is: passes where every run tells them, else seconds."""
     found = [
         (line, entry)
         for line in comparison.lines
         for entry in line.entries
-        if entry.model != "teacher" and entry.seconds and column in entry.figures
+        if entry.model != "teacher" and column in entry.figures
     ]
-    if all(entry.ratio is not None for _, entry in found):
-        points = [Point(line, entry.ratio or 0.0, entry.figures[column]) for line, entry in found]
-        return points, "training time as a multiple of plain training"
-    points = [Point(line, entry.seconds or 0.0, entry.figures[column]) for line, entry in found]
-    return points, "training time in seconds"
+    counted = [
+        Point(line, entry.spent.passes.total, entry.figures[column])
+        for line, entry in found
+        if entry.spent.passes is not None
+    ]
+    if len(counted) == len(found):
+        return counted, "training in passes: epochs of plain training of the same student"
+    timed = [
+        Point(line, entry.spent.seconds, entry.figures[column])
+        for line, entry in found
+        if entry.spent.seconds
+    ]
+    return timed, "training time in seconds"
 
 
 def _draw_points(axes: Axes, points: Sequence[Point]) -> None:

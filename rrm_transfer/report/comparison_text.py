@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,14 +15,14 @@ from rrm_transfer.evaluation.metrics import BEST
 from rrm_transfer.report.comparison import Comparison, Line, Spread
 from rrm_transfer.report.entries import Column
 from rrm_transfer.report.screen import new_table
-from rrm_transfer.report.table import duration
-from rrm_transfer.report.wording import points
+from rrm_transfer.report.wording import duration, factors, points
 
 SCHEMA = 1
 _NOTHING = "–"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_TO_BEST = (" to best", " to best low", " to best high")
-_COSTS = ("training", "teacher's training", "× plain")
+_TO_BEST = (" to best", " to best low", " to best high", " to best paired")
+_COST_KEYS = ("passes", "teacher_passes", "train_seconds", "teacher_train_seconds")
+_COSTS = ("passes", "training", "teacher's training")
 
 
 def as_table(comparison: Comparison) -> Table:
@@ -53,11 +53,11 @@ def as_csv(comparison: Comparison) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     heads = _heads(comparison.columns)
-    costs = ("train_seconds", "teacher_train_seconds", "ratio_to_plain")
     titles = (
         ["method", "student", "model", "weights", "epochs", "runs"]
         + [f"{head}{suffix}" for head in heads for suffix in ("", " runs", " sd", " low", " high", *_TO_BEST)]
-        + [f"{cost}{suffix}" for cost in costs for suffix in ("", "_sd")]
+        + [f"{cost}{suffix}" for cost in _COST_KEYS for suffix in ("", "_sd")]
+        + ["machine"]
     )
     writer.writerow(map(_defused, titles))
     for line in comparison.lines:
@@ -67,9 +67,10 @@ def as_csv(comparison: Comparison) -> str:
             runs = len(figure.get("counts", ())) or None
             facts += [figure.get("accuracy"), runs, *(figure.get(key) for key in ("sd", "low", "high"))]
             to_best = figure.get("to_best") or {}
-            facts += [to_best.get(key) for key in ("difference", "low", "high")]
+            facts += [to_best.get(key) for key in ("difference", "low", "high", "paired")]
         for spread in _costs(line):
             facts += [None, None] if spread is None else [spread.mean, spread.deviation]
+        facts.append("; ".join(_machines([line])))
         writer.writerow(map(_defused, facts))
     return stream.getvalue().rstrip("\n")
 
@@ -99,9 +100,25 @@ def caption(comparison: Comparison) -> str:
     text = f"accuracy {images}, 95 % Wilson intervals"
     if any(len(line.entries) > 1 for line in comparison.lines):
         text += "; over several seeds the mean ± the standard deviation"
-    if any(comparison.to_best(line, column) for line in comparison.lines for column in comparison.columns):
-        text += "; points to the best trained network, paired 95 % intervals on the same images"
-    return text
+    lines, columns = comparison.lines, comparison.columns
+    compared = [comparison.to_best(line, column) for line in lines for column in columns]
+    if any(compared):
+        text += "; points to the best trained network, 95 % intervals, paired on the same images"
+        text += " unless it says unpaired" * any(found is not None and not found.paired for found in compared)
+    if any(entry.spent.passes for line in lines for entry in line.entries):
+        text += "; passes: epochs of plain training of the same network, by counted operations"
+    # Others are named by the notes.
+    machines = _machines(line for line in lines if line.model != "teacher")
+    return f"{text}; trained on {machines[0]}{_load(lines)}" if len(machines) == 1 else text
+
+
+def _load(lines: Iterable[Line]) -> str:
+    entries = [entry for line in lines for entry in line.entries if line.model != "teacher"]
+    found = [entry.spent.load for entry in entries if entry.spent.load is not None]
+    if not found:
+        return ""
+    low, high = f"{min(found):.1f}", f"{max(found):.1f}"
+    return f" under a load of {low}" + (f" to {high}" if high != low else "")
 
 
 def title_of(column: Column) -> str:
@@ -121,15 +138,18 @@ def _heads(columns: list[Column]) -> list[str]:
 
 
 def _cells(comparison: Comparison, line: Line, gap: str) -> list[str]:
-    seconds, teacher, ratio = _costs(line)
+    passes, teacher_passes, seconds, teacher_seconds = _costs(line)
+    one, taught = line.entries[0].spent.passes, line.entries[0].teacher
+    of_teacher = [_cost(teacher_passes, _passes), _cost(teacher_seconds, duration)]
+    known = [words for words in of_teacher if words != _NOTHING]
     seeds = f"{gap}{len(line.seeds)} seeds: {', '.join(map(str, sorted(line.seeds)))}"
     return [
         line.method + (seeds if len(line.seeds) > 1 else ""),
         line.student,
         *(_accuracy(comparison, line, column, gap) for column in comparison.columns),
+        _NOTHING if one is None else f"{_cost(passes, '{:,.1f}'.format)}{gap}({factors(one)})",
         _cost(seconds, duration),
-        _cost(teacher, duration),
-        _cost(ratio, lambda value: f"{value:.2f}"),
+        gap.join(known) or ("not known" if taught is not None and line.model != "teacher" else _NOTHING),
     ]
 
 
@@ -145,8 +165,12 @@ def _accuracy(comparison: Comparison, line: Line, column: Column, gap: str) -> s
     to_best = comparison.to_best(line, column)
     if to_best is None:
         return text
-    value, low, high = map(points, to_best.difference)
-    return f"{text}{gap}to best {value} [{low}, {high}]"
+    value, low, high = map(points, to_best.interval)
+    return f"{text}{gap}to best {value} [{low}, {high}]{'' if to_best.paired else ' unpaired'}"
+
+
+def _passes(total: float) -> str:
+    return f"{total:,.1f} passes"
 
 
 def _cost(spread: Spread | None, words: Callable[[float], str]) -> str:
@@ -157,8 +181,14 @@ def _cost(spread: Spread | None, words: Callable[[float], str]) -> str:
     return f"{words(spread.mean)} ± {words(spread.deviation)}"
 
 
-def _costs(line: Line) -> tuple[Spread | None, Spread | None, Spread | None]:
-    return line.cost("seconds"), line.cost("teacher_seconds"), line.cost("ratio")
+def _costs(line: Line) -> tuple[Spread | None, Spread | None, Spread | None, Spread | None]:
+    """Returns what the keys name; a teacher's passes are of its own network."""
+    return line.passes(), line.passes(teacher=True), line.seconds(), line.seconds(teacher=True)
+
+
+def _machines(lines: Iterable[Line]) -> list[str]:
+    found = (entry.spent.machine for line in lines for entry in line.entries if entry.spent.seconds)
+    return list(dict.fromkeys(machine for machine in found if machine is not None))
 
 
 def _weights(line: Line) -> str:
@@ -166,7 +196,6 @@ def _weights(line: Line) -> str:
 
 
 def _line_document(comparison: Comparison, line: Line) -> dict[str, Any]:
-    seconds, teacher, ratio = _costs(line)
     return {
         "method": line.method,
         "student": line.student,
@@ -174,13 +203,15 @@ def _line_document(comparison: Comparison, line: Line) -> dict[str, Any]:
         "weights": _weights(line),
         "epochs": line.epochs,
         "runs": [
-            {"folder": str(entry.run.folder), "seed": entry.seed, "train_seconds": entry.seconds}
+            {
+                "folder": str(entry.run.folder),
+                "seed": entry.seed,
+                **entry.spent.to_json(),
+            }
             for entry in line.entries
         ],
         "figures": [_figure(comparison, line, column) for column in comparison.columns],
-        "train_seconds": _spread_document(seconds),
-        "teacher_train_seconds": _spread_document(teacher),
-        "ratio_to_plain": _spread_document(ratio),
+        **{key: _spread_document(spread) for key, spread in zip(_COST_KEYS, _costs(line), strict=True)},
     }
 
 
@@ -203,9 +234,10 @@ def _figure(comparison: Comparison, line: Line, column: Column) -> dict[str, Any
         "to_best": None
         if to_best is None
         else {
-            "difference": to_best.difference.value,
-            "low": to_best.difference.low,
-            "high": to_best.difference.high,
+            "difference": to_best.interval.value,
+            "low": to_best.interval.low,
+            "high": to_best.interval.high,
+            "paired": to_best.paired,
             "p": to_best.p,
         },
     }

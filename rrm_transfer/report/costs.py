@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from rrm_transfer.costs.estimate import SAT_EPOCHS, CostReport
+from rrm_transfer.costs.estimate import SAT, CostReport
 from rrm_transfer.report.screen import new_table, show
-from rrm_transfer.report.table import duration
+from rrm_transfer.report.wording import duration, factors, total
+from rrm_transfer.runs.spent import Spent
 
 _PARTS = ("data", "teacher", "attack", "student forward", "backward", "optimizer", "other")
 
@@ -23,7 +24,7 @@ def step_table(report: CostReport) -> Table:
         f"{report.recipe.student.name}, {report.recipe.data.image_size} px, batches of "
         f"{train.global_batch_size}, {train.precision}; medians of {len(report.costs[0].seconds)} steps",
         "objective",
-        figures=("ms per step", "± (quartiles)", "images/s", "peak MB", "÷ natural"),
+        figures=("ms per step", "± (quartiles)", "images/s", "peak MB", "÷ natural", "passes"),
     )
     for cost in report.costs:
         table.add_row(
@@ -33,6 +34,7 @@ def step_table(report: CostReport) -> Table:
             f"{cost.images_per_second:,.0f}",
             f"{cost.peak_bytes / 2**20:,.0f}",
             f"{report.ratio(cost):.2f}",
+            f"{cost.passes_per_step:.2f}",
         )
     return table
 
@@ -60,32 +62,37 @@ def choice_lines(report: CostReport) -> list[str]:
 
 
 def estimate_lines(report: CostReport) -> list[str]:
-    """Returns what follows for the recipe's training, and whether data hold it up."""
-    lines = []
-    recipe, seconds = report.recipe, report.train_seconds
+    """Returns what follows for the recipe's training, its teacher's, and whether data hold it up."""
+    recipe, seconds, sat = report.recipe, report.train_seconds, report.sat_passes
+    name, control = recipe.objective.name, recipe.control
+    lines = [f"training this recipe ({name}): {total(report.passes)} passes ({factors(report.passes)})"]
+    if sat is not None and name != SAT:
+        lines[0] += f"; {SAT} for as many epochs: {total(sat)} ({factors(sat)})"
+    if control.enabled:
+        lines[0] += f"; the control: {control.epochs:.1f}"
+    if report.teacher is not None:
+        lines.append(f"the teacher's own training: {_words(report.teacher)}")
     if report.makes_images:
-        lines.append(
-            f"training this recipe ({recipe.objective.name}): not estimated, its images are made first"
-        )
-    if seconds is not None:
-        control = f", its control {duration(report.control_seconds)}" if report.control_seconds else ""
-        lines.append(
-            f"training this recipe ({recipe.objective.name}, {recipe.train.epochs} epochs): about "
-            f"{duration(seconds)}{control}; {report.ratio_to_plain:.2f} of plain training"
-        )
-        if report.ratio_to_sat is not None:
-            lines[-1] += (
-                f", {report.ratio_to_sat:.3f} of PGD adversarial training, which takes "
-                f"{SAT_EPOCHS:.3g} times the epochs (150 against 48 in the paper)"
-            )
+        lines.append("time: not estimated, the images are made first")
+    elif seconds is not None:
+        own = f", its control {duration(report.control_seconds)}" if report.control_seconds else ""
+        lines.append(f"time: about {duration(seconds)}{own}, on {report.device}")
         if begin := recipe.objective.arguments.get("begin"):
-            lines[-1] += f"; steps after objective.begin={begin:g} of training cost more than was measured"
+            lines[-1] += f"; steps after objective.begin={begin:g} of training take longer than was measured"
     if report.data_is_bottleneck:
         lines.append(
             f"data is the bottleneck: a batch takes {1e3 * report.data_seconds:.3g} ms, "
             "longer than a plain training step; more data.workers may help"
         )
     return lines
+
+
+def _words(spent: Spent) -> str:
+    passes = None if spent.passes is None else f"{total(spent.passes)} passes of its own network"
+    seconds = None if spent.seconds is None else duration(spent.seconds)
+    machine = "" if spent.machine is None else f" on {spent.machine}"
+    known = [words for words in (passes, seconds) if words is not None]
+    return f"{', '.join(known)}{machine}" if known else "not known"
 
 
 def title(name: str, *, cached: bool) -> str:

@@ -16,11 +16,11 @@ from rrm_transfer.evaluation.paired import difference
 from rrm_transfer.report.curves import corruption_charts, robustness_charts, training_charts
 from rrm_transfer.report.evaluation import corruption_lines
 from rrm_transfer.report.pictures import exhibition
-from rrm_transfer.report.table import duration
 from rrm_transfer.report.verdict import headline, verdict
-from rrm_transfer.report.wording import at, figure, percent, points
+from rrm_transfer.report.wording import at, duration, factors, figure, percent, points, total
 from rrm_transfer.runs.finished import FinishedRun, severity
 from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.spent import Spent
 from rrm_transfer.teachers.networks.building import is_factory
 
 
@@ -35,14 +35,14 @@ def render(run: FinishedRun) -> str:
     return _template().render(
         run=run,
         provenance=run.provenance,
-        verdict=verdict(chosen, run.statuses(), run.noun),
+        verdict=verdict(chosen, run.statuses(), passes=run.spent("student").passes, noun=run.noun),
         headline=chosen,
         weaker=None if chosen is None else _weaker(run, chosen.student),
         clean=next((row for row in run.metrics.of("student") if row.ball == "clean"), None),
         tables=[table for name, metrics in run.measurements() for table in _tables(name, metrics)],
         robustness=robustness_charts(run),
         training=training_charts(run),
-        costs=_costs(run.metrics),
+        costs=_costs(run),
         checks=[(name, _by_status(metrics.checks)) for name, metrics in run.measurements()],
         meanings={name: kind.meaning for name, kind in KINDS.items()},
         corruptions=corruption_charts(run),
@@ -109,34 +109,22 @@ class _Cost:
     """What training one model cost.
 
     Attributes:
+        model: Of the run.
+        spent: Passes and seconds.
         facts: Of metrics.json.
-        per_image: Time for an image relative to plain training; None where that was not measured.
-        total: Time in all relative to plain training.
     """
 
-    model: str
+    model: Model
+    spent: Spent
     facts: dict[str, Any]
-    per_image: float | None
-    total: float | None
 
 
-def _costs(metrics: Metrics) -> list[_Cost]:
-    timing = {model: metrics.timing[model] for model in MODELS if metrics.timing.get(model)}
-    plain = timing.get("control", {})
-
-    def ratio(model: Model, above: float | None, below: float | None) -> float | None:
-        # A teacher was trained at another time and maybe on another machine.
-        return above / below if model != "teacher" and above and below else None
-
-    return [
-        _Cost(
-            model,
-            facts,
-            ratio(model, plain.get("images_per_s"), facts.get("images_per_s")),
-            ratio(model, facts.get("train_seconds"), plain.get("train_seconds")),
-        )
-        for model, facts in timing.items()
-    ]
+def _costs(run: FinishedRun) -> list[_Cost]:
+    """Returns what is known of each model's training; a teacher has its column whatever is known of it."""
+    timing = run.metrics.timing
+    models = [model for model in MODELS if timing.get(model) is not None]
+    found = [_Cost(model, run.spent(model), timing[model]) for model in models]
+    return found if any(cost.facts for cost in found) else []
 
 
 def _by_status(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -170,7 +158,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        at=at, duration=duration, figure=figure, percent=percent, points=points,
+        at=at, duration=duration, factors=factors, figure=figure, percent=percent, points=points, total=total,
     )  # fmt: skip
     environment.globals["difference"] = difference
     return environment.get_template("report.html.jinja")

@@ -12,11 +12,6 @@ _OPERATION = (
     "teacher.cache.seed",
 )  # fmt: skip
 """Recipe keys that do not change what is trained."""
-_COSTLY = (
-    "student.args.", "data.held_out", "data.augmentation.", "train.epochs", "train.global_batch_size",
-    "train.accumulation", "train.precision", "train.compile", "train.gradient_checkpointing",
-)  # fmt: skip
-"""Recipe keys that change what plain training costs, apart from the student, the data and the image size."""
 
 Setting = dict[str, object]
 """A recipe's dotted keys that define a network, apart from the seed."""
@@ -58,12 +53,6 @@ def teacher_setting(recipe: Recipe) -> Setting:
         if key.startswith("teacher.") and not key.startswith("teacher.cache")
     }
     return {**own, "data.image_size": recipe.data.image_size}
-
-
-def costly_differences(one: Setting, other: Setting) -> list[str]:
-    """Names the keys in which two settings differ and that change what plain training costs."""
-    keys = sorted(key for key in {**one, **other} if key.startswith(_COSTLY))
-    return [key for key in keys if one.get(key) != other.get(key)]
 
 
 def _plain(setting: Setting) -> Setting:

@@ -8,8 +8,9 @@ from typing import Literal
 
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.evaluation.metrics import Row
-from rrm_transfer.evaluation.paired import Interval, Paired, difference
-from rrm_transfer.report.wording import at, percent, points
+from rrm_transfer.evaluation.paired import Difference, Paired, difference
+from rrm_transfer.report.wording import at, epochs, percent, points, total
+from rrm_transfer.training.passes import Passes
 
 Tone = Literal["good", "doubtful", "neutral"]
 
@@ -68,12 +69,19 @@ def headline(rows: Sequence[Row], threat: ThreatModel) -> Headline | None:
     return min((found(row) for row in test if row.model == "student"), key=order, default=None)
 
 
-def verdict(chosen: Headline | None, statuses: Mapping[str, int], noun: str = "student") -> Verdict:
+def verdict(
+    chosen: Headline | None,
+    statuses: Mapping[str, int],
+    *,
+    passes: Passes | None = None,
+    noun: str = "student",
+) -> Verdict:
     """Writes the verdict.
 
     Args:
         chosen: See `headline`.
         statuses: How many checks of the network came out ``pass`` and ``suspicious``.
+        passes: What training it took; None where that is not known.
         noun: What the network is called.
     """
     passed, suspicious = statuses.get("pass", 0), statuses.get("suspicious", 0)
@@ -89,25 +97,34 @@ def verdict(chosen: Headline | None, statuses: Mapping[str, int], noun: str = "s
     else:
         text = f"The {noun} classifies {percent(student.accuracy)} of {student.count:,} test images correctly"
     text += f" at {at(student)}"
-    above: Interval | None = None
+    above: Difference | None = None
     if control is not None:
         above = difference(student, control)
-        text += f" and {_against_control(*above)}"
-    if suspicious or (above is not None and above.low <= 0):
+        text += f" and {_against_control(above)}"
+    if passes is not None:
+        text += f", for {_price(passes, aside=teacher is not None)}"
+    if suspicious or (above is not None and above.interval.low <= 0):
         tone: Tone = "doubtful"
     else:
         tone = "good" if passed and above is not None else "neutral"
     return Verdict(f"{text}; {about_checks}.", tone)
 
 
-def _against_control(value: float, low: float, high: float) -> str:
+def _against_control(difference: Difference) -> str:
+    value, low, high = difference.interval
     size = f"{abs(100 * value):.1f} points"
+    interval = f"interval {points(low)} to {points(high)}{', unpaired' * (not difference.paired)}"
     if low > 0:
-        return f"is {size} above the undefended control"
+        return f"is {size} above the undefended control ({interval})"
     if high < 0:
-        return f"is {size} below the undefended control"
-    interval = f"{points(value)} points, interval {points(low)} to {points(high)}"
-    return f"cannot be told apart from the undefended control ({interval})"
+        return f"is {size} below the undefended control ({interval})"
+    return f"cannot be told apart from the undefended control ({points(value)} points, {interval})"
+
+
+def _price(passes: Passes, *, aside: bool) -> str:
+    others = ", the teacher’s own aside" if aside else ""
+    made = f"{total(passes)} in {epochs(passes.epochs)}{others}"
+    return f"{passes.ratio:.2f} times the passes of plain training ({made})"
 
 
 def _checks(passed: int, suspicious: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rrm_transfer.evaluation.metrics import Row
+from rrm_transfer.training.passes import Passes
 
 MINUS = "\N{MINUS SIGN}"
 SPACE = "\N{NO-BREAK SPACE}"
@@ -21,6 +22,27 @@ def points(difference: float) -> str:
 def figure(value: float | None, digits: int = 4) -> str:
     """Writes a check's figure or limit; None, which is no number, as a dash."""
     return "–" if value is None else f"{value:.{digits}g}".replace("-", MINUS)
+
+
+def duration(seconds: float) -> str:
+    """Writes seconds as ``42 s`` or ``3 min 5 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def total(passes: Passes) -> str:
+    """Writes how many passes a training takes: ``34.2``."""
+    return f"{passes.total:,.1f}"
+
+
+def factors(passes: Passes) -> str:
+    """Writes what makes them: ``1.90 × 18 epochs``, where an epoch of plain training is 1."""
+    return f"{passes.ratio:.2f} × {epochs(passes.epochs)}"
+
+
+def epochs(count: int) -> str:
+    """Writes ``1 epoch``, ``18 epochs``."""
+    return f"{count} epoch{'s' * (count != 1)}"
 
 
 def at(row: Row) -> str:

@@ -18,6 +18,7 @@ from rrm_transfer.core.printing import presentable
 from rrm_transfer.core.threat import Norm, ThreatModel
 from rrm_transfer.evaluation.gallery import Gallery, read_gallery
 from rrm_transfer.evaluation.metrics import (
+    BEST,
     Count,
     Facts,
     Finite,
@@ -33,6 +34,7 @@ from rrm_transfer.evaluation.metrics import (
 from rrm_transfer.recipe.loading import build_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.spent import Spent
 from rrm_transfer.students.saving import CONFIG
 from rrm_transfer.teachers.networks.building import is_timm
 
@@ -295,16 +297,11 @@ class FinishedRun:
             raise damaged(path, "", shape, f"{channels} channels and {classes} classes, as the student has")
         return gallery
 
-    def seconds(self, model: Model) -> float | None:
-        """Returns how long ``model`` was trained.
-
-        Whatever run computed the teacher's outputs that it read from a cache, all of that is its cost.
-        """
-        timing = self.metrics.timing.get(model) or {}
-        if timing.get("train_seconds") is None:
-            return None
-        cache = timing.get("teacher_features") or {}
-        return float(timing["train_seconds"] - cache.get("seconds", 0) + cache.get("build_seconds", 0))
+    def spent(self, model: Model) -> Spent:
+        """Returns what training ``model`` took; the best weights are those of the student's training."""
+        timing = self.metrics.timing.get("student" if model == BEST else model) or {}
+        # A teacher was trained in another run, maybe on another machine.
+        return Spent.of(timing, machine=None if model == "teacher" else self.machine)
 
     def measurements(self) -> Iterator[tuple[str | None, Metrics]]:
         """Yields the run's metrics, named None, and every evaluation with its name."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.core.names import did_you_mean
+from rrm_transfer.core.parameters import count_parameters
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.images import DataSet
@@ -272,11 +273,12 @@ def _tell_of_teacher(teacher: Teacher, narrator: Narrator) -> None:
 
 def _tell_of_student(student: StudentPlan, teacher: Teacher | None, narrator: Narrator) -> None:
     plan = student.input
-    count = sum(weight.numel() for weight in plan.model.parameters())
     bridge = ""
     if teacher is not None and teacher.width != plan.width:
         bridge = f", projected to the teacher's {teacher.width} and folded at export"
-    narrator.note(f"student: {student.name}, {count:,} parameters, {plan.width} features{bridge}")
+    narrator.note(
+        f"student: {student.name}, {count_parameters(plan.model):,} parameters, {plan.width} features{bridge}"
+    )
     for note in plan.notes:
         narrator.note(f"student: {note}")
     if teacher is not None and teacher.fits(plan.model):

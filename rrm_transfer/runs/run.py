@@ -40,6 +40,7 @@ from rrm_transfer.runs.tracking import Tracking, check_tracker
 from rrm_transfer.runs.trainables import Trainable
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.interruption import StopRequest
+from rrm_transfer.runtime.machine import circumstances
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.training.checkpoints import Checkpoints
 from rrm_transfer.training.optimization import build_optimizer
@@ -298,10 +299,12 @@ class _Work:
             features=features,
         )
         result = trainer.run(stop, resume=resume)
+        machine = circumstances(self.runtime.world)
         passes = setup.passes(student, objective, epochs)
         self.log("trained", {"model": model, "step": result.steps, "seconds": round(result.seconds, 3)})
         data_seconds = 0.0 if robust is None else robust.seconds
-        return {**with_features(result.timing(epochs, data_seconds), cost), "passes": passes.to_json()}
+        timing = with_features(result.timing(epochs, data_seconds), cost)
+        return {**timing, "passes": passes.to_json(), **machine}
 
     def _selection(self) -> Selection | None:
         every, held_out = self.recipe.train.select_every, self.setup.loaded.images.held_out

@@ -101,9 +101,20 @@ class Setup:
             view_seed=None if cache is None else cache.seed,
         )
 
-    def passes(self, student: Trainable, objective: Objective, epochs: int) -> Passes:
-        """Counts what training costs, in passes of plain training."""
+    def passes(
+        self, student: Trainable, objective: Objective, epochs: int, *, views: int | None = None
+    ) -> Passes:
+        """Counts what training costs, in passes of plain training.
+
+        Args:
+            student: That is or will be trained.
+            objective: What is minimized.
+            epochs: Of training.
+            views: That a cache of the teacher's answers holds, 0 for none; None: as the recipe has it.
+        """
         cache = None if self.recipe.teacher is None else self.recipe.teacher.cache
+        if views is None:
+            views = 0 if cache is None else cache.views
         extra = 0 if self.extra is None else len(self.extra)
         return count_passes(
             student,
@@ -112,7 +123,7 @@ class Setup:
             image=(self.loaded.images.channels, self.loaded.image_size, self.loaded.image_size),
             threat=self.threat,
             teacher=self.teacher if objective.needs else None,
-            cached_views=0 if cache is None or not objective.needs else cache.views,
+            cached_views=views if objective.needs else 0,
             extra=extra / len(self.loaded.images.train),
         )
 

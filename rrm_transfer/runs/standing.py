@@ -7,6 +7,7 @@ from typing import Literal
 
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.evaluation.metrics import Row
+from rrm_transfer.evaluation.paired import Paired
 
 Grade = Literal["robust", "weak", "not robust"]
 
@@ -68,6 +69,13 @@ class Standing:
         return "not robust"
 
     def __str__(self) -> str:
-        near, far = self.kept
+        near, far = self._share(self.near), self._share(self.far)
         said = "" if self.stated is None else f"; its source says {self.stated:.0%} at eps"
-        return f"it keeps {near:.0%} of its clean accuracy at eps and {far:.0%} at 2 eps{said}"
+        return f"it keeps {near} of its clean accuracy at eps and {far} at 2 eps{said}"
+
+    def _share(self, row: Row) -> str:
+        pair = Paired.of(row, self.clean)
+        share = None if pair is None else pair.ratio()
+        if share is None:
+            return "an unknown part"
+        return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"

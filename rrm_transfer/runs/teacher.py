@@ -24,6 +24,7 @@ from rrm_transfer.evaluation.metrics import Metrics, Row, read_metrics
 from rrm_transfer.recipe.schema import TeacherSection
 from rrm_transfer.runs.models import LoadedData, load_with_data
 from rrm_transfer.runs.setup import Setup
+from rrm_transfer.runs.spent import Spent
 from rrm_transfer.runs.standing import Standing
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.teachers.teacher import Teacher
@@ -204,15 +205,28 @@ def teacher_figures(
     return rows, timing
 
 
+def _own_metrics(setup: Setup) -> Metrics | None:
+    """Returns what the teacher's own run or the package says about it; None where nothing does."""
+    source, section = setup.teacher_facts.metrics, setup.recipe.teacher
+    return read_metrics(source) if source is not None and section is not None and section.is_itself else None
+
+
+def teacher_spent(setup: Setup) -> Spent | None:
+    """Returns what the teacher's own training took, as far as its source tells it; None without a teacher."""
+    known = _own_metrics(setup)
+    if setup.teacher is None:
+        return None
+    return Spent() if known is None else Spent.of(known.timing.get("student") or {})
+
+
 def _published(
     setup: Setup, teacher: Teacher, images: ImageSet, attacks: Sequence[Attack]
 ) -> tuple[list[Row], dict[str, Any]]:
     """Returns what the teacher's source says, its rows only if they are of these images and attacks."""
-    source, section = setup.teacher_facts.metrics, setup.recipe.teacher
-    if source is None or section is None or not section.is_itself:
+    known = _own_metrics(setup)
+    if known is None:
         return [], {}
-    known = read_metrics(source)
-    timing = known.timing.get("student", {})
+    timing = known.timing.get("student") or {}
     # Images of another size reach the teacher through another view, which may cost it accuracy.
     if teacher.image_size != setup.loaded.image_size or known.data != images.fingerprint:
         return [], timing

@@ -74,8 +74,7 @@ def _devices() -> list[dict[str, Any]]:
         )
     if torch.backends.mps.is_available():
         found.append({"kind": "mps", "name": platform.processor() or "Apple"})
-    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    return [*found, {"kind": "cpu", "name": cores}]
+    return [*found, {"kind": "cpu", "name": _cpu()}]
 
 
 def _bf16() -> bool:
@@ -126,7 +125,34 @@ def environment(facts: Mapping[str, object]) -> dict[str, Any]:
 def devices() -> list[str]:
     """Names what this process can compute on."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return names or [f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    return names or [f"cpu, {_cpu()}"]
+
+
+def _cpu() -> str:
+    return f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """Names the processor; ``platform.processor`` is empty on many systems."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown processor"
+
+
+def circumstances(processes: int) -> dict[str, Any]:
+    """Returns what seconds that have just been measured depend on.
+
+    Returns:
+        ``machine``: processes and devices; ``load``: how many programs wanted to run, in the mean of
+        the last minute.
+    """
+    return {
+        "machine": f"{processes} × {', '.join(devices())}",
+        "load": round(psutil.getloadavg()[0], 2),
+    }
 
 
 def library_versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from timm.models import get_pretrained_cfg
 
 from rrm_transfer.core.kinds import Kind
+from rrm_transfer.core.parameters import count_parameters
 from rrm_transfer.core.pixels import PixelStatistics
 from rrm_transfer.students.names import resolve_student_name
 from rrm_transfer.students.sizes import plan_input
@@ -94,7 +95,7 @@ def describe_student(
         projection=projection,
         folds_into=leaves,
         stock=plan.stem is None,
-        parameters=sum(parameter.numel() for parameter in plan.model.parameters()),
+        parameters=count_parameters(plan.model),
         normalization=str(PixelStatistics(tuple(config.mean), tuple(config.std)).for_channels(channels)),
         has_pretrained=bool(config.has_weights),
         model_args=plan.args,

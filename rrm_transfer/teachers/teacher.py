@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rrm_transfer.core.layers import Layer, LayerReader
 from rrm_transfer.core.outputs import Outputs
+from rrm_transfer.core.parameters import count_parameters
 from rrm_transfer.core.pixels import Normalize, PixelStatistics
 from rrm_transfer.core.weights.identity import weights_hash
 from rrm_transfer.teachers.networks.adapters import HookedNetwork, TimmNetwork
@@ -98,7 +99,7 @@ class Teacher(nn.Module):
     @property
     def num_parameters(self) -> int:
         """How many weights the network has, its classifier's included."""
-        return sum(weight.numel() for weight in self._model.parameters())
+        return count_parameters(self._model)
 
     def fits(self, network: nn.Module) -> bool:
         """Tells whether the teacher's weights fit another network, tensor by tensor.

@@ -103,6 +103,11 @@ class Passes:
         """The whole training in units of plain training for as many epochs."""
         return self.total / self.epochs
 
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Passes:
+        """Returns what ``to_json`` has written."""
+        return cls(facts["epochs"], facts["per_image"], facts["before"])
+
     def to_json(self) -> dict[str, float]:
         return {
             "epochs": self.epochs,

@@ -17,7 +17,9 @@ from rrm_transfer.costs.preview import preview
 from rrm_transfer.recipe.loading import build_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.report.costs import choice_lines, estimate_lines
+from rrm_transfer.runs.spent import Spent
 from rrm_transfer.runtime.machine import peak_bytes, resident_bytes
+from rrm_transfer.training.passes import Passes
 from rrm_transfer.training.timing import Stopwatch
 from tests.support import tiny
 
@@ -62,7 +64,14 @@ def test_objectives_are_measured_in_turns(tiny_teacher: Path, tiny_data: Path) -
     assert document["schema"] == 1
     promised = {"name", "cached", "step_ms", "step_ms_spread", "images_per_s", "peak_mb", "ratio_to_natural"}
     assert all(promised <= entry.keys() for entry in document["objectives"])
-    assert 0 < document["recipe"]["ratio_to_sat"] < 1 < document["recipe"]["ratio_to_plain"]
+    counted = [entry["passes_per_step"] for entry in document["objectives"]]
+    assert counted[0] == counted[2] == 1
+    assert counted[1] == pytest.approx(1 + 1 / 3, abs=0.05)  # the teacher is the student's own architecture
+    assert counted[3] == pytest.approx(1, abs=0.05)
+    assert counted[4] > 4
+    assert document["recipe"]["passes"]["per_image"] == counted[1]
+    assert document["recipe"]["pgd_at_passes"]["epochs"] == document["recipe"]["epochs"] == 2
+    assert document["recipe"]["teacher"] == Spent().to_json()
     own, *others = document["numerics"]
     assert (own["precision"], own["channels_last"], own["ratio_to_chosen"]) == ("float32", False, 1.0)
     assert {(other["precision"], other["channels_last"]) for other in others} == {
@@ -96,8 +105,12 @@ def test_an_unknown_objective_is_refused(tiny_data: Path) -> None:
 
 def _cost(name: str, milliseconds: list[float], *, replays: int = 1) -> Cost:
     return Cost(
-        name, False, replays, [value / 1e3 for value in milliseconds], images=100, peak_bytes=0, parts={}
-    )
+        name, False, replays, [value / 1e3 for value in milliseconds], images=100, peak_bytes=0, parts={},
+        passes=Passes(48, 11.0 if name == "pgd-at" else 1.0 * replays),
+    )  # fmt: skip
+
+
+OWN = Passes(48, 1.5, before=6.0)
 
 
 def test_arithmetic_of_a_report() -> None:
@@ -110,36 +123,56 @@ def test_arithmetic_of_a_report() -> None:
         _cost("pgd-at", [120, 110, 100]),
         _cost("free-at", [10], replays=4),
     ]
-    report = CostReport(recipe, "cpu", 1, 500, 0.001, False, costs)
+    report = CostReport(recipe, "cpu", 1, 500, 0.001, False, costs, OWN)
     with_cache = tiny.resolved({**content, "teacher": {"name": "t", "cache": {"views": 8}}})
     cached = [
         costs[0],
         replace(costs[1], parts={"teacher": 0.002}),
         replace(costs[0], name="rrm", cached=True),
     ]
-    stored = CostReport(with_cache, "cpu", 1, 500, 0.001, False, cached)
+    stored = CostReport(with_cache, "cpu", 1, 500, 0.001, False, cached, OWN)
     assert stored.train_seconds == pytest.approx(48 * 500 * 0.010 + 8 * 500 * 0.002)
     assert report.ratio(costs[1]) == pytest.approx(1.2)
     assert costs[0].spread == pytest.approx(0.04)
     assert costs[3].images_per_second == pytest.approx(2500)
     assert report.train_seconds == pytest.approx(48 * 500 * 0.012)
     assert report.control_seconds == pytest.approx(24 * 500 * 0.010)
-    assert report.ratio_to_plain == pytest.approx(1.2)
-    assert report.ratio_to_sat == pytest.approx(48 * 12 / (150 * 110))
+    assert costs[3].passes_per_step == 1
+    first, *_ = estimate_lines(report)
+    assert first == (
+        "training this recipe (rrm): 78.0 passes (1.62 × 48 epochs); "
+        "pgd-at for as many epochs: 528.0 (11.00 × 48 epochs); the control: 24.0"
+    )
     assert not report.data_is_bottleneck
-    assert CostReport(recipe, "cpu", 1, 500, 0.02, True, costs).data_is_bottleneck
-    unmeasured = CostReport(recipe, "cpu", 1, 500, 0.02, False, costs[:1]).to_json()
+    assert CostReport(recipe, "cpu", 1, 500, 0.02, True, costs, OWN).data_is_bottleneck
+    unmeasured = CostReport(recipe, "cpu", 1, 500, 0.02, False, costs[:1], OWN).to_json()
     assert unmeasured["recipe"]["train_hours"] is None
+    assert unmeasured["recipe"]["passes"]["total"] == 78
+    assert unmeasured["recipe"]["pgd_at_passes"] is None
+
+
+@pytest.mark.parametrize(
+    ("spent", "words"),
+    [
+        (Spent(Passes(20, 3.0), 480.0, "a GPU"), "60.0 passes of its own network, 8 min 0 s on a GPU"),
+        (Spent(seconds=480.0), "8 min 0 s"),
+        (Spent(), "not known"),
+    ],
+)
+def test_the_teachers_own_training_has_its_line(spent: Spent, words: str) -> None:
+    recipe = tiny.resolved({"student": {"name": "a"}, "teacher": {"name": "t"}, "train": {"epochs": 1}})
+    report = CostReport(recipe, "cpu", 1, 500, 0.001, False, [_cost("natural", [10])], OWN, spent)
+    assert f"the teacher's own training: {words}" in estimate_lines(report)
 
 
 def test_images_that_are_made_first_are_not_left_out_of_an_estimate() -> None:
     content = {"student": {"name": "a"}, "teacher": {"name": "t"}, "objective": {"name": "rdt"}}
     costs = [_cost("natural", [10]), _cost("rdt", [10]), _cost("pgd-at", [100])]
-    report = CostReport(tiny.resolved(content, ["train.epochs=1"]), "cpu", 1, 500, 0.001, False, costs)
-    assert (report.train_seconds, report.ratio_to_plain, report.ratio_to_sat) == (None, None, None)
-    (line,) = estimate_lines(report)
-    assert "rdt" in line
-    assert "not estimated" in line
+    report = CostReport(tiny.resolved(content, ["train.epochs=1"]), "cpu", 1, 500, 0.001, False, costs, OWN)
+    assert report.train_seconds is None
+    passes, time = estimate_lines(report)
+    assert "rdt): 78.0 passes" in passes
+    assert "not estimated" in time
 
 
 def test_an_estimate_says_that_a_later_attack_is_not_in_it() -> None:
@@ -147,7 +180,7 @@ def test_an_estimate_says_that_a_later_attack_is_not_in_it() -> None:
     costs = [_cost("natural", [10]), _cost("kd-adv", [10])]
     for objective, later in (({"name": "kd-adv", "begin": 0.9}, True), ({"name": "kd-adv"}, False)):
         recipe = tiny.resolved({**content, "objective": objective})
-        (line,) = estimate_lines(CostReport(recipe, "cpu", 1, 500, 0.001, False, costs))
+        _, line = estimate_lines(CostReport(recipe, "cpu", 1, 500, 0.001, False, costs, OWN))
         assert ("objective.begin=0.9" in line) == later
 
 
@@ -194,6 +227,7 @@ def test_a_preview_tells_shapes_and_costs_and_writes_nothing(
     assert document["student"]["width"] == document["teacher"]["width"] == 96
     assert document["student"]["parameters"] > 100_000
     assert document["cost"]["recipe"]["train_hours"] > 0
+    assert document["cost"]["recipe"]["passes"]["per_image"] > 1
     assert {entry["name"] for entry in document["cost"]["objectives"]} == {"natural", "rrm", "pgd-at"}
 
 

@@ -41,7 +41,10 @@ def test_csv_and_json_hold_the_same_figures(grid: Path) -> None:
         line for line in document["lines"] if (line["method"], line["student"]) == ("rrm", "test_vit")
     ]
     assert resnet["figures"][1]["counts"] == [[400, 1000], [410, 1000]]
-    assert resnet["ratio_to_plain"]["mean"] == pytest.approx(70 / 60)
+    assert resnet["passes"] == {"mean": 9, "sd": 0}
+    assert resnet["teacher_passes"] is None
+    assert resnet["runs"][0]["machine"] == "1 × cpu, 2 cores, 1 threads"
+    assert resnet["figures"][1]["to_best"]["paired"] is True
     assert [run["seed"] for run in resnet["runs"]] == [0, 1]
 
 
@@ -52,7 +55,26 @@ def test_markdown_is_one_table(grid: Path) -> None:
     assert {line.count("|") for line in table} == {table[0].count("|")}
     assert table[5].startswith("| rrm 2 seeds: 0, 1 | test_resnet | 80.0% ± 0.0 to best +0.0 [")
     assert "| 40.5% ± 0.7 to best −11.5 [−13.5, −9.5] |" in table[5]
+    assert table[5].endswith("| 9.0 (1.50 × 6 epochs) | 1 min 10 s | not known |")
+    assert table[2].endswith("| 18.0 (3.00 × 6 epochs) | 8 min 0 s | – |")
     assert lines[-1].startswith("Accuracy on 1,000 test images")
+    assert lines[-1].endswith("; trained on 1 × cpu, 2 cores, 1 threads.")
+
+
+def test_a_comparison_shows_no_ratio_of_seconds(grid: Path) -> None:
+    comparison = compare([grid])
+    text = as_csv(comparison) + as_markdown(comparison) + json.dumps(comparison_document(comparison))
+    assert "ratio_to" not in text
+    assert "× plain" not in text
+    assert "1.17" not in text  # 70 s of rrm by 60 s of plain training
+
+
+def test_without_passes_the_plot_has_seconds(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "a", passes=None)
+    write_run(tmp_path / "runs" / "b", "kd")
+    draw(compare([tmp_path / "runs"]), tmp_path / "plot.svg")
+    text = "".join(ET.parse(tmp_path / "plot.svg").getroot().itertext())
+    assert "training time in seconds" in text
 
 
 def test_the_front_holds_what_nothing_beats(grid: Path) -> None:
@@ -71,7 +93,13 @@ def test_the_plot_is_written_as_png_and_svg(grid: Path, tmp_path: Path) -> None:
         assert picture.format == "PNG"
         assert picture.width > 1000
     text = "".join(ET.parse(tmp_path / "plot.svg").getroot().itertext())
-    for words in ("Pareto front", "kd, test_vit", "rrm", "natural", "multiple of plain training"):
+    for words in (
+        "Pareto front",
+        "kd, test_vit",
+        "rrm",
+        "natural",
+        "epochs of plain training of the same student",
+    ):
         assert words in text
     before = (tmp_path / "plot.svg").read_bytes()
     draw(compare([grid]), tmp_path / "plot.svg")
@@ -86,7 +114,7 @@ def test_the_plot_is_black_and_white(grid: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_to_plot_is_told(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "a")
+    folder = write_run(tmp_path / "a", passes=None)
     folder.metrics.write_text(folder.metrics.read_text().replace('"train_seconds"', '"other"'))
     with pytest.raises(UserError, match="Nothing to plot"):
         draw(compare([folder.path]), tmp_path / "plot.png")

@@ -102,7 +102,11 @@ def test_the_verdict_is_computed_from_the_rows(page: Page) -> None:
         "keeps 79 % (interval 76 % to 82 %) of the teacher’s robust accuracy at Linf 8/255 (pgd-20)"
         in verdict
     )
-    assert "is 51.0 points above the undefended control; 1 of 2 checks is suspicious." in verdict
+    assert (
+        "is 51.0 points above the undefended control (interval +47.8 to +54.0), for 1.75 times the passes of "
+        "plain training (28.0 in 16 epochs, the teacher’s own aside); 1 of 2 checks is suspicious." in verdict
+    )
+    assert "training cost 28.0 passes 1.75 × 16 epochs, plain training = 1" in verdict
 
 
 def test_models_stand_side_by_side_with_counts_and_intervals(page: Page) -> None:
@@ -115,8 +119,11 @@ def test_checks_costs_and_provenance_are_shown(page: Page) -> None:
     assert "more steps accuracy lost when PGD takes twice the steps suspicious 0.034 0.02" in checks
     assert "square weaker share of images lost to Square but to no white-box attack not run – 0.02" in checks
     assert checks.index("more steps") < checks.index("deterministic") < checks.index("square weaker")
-    assert "time 8 min 0 s 36 s 1 min 22 s" in page.words("cost")
-    assert "time per image, ratio – 1.00 × 1.14 ×" in page.words("cost")
+    costs = page.words("cost")
+    assert "passes 60.0 3.00 × 20 epochs 8.0 1.00 × 8 epochs 28.0 1.75 × 16 epochs" in costs
+    assert "time 8 min 0 s 36 s 1 min 22 s" in costs
+    assert "machine not known 2 × cpu, 2 cores, 1 threads 1 × a GPU; load 2.5" in costs
+    assert "per image" not in costs
     provenance = page.words("provenance")
     assert "sha256 " + "ab" * 32 in provenance
     assert "torch 2.15.0" in provenance
@@ -196,7 +203,7 @@ def test_a_run_of_which_little_is_known_still_has_a_page(tmp_path: Path) -> None
     assert "No attack was run, so nothing is known about robustness" in page.words("verdict")
     assert "No images were kept." in page.words("gallery")
     assert "No training was logged." in page.words("training")
-    assert "No time was measured." in page.words("cost")
+    assert "Nothing is known of it." in page.words("cost")
     assert "No check was run." in page.words("checks")
 
 
@@ -206,7 +213,8 @@ def test_a_taught_teacher_is_its_own_subject(tmp_path: Path) -> None:
     assert "The robust teacher classifies 64.5 % of 1,000 test images correctly" in page.words("verdict")
     assert "is 51.0 points above the undefended control" in page.words("verdict")
     assert "rrm_transfer teach --recipe recipe.yaml" in page.words("provenance")
-    assert "time in all, ratio 1.00 × 2.28 ×" in page.words("cost")
+    assert "passes 8.0 1.00 × 8 epochs 28.0 1.75 × 16 epochs" in page.words("cost")
+    assert "teacher’s own" not in page.words("cost")
     assert "losses of the student" in page.words("training")
     assert "robust teacher test_resnet" in page.words("provenance")
 

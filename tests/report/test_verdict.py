@@ -9,6 +9,7 @@ from rrm_transfer.core.threat import Norm, ThreatModel
 from rrm_transfer.evaluation.metrics import Model, Row, row
 from rrm_transfer.evaluation.paired import difference
 from rrm_transfer.report.verdict import headline, verdict
+from rrm_transfer.training.passes import Passes
 
 EPS = 8 / 255
 THREAT = ThreatModel("Linf", EPS)
@@ -55,7 +56,8 @@ def test_without_attack_there_is_no_headline() -> None:
 def test_difference_equals_newcombes_example() -> None:
     # Newcombe 1998, table II, case (a): 56/70 − 48/80, method 10: 0.0524 to 0.3339.
     made, control = (row("student", "test", Proportion(*counts)) for counts in ((56, 70), (48, 80)))
-    value, low, high = difference(made, control)
+    (value, low, high), paired, p = difference(made, control)
+    assert (paired, p) == (False, None)
     assert value == pytest.approx(0.2)
     assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
 
@@ -63,7 +65,12 @@ def test_difference_equals_newcombes_example() -> None:
 @pytest.mark.parametrize(
     ("control", "checks", "tone", "words"),
     [
-        (100, {"pass": 3}, "good", "is 50.0 points above the undefended control; all 3 checks"),
+        (
+            100,
+            {"pass": 3},
+            "good",
+            "is 50.0 points above the undefended control (interval +45.7 to +54.0); all 3 checks",
+        ),
         (100, {"pass": 1}, "good", "the one check that was run passes."),
         (100, {}, "neutral", "no check for misleading figures was run."),
         (100, {"pass": 3, "suspicious": 2}, "doubtful", "2 of 5 checks are suspicious."),
@@ -96,6 +103,21 @@ def test_a_share_has_an_interval_or_is_not_told() -> None:
     assert verdict(headline(rows, THREAT), {}).sentence.startswith("The student classifies 60.0")
 
 
+def test_a_difference_that_is_not_paired_says_so() -> None:
+    rows = [attacked("control", 100), replace(attacked("student", 600), kept=None)]
+    assert (
+        "above the undefended control (interval +46.3 to +53.4, unpaired)"
+        in verdict(headline(rows, THREAT), {}).sentence
+    )
+
+
+@pytest.mark.parametrize(("model", "aside"), [("teacher", ", the teacher’s own aside"), ("control", "")])
+def test_the_price_is_counted_and_leaves_out_the_teachers_own(model: Model, aside: str) -> None:
+    rows = [attacked(model, 800), attacked("student", 600)]
+    sentence = verdict(headline(rows, THREAT), {}, passes=Passes(16, 1.5, 4.0)).sentence
+    assert f", for 1.75 times the passes of plain training (28.0 in 16 epochs{aside});" in sentence
+
+
 def test_what_is_no_student_is_called_by_its_name() -> None:
-    sentence = verdict(headline([attacked("student", 600)], THREAT), {}, "robust teacher").sentence
+    sentence = verdict(headline([attacked("student", 600)], THREAT), {}, noun="robust teacher").sentence
     assert sentence.startswith("The robust teacher classifies 60.0")

@@ -10,6 +10,7 @@ from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.evaluation.metrics import Metrics, Model, Row, row
 from rrm_transfer.recipe.loading import build_recipe, dump_recipe
 from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.training.passes import Passes
 from tests.report.fixtures import environment, network_config
 
 EPS = 8 / 255
@@ -32,6 +33,7 @@ def write_run(
     robust: int = 500,
     clean: int = 800,
     seconds: float = 60.0,
+    passes: float | None = 1.5,
     control: float | None = None,
     teacher: float | None = None,
     seed: int = 0,
@@ -43,7 +45,10 @@ def write_run(
     recipe: dict[str, Any] | None = None,
     **arguments: Any,
 ) -> RunFolder:
-    """Writes what a comparison reads; ``control`` and ``teacher`` are seconds of training."""
+    """Writes what a comparison reads.
+
+    ``control`` and ``teacher`` are seconds of training, ``passes`` those of the student on one image.
+    """
     folder = RunFolder(path)
     path.mkdir(parents=True)
     content: dict[str, Any] = {
@@ -61,21 +66,26 @@ def write_run(
     folder.student.mkdir()
     (folder.student / "config.json").write_text(json.dumps(network_config()), encoding="utf-8")
     rows = figures("student", clean, robust, count) + (further or [])
-    timing: dict[str, Any] = {"student": {"train_seconds": seconds}}
+    timing: dict[str, Any] = {"student": _timing(seconds, passes)}
     if control is not None:
         rows += figures("control", 870, 30, count)
-        timing["control"] = {"train_seconds": control}
+        timing["control"] = _timing(control, 1.0)
     if teacher is not None:
         rows += figures("teacher", 850, 700, count)
-        timing["teacher"] = {"train_seconds": teacher}
+        timing["teacher"] = _timing(teacher, 3.0)
     Metrics(rows, data=images, timing=timing).write(folder.metrics)
     return folder
+
+
+def _timing(seconds: float, passes: float | None) -> dict[str, Any]:
+    counted = {} if passes is None else {"passes": Passes(6, passes).to_json()}
+    return {"train_seconds": seconds, **counted}
 
 
 def write_grid(folder: Path) -> Path:
     """Writes the runs of two students and three methods, one of them with two seeds."""
     for student, robust in (("test_resnet", 500), ("test_vit", 520)):
-        write_run(folder / f"{student}-natural", "natural", robust=20, student=student)
+        write_run(folder / f"{student}-natural", "natural", robust=20, student=student, passes=1.0)
         for seed in (0, 1):
             name = folder / f"{student}-rrm-{seed}"
             write_run(name, robust=400 + 10 * seed, seed=seed, student=student, seconds=70)

@@ -129,5 +129,5 @@ def test_what_an_undefended_teacher_means_depends_on_the_objective(objective: st
     )
     assert [row.accuracy for row in check_teacher(setup)] == [1.0, 0.0]
     [warning] = told
-    assert "not robust at Linf 8/255: it keeps 0% of its clean accuracy at eps and 0% at 2 eps" in warning
+    assert "not robust at Linf 8/255: it keeps 0% (0% to " in warning
     assert words in warning

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rrm_transfer.runtime.machine import devices, library_versions
+from rrm_transfer.runtime.machine import devices, library_versions, processor
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -60,13 +60,3 @@ def commit() -> str | None:
         ["git", "describe", "--always", "--dirty"], cwd=CHECKOUT, capture_output=True, text=True, check=False
     )
     return asked.stdout.strip() or None
-
-
-def processor() -> str:
-    """Names the processor; ``platform.processor`` is empty on many systems."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown processor"
