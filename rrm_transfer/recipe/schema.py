@@ -248,7 +248,8 @@ class TrainSection(Section):
             ``auto``: where accelerate's configuration asks for it.
         gradient_checkpointing: Computes activations again in the backward pass: less memory, about a third
             more time.
-        checkpoint_every: Optimizer steps between checkpoints.
+        checkpoint_minutes: Between checkpoints, which are written beside training; 0: one after each step. A
+            signal is always answered with one.
         log_every: Optimizer steps between log lines.
         skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
     """
@@ -275,7 +276,7 @@ class TrainSection(Section):
     sync_batchnorm: bool = False
     compile: Open[bool] = AUTO
     gradient_checkpointing: bool = False
-    checkpoint_every: Count = 500
+    checkpoint_minutes: Quantity = 10.0
     log_every: Count = 20
     skip_bad_steps: Annotated[int, Field(ge=0)] = 0
 

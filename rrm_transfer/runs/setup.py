@@ -149,7 +149,7 @@ class Setup:
             sync_batchnorm=train.sync_batchnorm,
             compile=train.compile,
             gradient_checkpointing=train.gradient_checkpointing,
-            checkpoint_every=train.checkpoint_every,
+            checkpoint_minutes=train.checkpoint_minutes,
             log_every=train.log_every,
             skip_bad_steps=train.skip_bad_steps,
         )

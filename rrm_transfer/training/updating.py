@@ -49,7 +49,7 @@ class TrainingPlan:
         sync_batchnorm: Whether batch norms normalize by the images of all processes.
         compile: Whether the student is compiled.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
-        checkpoint_every: Optimizer steps between checkpoints.
+        checkpoint_minutes: Between checkpoints; 0: one after each step.
         log_every: Optimizer steps between log lines.
         skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
         seed: Of attacks, noise and dropout during training.
@@ -67,7 +67,7 @@ class TrainingPlan:
     precision: Precision
     channels_last: bool
     sync_batchnorm: bool
-    checkpoint_every: int
+    checkpoint_minutes: float
     log_every: int
     skip_bad_steps: int
     seed: int
