@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 from uuid import uuid4
@@ -27,6 +27,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from rrm_transfer.core.devices import indexed
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.runtime.configuration import read_configuration, unsharded_accelerate
+from rrm_transfer.runtime.cores import Cores, decoding_workers
 from rrm_transfer.runtime.launch import Launch, find_launch
 from rrm_transfer.runtime.parallel import shard, synchronise_statistics
 
@@ -120,6 +121,11 @@ class Runtime:
                 f"--num_processes {accelerators} -m rrm_transfer …"
             )
         return lines
+
+    @cached_property
+    def decoding_workers(self) -> int:
+        """How many processes should decode for each of these; all of them ask together."""
+        return decoding_workers(self.gather([Cores.of_this_process()]))
 
     def seed(self, value: int) -> None:
         """Seeds the generators of this process; ``torch.manual_seed`` does those of all devices, slowly."""

@@ -207,7 +207,7 @@ class Trainer:
                     self._tell_of_data(self._waiting.seconds / max(seconds, 1e-9))
                     break
 
-                # A stop is obeyed between two steps, where the state is whole. What any process wants, all do.
+                # A stop is obeyed between two steps, where the state is whole; what one wants, all do.
                 self._tell_of_checkpoint()
                 due = self._checkpoint.is_due and not pause
                 if (look or ask_always) and runtime.any(stop.received or due):
