@@ -18,7 +18,7 @@ from rrm_transfer.data.loader import Batch, TrainingLoader
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.interruption import StopRequest
-from rrm_transfer.runtime.parallel import whole
+from rrm_transfer.runtime.parallel import batch_statistics, whole
 from rrm_transfer.training.averaging import STATISTICS_BATCHES, build_average
 from rrm_transfer.training.checkpoints import Checkpoint, Checkpoints, pack, part_of, unpack
 from rrm_transfer.training.features.cache import FeatureCache
@@ -248,7 +248,7 @@ class Trainer:
             with average.catching_up() as network:
                 for batch, clean in islice(self._epoch(epoch), STATISTICS_BATCHES):
                     self._updater.show(network, epoch, batch, clean)
-            self.runtime.average_statistics(average.network)
+            self.runtime.average(batch_statistics(average.network))
         return average.network
 
     def _select(self, *, saved: bool = False) -> float:

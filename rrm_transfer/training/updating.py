@@ -19,7 +19,7 @@ from rrm_transfer.data.loader import Batch
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.runtime.memory import is_out_of_memory, largest_fitting
 from rrm_transfer.runtime.numerics import deterministic
-from rrm_transfer.runtime.parallel import whole
+from rrm_transfer.runtime.parallel import batch_statistics, whole
 from rrm_transfer.runtime.processes import Precision, Runtime
 from rrm_transfer.training.execution import (
     can_replay,
@@ -119,6 +119,7 @@ class Updater:
         self._given = student.to(memory_format=self._format)
         self.student = runtime.training_form(student, sync_batchnorm=plan.sync_batchnorm)
         self.teacher = None if teacher is None else teacher.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
+        self._statistics = batch_statistics(self.student)
         self.optimizer = build_optimizer(self.student, plan.optimization)
         self._schedule = Schedule(
             self.optimizer, plan.optimization, epochs=plan.epochs, steps_per_epoch=steps_per_epoch
@@ -191,7 +192,7 @@ class Updater:
                 self.runtime.accelerator.clip_grad_norm_(self.student.parameters(), plan.clip_grad)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            self.runtime.average_statistics(self.student)
+            self.runtime.average(self._statistics)
         return totals
 
     def _backward(

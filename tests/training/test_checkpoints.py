@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 from rrm_transfer.core.errors import Interrupted
 from rrm_transfer.training import checkpoints as module
+from rrm_transfer.training import timing
 from rrm_transfer.training.checkpoints import Checkpoint, Checkpoints
 from tests.training.small import PLAN, Run, equal
 
@@ -185,10 +187,17 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     assert not torch.equal(kept[weight], run.weights["convolution.weight"]), "the state of step 2 was kept"
 
 
-def test_a_run_of_minutes_writes_its_end_alone(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+def test_checkpoints_are_written_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of three minutes: after the fourth and the eighth, ten minutes are over, and at the end."""
+    run, now = Run(tmp_path, plan=replace(PLAN, log_every=1)), [0.0]
+    monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def after_step() -> None:
+        now[0] += 180
+
+    run.after_step = after_step
     run()
-    assert [entry["path"] for entry in run.of("checkpoint")] == ["student-final"]
+    assert [entry["step"] for entry in run.of("checkpoint")] == [4, 8, 10]
 
 
 def test_what_keeps_a_checkpoint_from_being_written_ends_the_run(
