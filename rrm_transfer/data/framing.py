@@ -105,7 +105,7 @@ class Reader:
         while done < len(parts):
             # The processes have one schedule: whoever was interrupted by another reading goes on with what
             # is left of its own.
-            self._schedule.batches = [(part.tolist(), frame) for part in parts[done:]]
+            self._schedule.parts, self._schedule.frame = parts[done:], frame
             self._served = served = object()
             with explaining_workers():
                 for batch in self._decoder:
@@ -144,13 +144,19 @@ class Reader:
 
 
 class _Schedule(Sampler[Any]):
-    """What is to be decoded next: positions and frame of each batch."""
+    """What is to be decoded next.
 
-    def __init__(self) -> None:
-        self.batches: list[tuple[list[int], Frame]] = []
+    Attributes:
+        parts: Positions, one tensor ``(B,)`` for each batch.
+        frame: What to keep of each image.
+    """
+
+    parts: Sequence[Tensor]
+    frame: Frame
 
     def __iter__(self) -> Iterator[tuple[list[int], Frame]]:
-        return iter(self.batches)
+        # Not as tensors, each of which would go to a worker through shared memory.
+        return ((part.tolist(), self.frame) for part in self.parts)
 
 
 def _from_memory(
