@@ -24,6 +24,13 @@ torch.set_num_threads(1)
 gc.freeze()  # what was imported stays: collections need not look at it
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Pins tests to the CPU, unless those of a GPU are asked for."""
+    asked = str(config.option.markexpr)
+    if "gpu" not in asked or "not gpu" in asked:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An idx folder of 64 training and 32 test images in four classes that are easy to tell apart."""

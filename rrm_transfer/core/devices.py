@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -14,6 +15,19 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def spare_bytes(device: torch.device) -> int:
+    """Returns how much of an accelerator's memory may hold what could stay on the host.
+
+    It is half of what is free; 0 on a CPU, and where nobody knows what is free.
+    """
+    if device.type == "cpu":
+        return 0
+    ask: Callable[[torch.device], tuple[int, int]] | None = getattr(
+        torch.get_device_module(device), "mem_get_info", None
+    )
+    return 0 if ask is None else ask(device)[0] // 2
 
 
 @cache

@@ -75,6 +75,8 @@ class LayerReader:
         Raises:
             UserError: A layer does not run before the trunk ends, or gives something else than one map.
         """
+        if not self._places:
+            return trunk(x), ()
         caught: dict[Layer, Tensor] = {}
         indices = sorted({place for place in self._places if isinstance(place, int)})
         with ExitStack() as hooks:

@@ -25,6 +25,10 @@ PCA_VECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836,
 """Principal components of ImageNet's pixel colours, a column each, and their standard deviations."""
 
 
+Draws = dict[str, Tensor]
+"""Random numbers of some images, by what they are for."""
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Random changes of training images, applied in the order of the attributes.
@@ -84,17 +88,37 @@ class Augmentation:
         Returns:
             Pixels in [0, 1], ``(B, C, H, W)`` float32.
         """
+        return self.apply(pixels, self.draw(randomness))
+
+    def draw(self, randomness: Randomness) -> Draws:
+        """Returns what ``apply`` needs for each image, by the change that needs it, a row ``(N, …)`` each."""
+        draws: Draws = {}
         if self.crop_padding:
-            pixels = _shift(pixels, randomness, self.crop_padding)
+            for side in ("top", "left"):
+                draws[side] = randomness.integers(f"crop/{side}", 2 * self.crop_padding + 1)
         if self.flip:
-            pixels = _mirror(pixels, randomness.integers("flip", 2).bool())
+            draws["flip"] = randomness.integers("flip", 2).to(torch.uint8).mul_(255)
+        if self.jitter:
+            draws["jitter"] = 1 + self.jitter * (2 * randomness.uniform("jitter", (3,)) - 1)
+        if self.rotation:
+            draws["rotation"] = self.rotation * (2 * randomness.uniform("rotation", ()) - 1)
+        if self.lighting:
+            draws["lighting"] = self.lighting * randomness.normal("lighting", (3,))
+        return draws
+
+    def apply(self, pixels: Tensor, draws: Draws) -> Tensor:
+        """Changes a batch of fitted images by what was drawn for them; see ``__call__``."""
+        if self.crop_padding:
+            pixels = _shift(pixels, draws["top"], draws["left"], self.crop_padding)
+        if self.flip:
+            pixels = _mirror(pixels, draws["flip"])
         x = pixels.float().div_(255)
         if self.jitter:
-            x = _jitter(x, 1 + self.jitter * (2 * randomness.uniform("jitter", (3,)) - 1))
+            x = _jitter(x, draws["jitter"])
         if self.rotation:
-            x = _rotate(x, self.rotation * (2 * randomness.uniform("rotation", ()) - 1))
+            x = _rotate(x, draws["rotation"])
         if self.lighting:
-            x = _light(x, self.lighting * randomness.normal("lighting", (3,)))
+            x = _light(x, draws["lighting"])
         return x
 
 
@@ -128,17 +152,15 @@ def random_box(draws: Tensor, scale: tuple[float, float], height: int, width: in
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
-def _shift(pixels: Tensor, randomness: Randomness, padding: int) -> Tensor:
+def _shift(pixels: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
     batch, _, height, width = pixels.shape
-    top = randomness.integers("crop/top", 2 * padding + 1)
-    left = randomness.integers("crop/left", 2 * padding + 1)
     windows = F.pad(pixels, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(batch, device=pixels.device), :, top, left]
 
 
 def _mirror(pixels: Tensor, chosen: Tensor) -> Tensor:
     # Bits of two images swapped under a mask: on CPUs a sixth to an eighth of the time of torch.where.
-    mask = chosen.to(torch.uint8).mul_(255)[:, None, None, None]
+    mask = chosen[:, None, None, None]
     return pixels.flip(-1).bitwise_xor_(pixels).bitwise_and_(mask).bitwise_xor_(pixels)
 
 

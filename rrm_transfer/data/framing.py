@@ -5,14 +5,14 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from rrm_transfer.core.devices import send
 from rrm_transfer.core.errors import UserError
@@ -65,35 +65,98 @@ class Fitted(NamedTuple):
     pixels: Tensor
 
 
-def fitted_batches(
-    images: ImageSet,
-    parts: Sequence[Tensor],
-    frame: Frame,
-    *,
-    device: torch.device,
-    workers: int,
-    substitute: bool = False,
-) -> Iterator[Fitted]:
-    """Yields each part's pixels on ``device``.
+class Reader:
+    """Reads batches of one set; the processes that decode it stay for the batches to come.
 
     Args:
         images: The set.
-        parts: Positions in the set, one tensor ``(B,)`` for each batch.
-        frame: What to keep of each image.
         device: Where the pixels go.
         workers: Processes that decode images not in memory; 0 decodes here.
         substitute: Whether the next image of the set takes the place of one that cannot be read, as far as
             the set allows.
-
-    Raises:
-        UserError: Too many images are broken, one does not suit the rule, or a worker ended.
     """
-    if isinstance(images, MemoryImages):
-        return _from_memory(images, parts, frame, device)
-    if isinstance(images, LazyImages):
-        decoded = _DecodedBatches(images, parts, frame, images.broken.limit if substitute else 0)
-        return _decoded(decoded, device, workers)
-    raise TypeError(f"not a known kind of image set: {type(images).__name__}")
+
+    def __init__(
+        self, images: ImageSet, *, device: torch.device, workers: int, substitute: bool = False
+    ) -> None:
+        self._images = images
+        self._device = device
+        self._workers = workers
+        self._substitute = substitute
+        self._schedule = _Schedule()
+        self._served = object()
+
+    def batches(self, parts: Sequence[Tensor], frame: Frame) -> Iterator[Fitted]:
+        """Yields each part's pixels on the device.
+
+        Args:
+            parts: Positions in the set, one tensor ``(B,)`` for each batch.
+            frame: What to keep of each image.
+
+        Raises:
+            UserError: Too many images are broken, one does not suit the rule, or a worker ended.
+        """
+        if isinstance(self._images, MemoryImages):
+            return _from_memory(self._images, parts, frame, self._device)
+        return self._decoded(parts, frame)
+
+    def _decoded(self, parts: Sequence[Tensor], frame: Frame) -> Iterator[Fitted]:
+        done = 0
+        while done < len(parts):
+            # The processes have one schedule: whoever was interrupted by another reading goes on with what
+            # is left of its own.
+            self._schedule.parts, self._schedule.frame = parts[done:], frame
+            self._served = served = object()
+            with explaining_workers():
+                for batch in self._decoder:
+                    if isinstance(batch, UserError):
+                        raise batch
+                    positions, pixels, problems = batch
+                    self._lazy.broken.add(problems)
+                    moved = torch.as_tensor(pixels).to(self._device, non_blocking=True)
+                    yield Fitted(torch.tensor(positions), moved)
+                    done += 1
+                    if self._served is not served:
+                        break
+
+    @property
+    def _lazy(self) -> LazyImages:
+        if not isinstance(self._images, LazyImages):
+            raise TypeError(f"not a known kind of image set: {type(self._images).__name__}")
+        return self._images
+
+    @cached_property
+    def _decoder(self) -> DataLoader[_Decoded | UserError]:
+        images, workers = self._lazy, self._workers
+        # Forked workers share the table of images; elsewhere each would get a copy.
+        fork = workers and "fork" in multiprocessing.get_all_start_methods()
+        return DataLoader(
+            _DecodedBatches(images, images.broken.limit if self._substitute else 0),
+            batch_size=None,
+            sampler=self._schedule,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            prefetch_factor=PREFETCH if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=self._device.type == "cuda",
+            multiprocessing_context="fork" if fork else None,
+        )
+
+
+class _Schedule(Sampler[Any]):
+    """What is to be decoded next.
+
+    Attributes:
+        parts: Positions, one tensor ``(B,)`` for each batch.
+        frame: What to keep of each image.
+    """
+
+    parts: Sequence[Tensor]
+    frame: Frame
+
+    def __iter__(self) -> Iterator[tuple[list[int], Frame]]:
+        # Not as tensors, each of which would go to a worker through shared memory.
+        return ((part.tolist(), self.frame) for part in self.parts)
 
 
 def _from_memory(
@@ -111,27 +174,6 @@ def _from_memory(
                 for image, (top, left, rows, columns) in zip(chosen, boxes, strict=True)
             ]
             yield Fitted(positions, torch.cat(cut))
-
-
-def _decoded(batches: _DecodedBatches, device: torch.device, workers: int) -> Iterator[Fitted]:
-    # Forked workers share the table of images; elsewhere each would get a copy.
-    fork = workers and "fork" in multiprocessing.get_all_start_methods()
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        prefetch_factor=PREFETCH if workers else None,
-        pin_memory=device.type == "cuda",
-        multiprocessing_context="fork" if fork else None,
-    )
-    with explaining_workers():
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
-            positions, pixels, problems = batch
-            batches.images.broken.add(problems)
-            yield Fitted(torch.tensor(positions), torch.as_tensor(pixels).to(device, non_blocking=True))
 
 
 _Problems = dict[str, BrokenImageError]
@@ -160,50 +202,45 @@ class _DecodedBatches(Dataset[_Decoded | UserError]):
     A mistake in the data is returned: raised, it would reach the caller as a worker's traceback.
     """
 
-    def __init__(self, images: LazyImages, parts: Sequence[Tensor], frame: Frame, substitutes: int) -> None:
-        self.images = images
-        self._parts = parts
-        self._frame = frame
+    def __init__(self, images: LazyImages, substitutes: int) -> None:
+        self._images = images
         self._substitutes = substitutes
 
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def __getitem__(self, step: int) -> _Decoded | UserError:
-        part = self._parts[step]
+    def __getitem__(self, scheduled: tuple[list[int], Frame]) -> _Decoded | UserError:
+        part, frame = scheduled
         problems: _Problems = {}
         read = []
         try:
-            for position, box in zip(part.tolist(), self._frame.boxes(self.images.index[part]), strict=True):
-                read.append(self._read_or_substitute(position, box, problems))
+            for position, box in zip(part, frame.boxes(self._images.index[part]), strict=True):
+                read.append(self._read_or_substitute(position, box, frame, problems))
         except UserError as error:
             return error
         positions, images = map(list, zip(*read, strict=True))
         return positions, _collate(images), problems
 
     def _read_or_substitute(
-        self, position: int, box: Callable[[int, int], Box], problems: _Problems
+        self, position: int, box: Callable[[int, int], Box], frame: Frame, problems: _Problems
     ) -> tuple[int, Tensor]:
         """Returns the first image from ``position`` on that can be read, and where it is."""
-        index = self.images.index
+        index = self._images.index
         for left in range(self._substitutes, -1, -1):
             try:
-                return position, self._read(int(index[position]), box)
+                return position, self._read(int(index[position]), box, frame)
             except BrokenImageError as error:
                 if not left:
                     raise
-                problems[self.images.encoded.locate(int(index[position]))] = error
+                problems[self._images.encoded.locate(int(index[position]))] = error
             position = (position + 1) % len(index)
-            [box] = self._frame.boxes(index[position : position + 1])
+            [box] = frame.boxes(index[position : position + 1])
         raise AssertionError("unreachable")
 
-    def _read(self, position: int, box: Callable[[int, int], Box]) -> Tensor:
-        fit, cropped = self._frame.fit, self._frame.random_area is not None
+    def _read(self, position: int, box: Callable[[int, int], Box], frame: Frame) -> Tensor:
+        fit, cropped = frame.fit, frame.random_area is not None
         whole = fit.rule == "pad" and not cropped
         pixels = decode(
-            self.images.encoded,
+            self._images.encoded,
             position,
-            channels=self.images.channels,
+            channels=self._images.channels,
             box=box,
             size=None if whole else fit.size,
             draft=cropped,

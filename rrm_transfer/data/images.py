@@ -12,12 +12,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from rrm_transfer.core.devices import spare_bytes
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.encoded import EncodedImages
-
-RESIDENT_BYTES = 2 << 30
-"""Sets in memory move to an accelerator whole, once, up to this size."""
 
 
 class ImageSet(ABC):
@@ -130,10 +128,10 @@ class MemoryImages(ImageSet):
         )
 
     def pixels_for(self, device: torch.device) -> Tensor:
-        """Returns all pixels, on ``device`` where they are small enough to live there."""
-        if device.type == "cpu" or self.pixels.nbytes > RESIDENT_BYTES:
-            return self.pixels
+        """Returns all pixels, on ``device`` where there is room for them; they move there once."""
         if self._resident is None or self._resident.device != device:
+            if self.pixels.nbytes > spare_bytes(device):
+                return self.pixels
             self._resident = self.pixels.to(device)
         return self._resident
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rrm_transfer.core.devices import send
 from rrm_transfer.data.fit import choose_fit
-from rrm_transfer.data.framing import PREFETCH, Fitted, Frame, fitted_batches
+from rrm_transfer.data.framing import PREFETCH, Fitted, Frame, Reader
 from rrm_transfer.data.images import ImageSet, LazyImages
 
 ID_STRIDE = 1 << 40
@@ -68,29 +68,32 @@ class JoinedImages:
         """Returns how many batches other processes decode ahead; 0 where all sets are in memory."""
         return PREFETCH * self.workers_each(workers) if self.lazy_sets else 0
 
-    def fitted(
-        self, parts: Sequence[Tensor], frame: Frame, *, device: torch.device, workers: int
-    ) -> Iterator[Fitted]:
-        """Yields each part's pixels on ``device``, as ``fitted_batches`` does for one set.
+    def readers(self, *, device: torch.device, workers: int) -> list[Reader]:
+        """Returns what reads the sets, in their order.
+
+        Args:
+            device: Where the pixels go.
+            workers: Processes that decode images not in memory, shared by the sets that need them.
+        """
+        each = self.workers_each(workers)
+        return [Reader(images, device=device, workers=each, substitute=True) for images in self.sets]
+
+    def fitted(self, parts: Sequence[Tensor], frame: Frame, *, readers: Sequence[Reader]) -> Iterator[Fitted]:
+        """Yields each part's pixels, as ``Reader`` does for one set.
 
         Args:
             parts: Positions, one tensor ``(B,)`` for each batch.
             frame: What to keep of each image; its rule is that of the first set.
-            device: Where the pixels go.
-            workers: Processes that decode images not in memory, shared by the sets that need them.
+            readers: Of the sets.
         """
         streams = []
-        for k, images in enumerate(self.sets):
+        for k, (images, reader) in enumerate(zip(self.sets, readers, strict=True)):
             own = [part[self._members(part, k)] - self._starts[k] for part in parts]
             fit = choose_fit(images.size, frame.fit.size) if k else frame.fit
             streams.append(
-                fitted_batches(
-                    images,
+                reader.batches(
                     [positions for positions in own if len(positions)],
                     replace(frame, fit=fit, first_id=k * ID_STRIDE),
-                    device=device,
-                    workers=self.workers_each(workers),
-                    substitute=True,
                 )
             )
         if len(streams) == 1:

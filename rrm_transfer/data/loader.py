@@ -11,10 +11,10 @@ from torch import Tensor
 from rrm_transfer.core.devices import indexed, send
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.randomness import Randomness
-from rrm_transfer.data.augment import Augmentation
+from rrm_transfer.data.augment import Augmentation, Draws
 from rrm_transfer.data.extra import Extra
 from rrm_transfer.data.fit import Fit
-from rrm_transfer.data.framing import Frame, fitted_batches
+from rrm_transfer.data.framing import Frame, Reader
 from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.joined import JoinedImages
 from rrm_transfer.data.mixing import Mixing, shuffled
@@ -35,6 +35,20 @@ class Batch(NamedTuple):
     x: Tensor
     y: Tensor
     label_weight: Tensor
+
+
+AHEAD = 64
+"""Batches whose random numbers are drawn, and whose labels are sent, together: a launch costs what it costs,
+and these are small."""
+
+
+class _Facts(NamedTuple):
+    """Of a batch: all but its pixels, and the numbers that its augmentation takes."""
+
+    index: Tensor  # type: ignore[assignment]  # as in Batch
+    y: Tensor
+    label_weight: Tensor
+    draws: Draws
 
 
 class TrainingLoader:
@@ -127,6 +141,7 @@ class TrainingLoader:
         self._part = slice(rank * share, (rank + 1) * share)
         self.device = indexed(device)
         self._workers = workers
+        self._readers = self.images.readers(device=self.device, workers=workers)
 
     @property
     def prefetched(self) -> int:
@@ -183,11 +198,65 @@ class TrainingLoader:
             view: Keys the augmentation.
         """
         frame = Frame(self.fit, self.augmentation.random_resized_crop, self.view_seed, view)
-        for positions, pixels in self.images.fitted(parts, frame, device=self.device, workers=self._workers):
-            known = (self.images.index, self.images.labels, self._label_weights)
-            index, y, label_weight = (send(values[positions], self.device) for values in known)
-            x = self.augmentation(pixels, Randomness(self.view_seed, view, index))
-            yield Batch(index, x, y, label_weight)
+        fitted = self.images.fitted(parts, frame, readers=self._readers)
+        for part, facts, (positions, pixels) in zip(parts, self._ahead(parts, view), fitted, strict=True):
+            if not torch.equal(part, positions):  # an image could not be read, another took its place
+                [facts] = self._facts([positions], view)  # noqa: PLW2901
+            x = self.augmentation.apply(pixels, facts.draws)
+            yield Batch(facts.index, x, facts.y, facts.label_weight)
+
+    def _ahead(self, parts: Sequence[Tensor], view: int) -> Iterator[_Facts]:
+        for start in range(0, len(parts), AHEAD):
+            yield from self._facts(parts[start : start + AHEAD], view)
+
+    def _facts(self, parts: Sequence[Tensor], view: int) -> list[_Facts]:
+        """Returns what there is to know of several batches beside their pixels, all at once."""
+        positions, sizes = torch.cat(list(parts)), [len(part) for part in parts]
+        known = (self.images.index, self.images.labels, self._label_weights)
+        index, y, label_weight = (send(values[positions], self.device) for values in known)
+        drawn = self.augmentation.draw(Randomness(self.view_seed, view, index))
+        columns = [values.split(sizes) for values in (index, y, label_weight, *drawn.values())]
+        return [
+            _Facts(index, y, label_weight, dict(zip(drawn, draws, strict=True)))
+            for index, y, label_weight, *draws in zip(*columns, strict=True)
+        ]
+
+
+class EvaluationLoader:
+    """Batches to evaluate on: fitted, not augmented.
+
+    Args:
+        images: What to evaluate on.
+        fit: Brings them to the network's input size.
+        device: Where batches are made or moved to.
+        workers: Processes that decode, for images not in memory.
+        substitute: Whether the next image takes the place of one that cannot be read, as in training.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        fit: Fit,
+        device: torch.device | str,
+        workers: int = 0,
+        substitute: bool = False,
+    ) -> None:
+        self._images = images
+        self._frame = Frame(fit)
+        self._device = indexed(device)
+        self._reader = Reader(images, device=self._device, workers=workers, substitute=substitute)
+
+    def batches(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        """Yields the images at given positions, one tensor ``(B,)`` for each batch.
+
+        Raises:
+            UserError: An image is broken or does not suit the rule.
+        """
+        for positions, pixels in self._reader.batches(parts, self._frame):
+            known = (self._images.index, self._images.labels)
+            index, y = (values[positions].to(self._device) for values in known)
+            yield Batch(index, pixels.float().div_(255), y, torch.ones(len(y), device=self._device))
 
 
 def evaluation_batches(
@@ -199,25 +268,6 @@ def evaluation_batches(
     workers: int = 0,
     substitute: bool = False,
 ) -> Iterator[Batch]:
-    """Yields all images in order, unaugmented; the last batch may be smaller.
-
-    Args:
-        images: What to evaluate on.
-        fit: Brings them to the network's input size.
-        batch_size: Images per batch.
-        device: Where batches are made or moved to.
-        workers: Processes that decode, for images not in memory.
-        substitute: Whether the next image takes the place of one that cannot be read, as in training.
-
-    Raises:
-        UserError: An image is broken or does not suit the rule.
-    """
-    device = indexed(device)
-    positions = torch.arange(len(images))
-    parts = [positions[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    for positions, pixels in fitted_batches(
-        images, parts, Frame(fit), device=device, workers=workers, substitute=substitute
-    ):
-        x = pixels.float().div_(255)
-        index, y = images.index[positions].to(device), images.labels[positions].to(device)
-        yield Batch(index, x, y, torch.ones(len(y), device=device))
+    """Yields all images in order; the last batch may be smaller. See ``EvaluationLoader``."""
+    loader = EvaluationLoader(images, fit=fit, device=device, workers=workers, substitute=substitute)
+    return loader.batches(torch.arange(len(images)).split(batch_size) if len(images) else [])

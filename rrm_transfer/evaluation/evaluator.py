@@ -18,7 +18,7 @@ from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.images import ImageSet
-from rrm_transfer.data.loader import evaluation_batches
+from rrm_transfer.data.loader import EvaluationLoader
 from rrm_transfer.evaluation.metrics import Model, Row, row
 from rrm_transfer.evaluation.state import EvaluationState, Found
 from rrm_transfer.runtime.context import Context
@@ -48,12 +48,14 @@ class Measurement:
         batch_size: Images per forward pass and process.
         seed: Of random starts, noise and corruptions.
         context: Processes and voice.
+        workers: Processes that decode images which do not fit in memory.
     """
 
     image_size: int
     batch_size: int
     seed: int
     context: Context
+    workers: int = 0
 
     def pgd(self, threat: ThreatModel, *, steps: int, restarts: int = 1) -> Attack:
         """Makes a PGD attack with this seed."""
@@ -119,6 +121,13 @@ class Evaluator:
         self.split = split
         self.state = state or EvaluationState()
         self.label = label or model
+        self._loader = EvaluationLoader(
+            images,
+            fit=choose_fit(images.size, measurement.image_size),
+            device=self.runtime.device,
+            workers=measurement.workers if len(images) > measurement.batch_size else 0,  # else none is ahead
+            substitute=split != "test",
+        )
         self._survivors: dict[str, list[int]] = {}
         self._pace = _Pace(self.runtime.world)
         self._cost_of_other_attacks = 0.0
@@ -145,7 +154,7 @@ class Evaluator:
     def batch(self) -> Victims:
         """Returns the first images."""
         count = min(self.measurement.batch_size, len(self.images))
-        return self._victims(self.images.select(range(count)))
+        return next(self._victims([list(range(count))]))
 
     def run(self, attacks: Sequence[Attack]) -> None:
         """Runs attacks, with the time left for all of them."""
@@ -204,6 +213,7 @@ class Evaluator:
         later = _cost(attack.stages[number + 1 :]) + self._cost_of_other_attacks
         title = f"{self.label}: {attack.title}" + f", {stage.name}" * (len(attack.stages) > 1)
         facts: dict[str, str] = {}
+        own = self._victims([batches[batch] for batch in pending[runtime.rank :: runtime.world]])
         with self.narrator.task(title, len(alive), done=tried) as task:
             for start in range(0, len(pending), runtime.world):
                 # Each process takes one batch of the turn; the state of all is written before the next.
@@ -214,7 +224,7 @@ class Evaluator:
                     task.update(tried + int(images), facts)
 
                 found: list[tuple[int, Found]] = runtime.gather(
-                    [(batch, self._attack(attack, stage, batches[batch], advance)) for batch in mine]
+                    [(batch, self._attack(attack, stage, own, advance)) for batch in mine]
                 )
                 self.state.add({keys[batch]: result for batch, result in found})
                 for _, result in found:
@@ -244,15 +254,17 @@ class Evaluator:
         return survivors
 
     def _attack(
-        self, attack: Attack, stage: Stage, positions: list[int], advance: Callable[[float], None]
+        self, attack: Attack, stage: Stage, own: Iterator[Victims], advance: Callable[[float], None]
     ) -> Found:
+        """Attacks the next of this process's batches."""
         started, spent = time.perf_counter(), 0.0
-        victims = self._victims(self.images.select(positions))
+        victims = next(own)
+        count = len(victims.y)
 
         def logits(x: Tensor) -> Tensor:
             nonlocal spent
             spent += len(x) * (GRADIENT_COST if x.requires_grad else 1.0)
-            advance(min(spent / stage.cost, len(positions)))
+            advance(min(spent / stage.cost, count))
             return self.logits(x)
 
         def fewer(images: int) -> None:
@@ -260,7 +272,7 @@ class Evaluator:
             with torch.enable_grad():
                 torch.autograd.grad(self.logits(x).sum(), x)
 
-        with advising_batch_size(len(positions), fewer, self.runtime.device):
+        with advising_batch_size(count, fewer, self.runtime.device):
             x_adv = stage.perturb(logits, victims)
             if attack.threat is not None:
                 _check_inside(attack.threat, victims.x, x_adv)
@@ -269,14 +281,9 @@ class Evaluator:
                 kept = (output.argmax(1) == victims.y) & output.isfinite().all(1)
         return Found("".join("01"[flag] for flag in kept.tolist()), time.perf_counter() - started)
 
-    def _victims(self, images: ImageSet) -> Victims:
-        fit = choose_fit(images.size, self.measurement.image_size)
-        batches = evaluation_batches(
-            images, fit=fit, batch_size=len(images), device=self.runtime.device,
-            substitute=self.split != "test",
-        )  # fmt: skip
-        batch = next(iter(batches))
-        return Victims(batch.index, batch.x, batch.y)
+    def _victims(self, parts: Sequence[list[int]]) -> Iterator[Victims]:
+        for batch in self._loader.batches([torch.tensor(part) for part in parts]):
+            yield Victims(batch.index, batch.x, batch.y)
 
     def _first_estimate(self, attack: Attack, stage: Stage, found: Proportion, correct: int) -> None:
         share = correct / len(self.images)

@@ -152,7 +152,9 @@ def numerics(kind: Kind, *, bf16: bool) -> Numerics:
     return NUMERICS["bf16" if bf16 else "float32", kind]
 
 
-def fill_in(recipe: Recipe, row: TrainingDefaults, numbers: Numerics, *, compiled: bool = False) -> Recipe:
+def fill_in(
+    recipe: Recipe, row: TrainingDefaults, numbers: Numerics, *, compiled: bool = False, workers: int = 0
+) -> Recipe:
     """Returns the recipe with all that is left open of training replaced by what the tables say.
 
     Milestones and warm-up are the row's share of the epochs, however many those are.
@@ -162,6 +164,7 @@ def fill_in(recipe: Recipe, row: TrainingDefaults, numbers: Numerics, *, compile
         row: From ``training_defaults``.
         numbers: From ``numerics``.
         compiled: Whether the launcher asks for ``torch.compile``.
+        workers: Processes that should decode images.
 
     Raises:
         RecipeError: The optimizer is one whose learning rate the table does not know, or values do not go
@@ -196,9 +199,13 @@ def fill_in(recipe: Recipe, row: TrainingDefaults, numbers: Numerics, *, compile
             raise RecipeError([("train.lr", problem)])
     chosen = {name: value for name, value in automatic.items() if getattr(train, name) == AUTO}
     data, control = recipe.data, recipe.control
+    if data.augmentation == AUTO:
+        data = data.changed(augmentation=row.augmentation)
+    if data.workers == AUTO:
+        data = data.changed(workers=workers)
     filled = recipe.changed(
         train=train.changed(**chosen),
-        data=data.changed(augmentation=row.augmentation) if data.augmentation == AUTO else data,
+        data=data,
         control=control.changed(epochs=epochs) if control.epochs == AUTO else control,
     )
     check_together(filled)

@@ -40,6 +40,7 @@ class ResolvedData(DataSection):
     label_map: str | None
     image_size: Count
     augmentation: AugmentationSection
+    workers: Annotated[int, Field(ge=0)]
 
 
 class ResolvedThreat(ThreatSection):

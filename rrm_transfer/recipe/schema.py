@@ -173,7 +173,8 @@ class DataSection(Section):
         extra_share: Part of each batch that they take, above 0 and below 1.
         extra_labels: ``none``: terms that need labels leave them out; ``teacher``: the teacher's answers are
             their labels; ``source``: their sources' labels are, which must be of the same classes.
-        workers: Processes that decode images (data that do not fit in memory).
+        workers: Processes that decode images which do not fit in memory, for training, evaluation and caches;
+            ``auto``: this process's share of the cores, less one.
         max_broken: How many images may be unreadable; training does without them.
     """
 
@@ -185,7 +186,7 @@ class DataSection(Section):
     extra: Names = ()
     extra_share: Annotated[Quantity, Field(gt=0, lt=1)] = 0.5
     extra_labels: Literal["none", "teacher", "source"] = "none"
-    workers: Annotated[int, Field(ge=0)] = 2
+    workers: Open[Annotated[int, Field(ge=0)]] = AUTO
     max_broken: Annotated[int, Field(ge=0)] = 0
 
 
@@ -244,11 +245,14 @@ class TrainSection(Section):
             as accelerate's configuration asks.
         channels_last: Memory format of the student's images and weights. ``auto``: by kind of student.
         sync_batchnorm: Whether batch norms normalize by the images of all processes (GPUs).
-        compile: Runs the student through ``torch.compile``: the first step takes long, the others less.
+        compile: Runs student and teacher through ``torch.compile``: the first step takes long, others less.
             ``auto``: where accelerate's configuration asks for it.
+        deterministic: Has a GPU add up in the same order every time, where torch can, so that a resumed run
+            ends like one left alone; slower. CPUs do so anyway.
         gradient_checkpointing: Computes activations again in the backward pass: less memory, about a third
             more time.
-        checkpoint_every: Optimizer steps between checkpoints.
+        checkpoint_minutes: Between checkpoints, which are written beside training; 0: one after each step. A
+            signal is always answered with one.
         log_every: Optimizer steps between log lines.
         skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
     """
@@ -274,8 +278,9 @@ class TrainSection(Section):
     channels_last: Open[bool] = AUTO
     sync_batchnorm: bool = False
     compile: Open[bool] = AUTO
+    deterministic: bool = False
     gradient_checkpointing: bool = False
-    checkpoint_every: Count = 500
+    checkpoint_minutes: Quantity = 10.0
     log_every: Count = 20
     skip_bad_steps: Annotated[int, Field(ge=0)] = 0
 

@@ -8,8 +8,8 @@ from rrm_transfer.recipe.schema import Recipe
 
 _OF_A_RUN = ("name", "description", "seed", "output", "control", "evaluate")
 _OPERATION = (
-    "train.checkpoint_every", "train.log_every", "train.channels_last", "data.workers", "teacher.check",
-    "teacher.cache.seed",
+    "train.checkpoint_minutes", "train.log_every", "train.deterministic", "train.channels_last",
+    "data.workers", "teacher.check", "teacher.cache.seed",
 )  # fmt: skip
 """Recipe keys that do not change what is trained."""
 

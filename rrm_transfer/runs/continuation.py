@@ -21,9 +21,10 @@ CONTINUABLE = frozenset(
         *(
             f"train.{name}"
             for name in (
-                "accumulation", "channels_last", "checkpoint_every", "clip_grad", "compile", "decay_rate",
-                "eps_warmup_epochs", "gradient_checkpointing", "log_every", "lr", "milestones", "min_lr",
-                "precision", "schedule", "skip_bad_steps", "warmup_epochs", "weight_decay",
+                "accumulation", "channels_last", "checkpoint_minutes", "clip_grad", "compile",
+                "decay_rate", "deterministic", "eps_warmup_epochs", "gradient_checkpointing",
+                "log_every", "lr", "milestones", "min_lr", "precision", "schedule", "skip_bad_steps",
+                "warmup_epochs", "weight_decay",
             )
         ),
     }

@@ -192,7 +192,7 @@ def evaluate(
                 )
         if output is not None:
             require_writable(output, overwrite=overwrite, ours=is_evaluation)
-        measurement = Measurement(data.image_size, batch_size, seed, context)
+        measurement = Measurement(data.image_size, batch_size, seed, context, runtime.decoding_workers)
         networks = {"weights": network, "surrogate": helper, "control": undefended}
         conditions = _conditions(wanted, networks, measurement, data.images.name, split, chosen)
         state = _open_state(output, conditions, runtime, resume=resume)

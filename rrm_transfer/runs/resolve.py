@@ -28,7 +28,14 @@ from rrm_transfer.recipe.defaults import (
     training_line,
 )
 from rrm_transfer.recipe.resolved import ResolvedRecipe
-from rrm_transfer.recipe.schema import AUTO, AugmentationSection, ObjectiveSection, Recipe, TrainSection
+from rrm_transfer.recipe.schema import (
+    AUTO,
+    AugmentationSection,
+    DataSection,
+    ObjectiveSection,
+    Recipe,
+    TrainSection,
+)
 from rrm_transfer.runs.extra import find_extra, with_extra_labels, without_extra
 from rrm_transfer.runs.models import ModelFacts, facts_about, load_data, load_model, require_classes
 from rrm_transfer.runs.setup import Setup
@@ -122,14 +129,20 @@ def resolve(
         output=None,  # where a run was written is not part of what it was
         teacher=source,
         student=recipe.student.changed(pretrained=pretrained, args=arguments),
-        data=loaded.section,
+        data=loaded.section if recorded is None else _decoded_as(loaded.section, recorded),
         threat=recipe.threat.changed(norm=norm, eps=eps),
         train=recipe.train if recorded is None else _as_recorded(recipe, recorded),
         evaluate=recipe.evaluate.changed(eps=[eps]) if recipe.evaluate.eps == AUTO else recipe.evaluate,
     )
     accelerate = context.runtime.asked
     numbers = numerics(kind, bf16=context.runtime.has_bf16 or accelerate.precision == "bf16")
-    recipe = fill_in(recipe, _for_channels(row, data.channels), numbers, compiled=accelerate.compile)
+    recipe = fill_in(
+        recipe,
+        _for_channels(row, data.channels),
+        numbers,
+        compiled=accelerate.compile,
+        workers=context.runtime.decoding_workers,
+    )
 
     # The cache needs the augmentation and the epochs; whatever is left open now is a fault of this module.
     resolved = ResolvedRecipe.of(_with_cache(recipe, objective, narrator))
@@ -315,6 +328,10 @@ def _as_recorded(recipe: Recipe, recorded: Recipe) -> TrainSection:
         name for name in ("precision", "channels_last", "compile") if getattr(recipe.train, name) == AUTO
     ]
     return recipe.train.changed(**{name: getattr(recorded.train, name) for name in names})
+
+
+def _decoded_as(data: DataSection, recorded: Recipe) -> DataSection:
+    return data.changed(workers=recorded.data.workers) if data.workers == AUTO else data
 
 
 def _tell_what_counts(recipe: ResolvedRecipe, accelerate: Configuration, narrator: Narrator) -> None:

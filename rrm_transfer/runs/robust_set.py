@@ -197,10 +197,13 @@ class RobustSet:
         nearest, found = torch.full((len(z),), math.inf, device=device), z.clone()
 
         def closeness(images: Tensor) -> Tensor:
+            nonlocal nearest, found
             distance: Tensor = torch.linalg.vector_norm(teacher.features(images) - kept, dim=1)
             # Steps of one length end around the minimum, not in it.
             nearer = distance.detach() < nearest
-            nearest[nearer], found[nearer] = distance.detach()[nearer], images.detach()[nearer]
+            # Not under a mask: each would have the host wait for the device.
+            nearest = torch.where(nearer, distance.detach(), nearest)
+            found = torch.where(nearer[:, None, None, None], images.detach(), found)
             return -distance
 
         delta = ascend(

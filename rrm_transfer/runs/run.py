@@ -41,6 +41,7 @@ from rrm_transfer.runs.trainables import Trainable
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.machine import circumstances
+from rrm_transfer.runtime.numerics import prepare_determinism
 from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.training.checkpoints import Checkpoints
 from rrm_transfer.training.optimization import build_optimizer
@@ -87,6 +88,8 @@ def run(
             hint="--resume continues it; --overwrite deletes it and starts anew",
         )
     check_tracker(tracker)
+    if recipe.train.deterministic:
+        prepare_determinism()
     context = Context.begin(narrator)
     runtime, narrator = context.runtime, context.narrator
     for notice in runtime.notices:

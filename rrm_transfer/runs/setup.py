@@ -57,7 +57,13 @@ class Setup:
     def measurement(self) -> Measurement:
         """How everything in this run is measured."""
         recipe = self.recipe
-        return Measurement(self.loaded.image_size, recipe.evaluate.batch_size, recipe.seed, self.context)
+        return Measurement(
+            self.loaded.image_size,
+            recipe.evaluate.batch_size,
+            recipe.seed,
+            self.context,
+            workers=recipe.data.workers,
+        )
 
     @property
     def identity(self) -> dict[str, str]:
@@ -159,8 +165,9 @@ class Setup:
             channels_last=train.channels_last,
             sync_batchnorm=train.sync_batchnorm,
             compile=train.compile,
+            deterministic=train.deterministic,
             gradient_checkpointing=train.gradient_checkpointing,
-            checkpoint_every=train.checkpoint_every,
+            checkpoint_minutes=train.checkpoint_minutes,
             log_every=train.log_every,
             skip_bad_steps=train.skip_bad_steps,
         )

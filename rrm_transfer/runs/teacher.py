@@ -111,7 +111,9 @@ def quick_accuracy(
     )
     norm = known.norm or "Linf"
     threat = ThreatModel(norm, known.eps_in(norm))
-    measurement = Measurement(data.image_size, batch_size=64, seed=0, context=context)
+    measurement = Measurement(
+        data.image_size, batch_size=64, seed=0, context=context, workers=context.runtime.decoding_workers
+    )
     clean, near, far = _short_rows(model, data, threat, measurement)
     standing = Standing(clean, near, far, known.stated_share(data.section, threat))
     if at_chance(clean, data.images.num_classes):
@@ -156,6 +158,7 @@ def mean_entropy(teacher: Teacher, images: ImageSet, measurement: Measurement) -
         fit=choose_fit(images.size, measurement.image_size),
         batch_size=measurement.batch_size,
         device=measurement.context.runtime.device,
+        workers=measurement.workers,
         substitute=True,
     )
     with torch.no_grad():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.runtime.cores import allowed_cores
 
 _PORT = "29500"
 """Where processes meet if nobody says; torch's own choice."""
@@ -90,8 +91,7 @@ class Launch:
         """Returns how many threads this process should use on a CPU, None where it has been told."""
         if self.world == 1 or os.environ.get("OMP_NUM_THREADS"):
             return None
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = max(1, cores // (self.local_world or 1))
+        threads = max(1, len(allowed_cores()) // (self.local_world or 1))
         os.environ["OMP_NUM_THREADS"] = str(threads)
         return threads
 

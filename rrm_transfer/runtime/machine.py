@@ -123,8 +123,8 @@ def environment(facts: Mapping[str, object]) -> dict[str, Any]:
 
 
 def devices() -> list[str]:
-    """Names what this process can compute on."""
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    """Names what this process computes on, which is one GPU of those that it may see."""
+    names = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     return names or [f"cpu, {_cpu()}"]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.modules.batchnorm import _NormBase
 
 
 def shard(student: nn.Module, mesh: DeviceMesh) -> nn.Module:
@@ -50,6 +51,12 @@ def synchronise_statistics(student: nn.Module) -> nn.Module:
     """Returns a copy whose batch norms normalize by the statistics of all processes' images."""
     synchronised: nn.Module = convert_sync_batchnorm(copy.deepcopy(student))
     return synchronised
+
+
+def batch_statistics(network: nn.Module) -> list[Tensor]:
+    """Finds the running means and variances of a network's batch norms, ``(C,)`` each."""
+    norms = [m for m in network.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+    return [buffer for m in norms for buffer in (m.running_mean, m.running_var) if buffer is not None]
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 from uuid import uuid4
@@ -22,11 +22,11 @@ from accelerate.utils import (
 )
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.nn.modules.batchnorm import _NormBase
 
 from rrm_transfer.core.devices import indexed
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.runtime.configuration import read_configuration, unsharded_accelerate
+from rrm_transfer.runtime.cores import Cores, decoding_workers
 from rrm_transfer.runtime.launch import Launch, find_launch
 from rrm_transfer.runtime.parallel import shard, synchronise_statistics
 
@@ -69,7 +69,7 @@ class Runtime:
         if on_cpus and (threads := launch.share_cores()) is not None:
             torch.set_num_threads(threads)
         # A forward may run several times before one backward (clean and adversarial input), which the
-        # broadcast of buffers before each forward does not allow; see `average_statistics`.
+        # broadcast of buffers before each forward does not allow; see `average`.
         handlers = [
             DistributedDataParallelKwargs(broadcast_buffers=False),
             InitProcessGroupKwargs(timeout=_STEP),
@@ -120,6 +120,11 @@ class Runtime:
                 f"--num_processes {accelerators} -m rrm_transfer …"
             )
         return lines
+
+    @cached_property
+    def decoding_workers(self) -> int:
+        """How many processes should decode for each of these; all of them ask together."""
+        return decoding_workers(self.gather([Cores.of_this_process()]))
 
     def seed(self, value: int) -> None:
         """Seeds the generators of this process; ``torch.manual_seed`` does those of all devices, slowly."""
@@ -212,16 +217,11 @@ class Runtime:
         finally:
             self.accelerator.free_memory()
 
-    def average_statistics(self, module: nn.Module) -> None:
-        """Gives all processes the mean of their batch-norm statistics."""
-        if self.world == 1:
-            return
-        norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
-        buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
-        if buffers:
-            means = torch.split(self.mean(torch.cat(buffers)), [len(buffer) for buffer in buffers])
-            for buffer, value in zip(buffers, means, strict=True):
-                buffer.copy_(value)
+    def average(self, statistics: Sequence[Tensor]) -> None:
+        """Gives all processes the mean of their batch-norm statistics; see ``batch_statistics``."""
+        if self.world > 1 and statistics:
+            means = self.mean(torch.cat(list(statistics)))
+            torch._foreach_copy_(list(statistics), means.split([len(each) for each in statistics]))
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

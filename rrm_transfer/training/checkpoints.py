@@ -9,7 +9,8 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,50 @@ class Checkpoints:
         self._folder = folder
         self._model = model
         self._warn = warn
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: Future[Path] | None = None
+
+    def begin(self, checkpoint: Checkpoint, *, final: bool = False) -> None:
+        """Begins to write a copy of a checkpoint, while training goes on; ``written`` tells of its end."""
+        # Copies also because networks may share tensors, which safetensors refuses.
+        tensors = {
+            name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, value in checkpoint.tensors.items()
+        }
+        self._writing = self._writer.submit(self._write, replace(checkpoint, tensors=tensors), final)
+
+    def written(self, *, wait_for_it: bool = False) -> Path | None:
+        """Returns the checkpoint that was begun, once, as soon as it is written; None before.
+
+        Args:
+            wait_for_it: Whether to wait.
+
+        Raises:
+            Exception: Whatever kept it from being written.
+        """
+        writing = self._writing
+        if writing is None or not (wait_for_it or writing.done()):
+            return None
+        self._writing = None
+        return writing.result()
 
     def save(self, checkpoint: Checkpoint, *, final: bool = False) -> Path:
+        """Writes a checkpoint and waits for it."""
+        self.begin(checkpoint, final=final)
+        path = self.written(wait_for_it=True)
+        assert path is not None
+        return path
+
+    def finish(self) -> None:
+        """Waits until nothing is being written, whatever comes of it."""
+        if self._writing is not None:
+            wait([self._writing])
+
+    def _write(self, checkpoint: Checkpoint, final: bool) -> Path:
         """Writes a checkpoint, then removes those that it makes unnecessary."""
         target = self._folder / f"{self._model}-{_FINAL if final else f'{checkpoint.step:08d}'}"
         with replacing_folder(target) as folder:
-            # Copies: networks may share tensors, which safetensors refuses.
-            tensors = {
-                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, value in checkpoint.tensors.items()
-            }
-            save_file(tensors, folder / _TENSORS)
+            save_file(checkpoint.tensors, folder / _TENSORS)
             state = {"step": checkpoint.step, "facts": checkpoint.facts}
             sealed = {"sha256": _seal(folder / _TENSORS, state), **state}
             (folder / _STATE).write_text(json.dumps(sealed), encoding="utf-8")

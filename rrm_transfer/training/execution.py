@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.objectives.base import Objective
 
 
 def set_checkpointing(student: nn.Module, enabled: bool) -> None:
@@ -31,33 +33,63 @@ def set_checkpointing(student: nn.Module, enabled: bool) -> None:
         ) from None
 
 
+def can_replay(objective: Objective, *, device: torch.device, processes: int, accumulation: int) -> bool:
+    """Tells whether a compiled step's launches can be replayed as one (CUDA graphs).
+
+    What a graph writes lasts until the next one is begun, and a backward pass lets that happen. So no
+    gradient may wait for another part of the batch or another process, and no attack may come between a
+    forward pass and its backward pass.
+    """
+    whole = processes == 1 and accumulation == 1
+    return device.type == "cuda" and whole and objective.replays == 1 and not objective.attacks
+
+
 @contextmanager
-def executing(student: nn.Module, *, compiled: bool, checkpointing: bool) -> Iterator[None]:
+def executing(
+    student: nn.Module,
+    *,
+    compiled: bool,
+    checkpointing: bool,
+    teacher: nn.Module | None = None,
+    replayed: bool = False,
+) -> Iterator[None]:
     """Runs the student compiled or with gradient checkpointing for the block.
+
+    Args:
+        student: In training.
+        compiled: Whether to compile it.
+        checkpointing: Whether its activations are computed again in the backward pass.
+        teacher: Compiled with it.
+        replayed: Whether launches of what is compiled are replayed as one; see ``can_replay``.
 
     Raises:
         UserError: Its architecture has no gradient checkpointing.
     """
     if checkpointing:
         set_checkpointing(student, True)
-    if compiled:
-        student.compile()
+    networks = [network for network in (student, teacher) if network is not None and compiled]
+    for network in networks:
+        network.compile(mode="reduce-overhead" if replayed else None)
     try:
         yield
     finally:
-        student._compiled_call_impl = None  # what `compile` sets, and offers no way to take back
+        for network in networks:
+            network._compiled_call_impl = None  # what `compile` sets, and offers no way to take back
         if checkpointing:
             set_checkpointing(student, False)
 
 
 @contextmanager
-def uncompiled(student: nn.Module) -> Iterator[None]:
-    """Runs a student plainly for the block, in which every other shape would be compiled anew."""
-    compiled, student._compiled_call_impl = student._compiled_call_impl, None
+def uncompiled(*networks: nn.Module | None) -> Iterator[None]:
+    """Runs networks plainly for the block, in which every other shape would be compiled anew."""
+    before = [(network, network._compiled_call_impl) for network in networks if network is not None]
+    for network, _ in before:
+        network._compiled_call_impl = None
     try:
         yield
     finally:
-        student._compiled_call_impl = compiled
+        for network, compiled in before:
+            network._compiled_call_impl = compiled
 
 
 @contextmanager

@@ -41,6 +41,25 @@ class Waiting:
             yield item
 
 
+class Timer:
+    """Tells when something is due again.
+
+    Args:
+        seconds: Between two times; 0: always.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.restart()
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._due
+
+    def restart(self) -> None:
+        self._due = time.monotonic() + self._seconds
+
+
 class Stopwatch:
     """Adds up the seconds of each part; what a part contains belongs to it.
 

@@ -18,13 +18,13 @@ from rrm_transfer.data.loader import Batch, TrainingLoader
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.interruption import StopRequest
-from rrm_transfer.runtime.parallel import whole
+from rrm_transfer.runtime.parallel import batch_statistics, whole
 from rrm_transfer.training.averaging import STATISTICS_BATCHES, build_average
 from rrm_transfer.training.checkpoints import Checkpoint, Checkpoints, pack, part_of, unpack
 from rrm_transfer.training.features.cache import FeatureCache
 from rrm_transfer.training.finite import REMEDY, LossWindow
 from rrm_transfer.training.selection import Selection
-from rrm_transfer.training.timing import Waiting
+from rrm_transfer.training.timing import Timer, Waiting
 from rrm_transfer.training.updating import TrainingPlan, Updater
 
 Log = Callable[[str, dict[str, Any]], None]
@@ -130,6 +130,8 @@ class Trainer:
         self._window = LossWindow(runtime, self._place)
         self._seconds = 0.0
         self._waiting = Waiting()
+        self._checkpoint = Timer(60 * plan.checkpoint_minutes)
+        self._saving = 0  # the step whose checkpoint is being written
 
     @property
     def _step(self) -> int:
@@ -148,12 +150,16 @@ class Trainer:
         """
         finished = resume and self._restore()
         if not finished:
-            with stop.deferred(), self._updater.prepared() as prepared:
-                self._loop(prepared, stop)
-                begun = time.monotonic()
-                self._result()
-                self._seconds += time.monotonic() - begun
-                self._save(final=True)
+            try:
+                with stop.deferred(), self._updater.prepared() as prepared:
+                    self._loop(prepared, stop)
+                    begun = time.monotonic()
+                    self._result()
+                    self._seconds += time.monotonic() - begun
+                    self._save(final=True)
+                    self._finish_saving()
+            finally:
+                self._checkpoints.finish()  # the folder is left at rest
         if self._average is not None:
             self._student.load_state_dict(self._average.network.state_dict())
         self._updater.hand_over()
@@ -169,6 +175,7 @@ class Trainer:
         begun, before, first = time.monotonic(), self._seconds, self._step
         title = f"{plan.model}: {type(self.objective).__name__}"
         self._waiting.seconds = 0.0
+        self._checkpoint.restart()
         with self._narrator.task(title, self.total_steps, done=self._step) as task:
             for epoch, batch, clean in self._batches():
                 # The step itself: the objective's loss, its gradient, the weights, then their average.
@@ -200,12 +207,14 @@ class Trainer:
                     self._tell_of_data(self._waiting.seconds / max(seconds, 1e-9))
                     break
 
-                # A stop is obeyed between two steps, where the state is whole.
-                if (look or ask_always) and runtime.any(stop.received):
+                # A stop is obeyed between two steps, where the state is whole; what one wants, all do.
+                self._tell_of_checkpoint()
+                due = self._checkpoint.is_due and not pause
+                if (look or ask_always) and runtime.any(stop.received or due):
                     self._save()
-                    raise Interrupted(f"{plan.model} stopped at step {self._step} of {self.total_steps}")
-                if self._step % plan.checkpoint_every == 0 and not pause:
-                    self._save()
+                    if runtime.any(stop.received):
+                        self._finish_saving()
+                        raise Interrupted(f"{plan.model} stopped at step {self._step} of {self.total_steps}")
 
     def _batches(self) -> Iterator[tuple[int, Batch, Outputs | None]]:
         replays = self.objective.replays
@@ -239,7 +248,7 @@ class Trainer:
             with average.catching_up() as network:
                 for batch, clean in islice(self._epoch(epoch), STATISTICS_BATCHES):
                     self._updater.show(network, epoch, batch, clean)
-            self.runtime.average_statistics(average.network)
+            self.runtime.average(batch_statistics(average.network))
         return average.network
 
     def _select(self, *, saved: bool = False) -> float:
@@ -281,6 +290,8 @@ class Trainer:
             )
 
     def _save(self, *, final: bool = False) -> None:
+        """Has the state of this step written, beside what comes next."""
+        self._tell_of_checkpoint(wait_for_it=True)  # one at a time
         self._window.check()
         self._check_weights()
         parts = {"objective": self._objective_state()}
@@ -292,9 +303,17 @@ class Trainer:
             facts["selection"] = self._selection.facts()
         tensors, optimizer = pack(self._student, self._updater.optimizer, parts)
         if self.runtime.is_main:
-            checkpoint = Checkpoint(self._step, tensors, {**optimizer, **facts})
-            path = self._checkpoints.save(checkpoint, final=final)
-            self._log("checkpoint", {"model": self.plan.model, "step": self._step, "path": path.name})
+            self._checkpoints.begin(Checkpoint(self._step, tensors, {**optimizer, **facts}), final=final)
+            self._saving = self._step
+        self._checkpoint.restart()
+
+    def _tell_of_checkpoint(self, *, wait_for_it: bool = False) -> None:
+        path = self._checkpoints.written(wait_for_it=wait_for_it)
+        if path is not None:
+            self._log("checkpoint", {"model": self.plan.model, "step": self._saving, "path": path.name})
+
+    def _finish_saving(self) -> None:
+        self._tell_of_checkpoint(wait_for_it=True)
         self.runtime.barrier()
 
     def _check_weights(self) -> None:

@@ -18,13 +18,16 @@ from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.loader import Batch
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.runtime.memory import is_out_of_memory, largest_fitting
-from rrm_transfer.runtime.parallel import whole
+from rrm_transfer.runtime.numerics import deterministic
+from rrm_transfer.runtime.parallel import batch_statistics, whole
 from rrm_transfer.runtime.processes import Precision, Runtime
 from rrm_transfer.training.execution import (
+    can_replay,
     compiler_error,
     executing,
     kept_statistics,
     out_of_memory,
+    uncompiled,
 )
 from rrm_transfer.training.finite import BadSteps
 from rrm_transfer.training.optimization import Optimization, Schedule, build_optimizer
@@ -48,8 +51,9 @@ class TrainingPlan:
         channels_last: Memory format of images and weights.
         sync_batchnorm: Whether batch norms normalize by the images of all processes.
         compile: Whether the student is compiled.
+        deterministic: Whether GPUs add up in the same order every time.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
-        checkpoint_every: Optimizer steps between checkpoints.
+        checkpoint_minutes: Between checkpoints; 0: one after each step.
         log_every: Optimizer steps between log lines.
         skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
         seed: Of attacks, noise and dropout during training.
@@ -67,13 +71,14 @@ class TrainingPlan:
     precision: Precision
     channels_last: bool
     sync_batchnorm: bool
-    checkpoint_every: int
+    checkpoint_minutes: float
     log_every: int
     skip_bad_steps: int
     seed: int
     ema: float | None = None
     average_epochs: int | None = None
     compile: bool = False
+    deterministic: bool = False
     gradient_checkpointing: bool = False
 
 
@@ -114,9 +119,16 @@ class Updater:
         self._given = student.to(memory_format=self._format)
         self.student = runtime.training_form(student, sync_batchnorm=plan.sync_batchnorm)
         self.teacher = None if teacher is None else teacher.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
+        self._statistics = batch_statistics(self.student)
         self.optimizer = build_optimizer(self.student, plan.optimization)
         self._schedule = Schedule(
             self.optimizer, plan.optimization, epochs=plan.epochs, steps_per_epoch=steps_per_epoch
+        )
+        self._replayed = plan.compile and can_replay(
+            objective,
+            device=runtime.device,
+            processes=runtime.world,
+            accumulation=plan.accumulation,
         )
         self.bad_steps = BadSteps(plan.skip_bad_steps, runtime, self.student, objective)
 
@@ -128,9 +140,14 @@ class Updater:
     def prepared(self) -> Iterator[nn.Module]:
         """Gives the student as ``update`` wants it."""
         form = executing(
-            self.student, compiled=self.plan.compile, checkpointing=self.plan.gradient_checkpointing
+            self.student,
+            compiled=self.plan.compile,
+            checkpointing=self.plan.gradient_checkpointing,
+            teacher=self.teacher,
+            replayed=self._replayed,
         )
-        with form, self.runtime.prepared(self.student) as prepared:
+        order = deterministic() if self.plan.deterministic else nullcontext()
+        with order, form, self.runtime.prepared(self.student) as prepared:
             yield prepared
 
     def update(
@@ -153,6 +170,8 @@ class Updater:
         plan = self.plan
         self._schedule.set(self.step)
         self.bad_steps.remember()
+        if self._replayed:
+            torch.compiler.cudagraph_mark_step_begin()  # what the last step wrote may be written over
         try:
             totals = self._backward(prepared, epoch, batch, clean, plan.accumulation)
         except RuntimeError as error:
@@ -173,7 +192,7 @@ class Updater:
                 self.runtime.accelerator.clip_grad_norm_(self.student.parameters(), plan.clip_grad)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            self.runtime.average_statistics(self.student)
+            self.runtime.average(self._statistics)
         return totals
 
     def _backward(
@@ -261,7 +280,9 @@ class Updater:
             few = None if clean is None else clean.map(itemgetter(slice(images)))
             self._backward(self.student, epoch, Batch(*(t[:images] for t in batch)), few, 1)
 
-        return out_of_memory(size, largest_fitting(size, attempt, self.runtime.device), len(batch.index))
+        with uncompiled(self.student, self.teacher):
+            fits = largest_fitting(size, attempt, self.runtime.device)
+        return out_of_memory(size, fits, len(batch.index))
 
     def _threat(self) -> ThreatModel:
         warmup = self.plan.eps_warmup_epochs * self.steps_per_epoch

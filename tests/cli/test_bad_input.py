@@ -159,7 +159,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_with_more_space(
     small_disk: Path, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     run = small_disk / "run"
-    settings = ("--set", "train.checkpoint_every=1", "--skip-teacher-check", "--resume", "--quiet")
+    settings = ("--skip-teacher-check", "--resume", "--quiet")
     options = [*tiny.recipe_options(tiny_teacher, tiny_data, epochs=1), *settings]
     arguments = ["run", *options, "--output", str(run)]
     alone = command(*arguments, "--output", "alone", folder=tmp_path)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from rrm_transfer.core.devices import constant, indexed
+from rrm_transfer.core.devices import constant, indexed, spare_bytes
 from rrm_transfer.runtime.processes import Runtime
 
 GPU = torch.device("cuda", 3)
@@ -48,3 +48,9 @@ def test_a_constant_is_made_once_and_can_be_differentiated_through() -> None:
     (x * first).sum().backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
     assert x.grad.tolist() == [0.25, 0.5]
+
+
+def test_what_may_move_to_a_gpu_is_half_of_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60 << 30, 80 << 30))
+    assert spare_bytes(GPU) == 30 << 30
+    assert spare_bytes(torch.device("cpu")) == 0

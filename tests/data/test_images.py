@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.data import images as images_module
 from rrm_transfer.data.encoded import FileImages
 from rrm_transfer.data.images import DataSet, LazyImages, MemoryImages
 from tests.data.fixtures import memory_images, write_class_folders
@@ -46,6 +47,16 @@ def test_the_fingerprint_is_that_of_content_labels_and_selection() -> None:
     ]
     assert len({images.fingerprint, *(other.fingerprint for other in others)}) == 7
     assert images.select([4, 2]).fingerprint == same.select([4, 9, 2]).select([0, 2]).fingerprint
+
+
+def test_a_set_moves_to_an_accelerator_once_if_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, device, spare = memory_images(), torch.device("cpu"), 0
+    monkeypatch.setattr(images_module, "spare_bytes", lambda device: spare)
+    assert images.pixels_for(device) is images.pixels
+    spare = images.pixels.nbytes
+    moved = images.pixels_for(device)
+    spare = 0  # it has taken the room
+    assert images.pixels_for(device) is moved
 
 
 def test_lazy_images_have_ids_and_fingerprints_too(tmp_path: Path) -> None:

@@ -59,11 +59,12 @@ def test_sets_of_other_size_colour_and_kind_are_fitted_to_the_first(lazy: LazyIm
     assert (len(joined), joined.channels, joined.lazy_sets) == (42, 1, 1)
     parts = [torch.tensor([31, 2, 11, 41, 12, 3]), torch.tensor([0, 1]), torch.tensor([30, 40])]
     frame = Frame(Fit("none", 32))
-    fitted = list(joined.fitted(parts, frame, device=CPU, workers=0))
+    fitted = list(joined.fitted(parts, frame, readers=joined.readers(device=CPU, workers=0)))
     assert [tuple(pixels.shape) for _, pixels in fitted] == [(6, 1, 32, 32), (2, 1, 32, 32), (2, 1, 32, 32)]
     assert all(torch.equal(positions, part) for (positions, _), part in zip(fitted, parts, strict=True))
     own = joined.sets[0]
-    (alone,) = JoinedImages([own]).fitted([torch.tensor([2, 3])], frame, device=CPU, workers=0)
+    single = JoinedImages([own])
+    (alone,) = single.fitted([torch.tensor([2, 3])], frame, readers=single.readers(device=CPU, workers=0))
     assert torch.equal(fitted[0].pixels[[1, 5]], alone.pixels)
     expected = in_channels(Fit("resize", 32).apply(small.pixels[[1, 11]]), 1)
     assert torch.equal(fitted[0].pixels[[0, 3]], expected)

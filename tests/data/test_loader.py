@@ -20,6 +20,7 @@ from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import ImageSet, LazyImages, MemoryImages
 from rrm_transfer.data.loader import Batch, TrainingLoader, evaluation_batches
 from tests.data.fixtures import memory_images, write_class_folders
+from tests.support.operations import Operations
 
 CIFAR = Augmentation(crop_padding=4, flip=True, jitter=0.2, rotation=2)
 IMAGENET = Augmentation(random_resized_crop=(0.3, 1.0), flip=True, jitter=0.1, lighting=0.05)
@@ -271,6 +272,63 @@ def test_other_errors_of_a_worker_are_bugs(lazy: LazyImages, monkeypatch: pytest
     _decoding_ends_with(monkeypatch, bug)
     with pytest.raises(RuntimeError, match="a bug"):
         list(lazy_loader(lazy, workers=1).epoch(0))
+
+
+def _decoded_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has images show which process decoded them."""
+
+    def read(*_: Any) -> torch.Tensor:
+        return torch.tensor(list(os.getpid().to_bytes(3, "big")), dtype=torch.uint8)[:, None, None].expand(
+            3, 24, 24
+        )
+
+    monkeypatch.setattr(framing._DecodedBatches, "_read", read)
+
+
+def _processes(batches: list[Batch]) -> set[int]:
+    return {
+        int.from_bytes(bytes((batch.x[0, :, 0, 0] * 255).round().to(torch.uint8).tolist()), "big")
+        for batch in batches
+    }
+
+
+def test_the_processes_that_decode_stay_from_epoch_to_epoch(
+    lazy: LazyImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _decoded_by(monkeypatch)
+    made = lazy_loader(lazy, augmentation=Augmentation(), workers=1)
+    first, second = (_processes(list(made.epoch(epoch))) for epoch in range(2))
+    assert first == second
+    assert len(first) == 1
+    assert os.getpid() not in first
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_readings_that_interrupt_each_other_get_what_each_asked_for(workers: int, lazy: LazyImages) -> None:
+    """As when averaged weights are shown training images before an epoch is at its end."""
+    expected = [list(lazy_loader(lazy).epoch(epoch)) for epoch in (0, 1)]
+    made = lazy_loader(lazy, workers=workers)
+    outer, got = made.epoch(0), []
+    got.append(next(outer))
+    between = list(made.epoch(1))
+    assert_equal([*got, *outer], expected[0])
+    assert_equal(between, expected[1])
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "most"),
+    [(Augmentation(crop_padding=4, flip=True), 20), (Augmentation(jitter=0.1, lighting=0.05), 45)],
+)
+def test_a_batch_takes_few_operations_as_its_numbers_are_drawn_ahead(
+    augmentation: Augmentation, most: int
+) -> None:
+    """Drawn for each batch, crop and flip take 117 and jitter with lighting 124."""
+    batches = loader(memory_images(400), augmentation=augmentation).epoch(0)
+    next(batches)
+    with Operations() as operations:
+        for _ in range(10):
+            next(batches)
+    assert len(operations.names) / 10 <= most
 
 
 def test_crop_and_flip_keep_up_with_training() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,14 +20,17 @@ from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.core.weights.identity import weights_hash
+from rrm_transfer.data import framing
+from rrm_transfer.data.encoded import FileImages
 from rrm_transfer.data.fit import Fit
-from rrm_transfer.data.images import MemoryImages
+from rrm_transfer.data.images import LazyImages, MemoryImages
 from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.evaluation.evaluator import Evaluator, Measurement, strict_float32, to_channels_last
 from rrm_transfer.evaluation.state import EvaluationState
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 from tests.attacks.toys import toy
+from tests.data.fixtures import write_class_folders
 from tests.evaluation.fixtures import EPS, evaluator, images, measurement, plain_net, robust_net
 
 THREAT = ThreatModel("Linf", EPS)
@@ -69,6 +73,30 @@ def test_measure_returns_clean_accuracy_and_each_attack() -> None:
         ("teacher", "train", "pgd", 0.2),
     ]
     assert rows[0].correct > rows[1].correct > rows[2].correct
+
+
+def test_other_processes_decode_the_batches_to_come_and_figures_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_class_folders(tmp_path, count=10, size=(12, 14))
+    files = sorted(folder.rglob("*.png"))
+    pictures = LazyImages(
+        encoded=FileImages(folder, files), labels=torch.arange(20) // 10, channels=1, size=(12, 14)
+    )
+    here, decode = os.getpid(), framing.decode
+
+    def elsewhere(*args: Any, **kwargs: Any) -> Any:
+        assert os.getpid() != here
+        return decode(*args, **kwargs)
+
+    def survivors(workers: int) -> tuple[list[int], list[int]]:
+        how = Measurement(6, 6, 0, Context.begin(), workers)
+        tool = Evaluator(ToyOutputs(2), pictures, how, model="student", split="test")
+        return tool.survivors(CLEAN), tool.survivors(how.pgd(THREAT, steps=2))
+
+    expected = survivors(0)
+    monkeypatch.setattr(framing, "decode", elsewhere)
+    assert survivors(1) == expected
 
 
 class ToyOutputs(nn.Module):

@@ -140,13 +140,16 @@ def test_a_resumed_run_stays_what_it_was_on_another_machine(
         raise Interrupted("enough")
 
     recipe = _recipe(tiny_teacher, tiny_data, *OPEN, f"output={tmp_path / 'run'}")
+    monkeypatch.setattr(Runtime, "decoding_workers", 5)
     with pytest.raises(Interrupted, match="enough"):
         run(recipe, publish=interrupted)
+    monkeypatch.setattr(Runtime, "decoding_workers", 9)
     monkeypatch.setattr(Runtime, "has_bf16", True)
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
     result = run(recipe, publish=lambda _: None, resume=True)
     train = result.recipe.train
     assert (train.precision, train.channels_last, train.compile) == ("float32", True, False)
+    assert result.recipe.data.workers == 5
     given = resolve(
         _recipe(tiny_teacher, tiny_data, "train.precision=bf16"), Context.begin(), recorded=result.recipe
     )

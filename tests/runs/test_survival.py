@@ -24,7 +24,6 @@ class Survivor:
         self.folder = folder
         self.options = [
             *tiny.recipe_options(teacher, data, epochs=epochs),
-            *("--set", "train.checkpoint_every=1"),
             "--skip-teacher-check",
         ]
         ended = command("run", *self.options, "--output", "alone", "--quiet", folder=folder)

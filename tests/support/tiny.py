@@ -76,7 +76,7 @@ def settings(*, epochs: int = 2) -> list[str]:
         "train.warmup_epochs": 0,
         "train.precision": "float32",
         "train.channels_last": "false",
-        "train.checkpoint_every": 3,
+        "train.checkpoint_minutes": 0,
         "train.log_every": 2,
         "control.epochs": 1,
         "data.image_size": 32,

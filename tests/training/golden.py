@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rrm_transfer.objectives import OBJECTIVES, build_objective
+from rrm_transfer.runtime.processes import Precision
 from tests.training.small import PLAN, Run, small_images, with_optimization
 
 FILE = Path(__file__).with_name("golden.json")
@@ -37,24 +38,30 @@ CASES = {**{name: (name, _ARGUMENTS.get(name, {})) for name in sorted(OBJECTIVES
 """Objectives with their arguments by name."""
 
 
-def losses(case: str) -> list[dict[str, float]]:
-    """Returns the loss terms of each step."""
+def losses(case: str, *, precision: Precision | None = None, steps: int = STEPS) -> list[dict[str, float]]:
+    """Returns the loss terms of the first steps.
+
+    Args:
+        case: One of ``CASES``.
+        precision: Of training; None: float64.
+        steps: How many.
+    """
     objective, arguments = CASES[case]
     layers = len(build_objective(objective, **arguments).layers)
     epochs = STEPS // 4 if objective != "free-at" else -(-STEPS // 8)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(
             Path(folder),
-            plan=replace(_PLAN, epochs=epochs),
+            plan=replace(_PLAN, epochs=epochs, precision=precision or "float32"),
             objective=objective,
             arguments=arguments,
             network={"layers": layers},
-            float64=True,
+            float64=precision is None,
             batch=11,
             images=small_images(47),
         )
         run()
-    return run.losses[:STEPS]
+    return run.losses[:steps]
 
 
 if __name__ == "__main__":

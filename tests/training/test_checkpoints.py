@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from rrm_transfer.core.errors import Interrupted
 from rrm_transfer.training import checkpoints as module
+from rrm_transfer.training import timing
 from rrm_transfer.training.checkpoints import Checkpoint, Checkpoints
 from tests.training.small import PLAN, Run, equal
 
@@ -106,7 +110,7 @@ def test_shared_tensors_are_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_weights(damage: str, tmp_path: Path) -> None:
-    plan = replace(PLAN, checkpoint_every=2)
+    plan = replace(PLAN, checkpoint_minutes=0)
     whole = Run(tmp_path / "whole", plan=plan)
     whole()
     stopped = Run(tmp_path / "parts", plan=plan, stop_after=7)
@@ -121,13 +125,13 @@ def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_weights(damage: str,
 
 
 def test_a_damaged_final_checkpoint_is_made_again(tmp_path: Path) -> None:
-    plan = replace(PLAN, checkpoint_every=4)
+    plan = replace(PLAN, checkpoint_minutes=0)
     whole = Run(tmp_path, plan=plan)
     whole()
     _truncate(tmp_path / "student-final")
     again = Run(tmp_path, plan=plan)
     again(resume=True)
-    assert [entry["step"] for entry in again.of("step")] == [9, 10]
+    assert [entry["step"] for entry in again.of("step")] == [10]
     assert equal(again.weights, whole.weights)
 
 
@@ -153,3 +157,59 @@ def test_safetensors_reports_the_operating_system_as_expected(tmp_path: Path) ->
     """The form of message that a full disk is told from."""
     with pytest.raises(SafetensorError, match=r"\(os error \d+\)"):
         safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "missing" / "file")
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, at_last, begun = Run(tmp_path, plan=replace(PLAN, log_every=1)), threading.Event(), []
+    write = module.save_file
+
+    def slow(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        begun.append(tensors)
+        assert at_last.wait(30)
+        write(tensors, path)
+
+    def after_step() -> None:
+        match run.trainer._step:
+            case 2:
+                run.trainer._checkpoint._due = 0.0  # ten minutes are over
+            case 9:
+                assert [entry["step"] for entry in run.of("checkpoint")] == []
+                at_last.set()
+
+    monkeypatch.setattr(module, "save_file", slow)
+    run.after_step = after_step
+    run()
+    assert [entry["step"] for entry in run.of("checkpoint")] == [2, 10]
+    kept = load_file(tmp_path / "student-00000002" / "state.safetensors")
+    weight = "student/convolution.weight"
+    assert not torch.equal(kept[weight], run.weights["convolution.weight"]), "the state of step 2 was kept"
+
+
+def test_checkpoints_are_written_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of three minutes: after the fourth and the eighth, ten minutes are over, and at the end."""
+    run, now = Run(tmp_path, plan=replace(PLAN, log_every=1)), [0.0]
+    monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def after_step() -> None:
+        now[0] += 180
+
+    run.after_step = after_step
+    run()
+    assert [entry["step"] for entry in run.of("checkpoint")] == [4, 8, 10]
+
+
+def test_what_keeps_a_checkpoint_from_being_written_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: object, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "save_file", full)
+    run = Run(tmp_path, plan=replace(PLAN, checkpoint_minutes=0))
+    with pytest.raises(OSError, match="No space"):
+        run()
+    assert run.trainer._step <= 2
+    assert run.of("checkpoint") == []
+    assert list(tmp_path.iterdir()) == []

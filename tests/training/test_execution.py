@@ -18,10 +18,11 @@ from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.evaluation.metrics import Row, row
+from rrm_transfer.objectives import build_objective
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.memory import is_out_of_memory
 from rrm_transfer.students.student import Student, build_student
-from rrm_transfer.training.execution import executing, set_checkpointing
+from rrm_transfer.training.execution import can_replay, executing, set_checkpointing
 from rrm_transfer.training.optimization import build_optimizer
 from rrm_transfer.training.selection import Selection, held_out_judge
 from rrm_transfer.training.step import TrainingStep
@@ -109,7 +110,7 @@ def test_a_compiled_student_learns_the_same_and_is_plain_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compile_module: Callable[..., None] = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compile_module(self, backend="eager"))
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: compile_module(self, backend="eager"))
     plain, compiled = (Run(tmp_path / str(c), plan=replace(PLAN, epochs=1, compile=c)) for c in (False, True))
     plain()
     compiled()
@@ -118,12 +119,73 @@ def test_a_compiled_student_learns_the_same_and_is_plain_afterwards(
         torch.testing.assert_close(compiled.weights[name], value)
 
 
+def test_a_compiled_step_runs_one_graph_of_the_student_and_one_of_its_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_module: Callable[..., None] = nn.Module.compile
+    ran: list[int] = []
+
+    def backend(graph: Any, inputs: object) -> Callable[..., Any]:
+        number = len(ran)
+        ran.append(0)
+
+        def run(*args: Any) -> Any:
+            ran[number] += 1
+            return graph(*args)
+
+        return run
+
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: compile_module(self, backend=backend))
+    run = Run(tmp_path, plan=replace(PLAN, epochs=1, compile=True))
+    run()
+    assert ran == [5, 5], "one graph of each, in each of five steps"
+    assert run.teacher._compiled_call_impl is None
+
+
+@pytest.mark.parametrize(
+    ("objective", "changes", "expected"),
+    [
+        ("natural", {}, True),
+        ("rrm", {}, True),
+        ("kd", {"device": torch.device("cpu")}, False),
+        ("kd", {"processes": 2}, False),
+        ("kd", {"accumulation": 2}, False),
+        ("trades", {}, False),
+        ("rrm-adv", {}, False),
+        ("free-at", {}, False),
+    ],
+)
+def test_launches_are_replayed_where_nothing_comes_between(
+    objective: str, changes: dict[str, Any], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine: dict[str, Any] = {"device": torch.device("cuda", 0), "processes": 1, "accumulation": 1}
+    replayed = can_replay(build_objective(objective), **(machine | changes))
+    assert replayed is expected
+    modes: list[str | None] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, *, mode: modes.append(mode))
+    with executing(Network(), compiled=True, checkpointing=False, teacher=Network(), replayed=replayed):
+        pass
+    assert modes == ["reduce-overhead" if expected else None] * 2
+
+
+def test_a_deterministic_run_asks_for_it_while_it_trains(tmp_path: Path) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def asked() -> tuple[bool, bool]:
+        return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+
+    before = asked()
+    Run(tmp_path, plan=replace(PLAN, epochs=1, deterministic=True), after_step=lambda: seen.append(asked()))()
+    assert seen == [(True, True)] * 5
+    assert asked() == before == (False, False)
+
+
 def test_a_compiler_that_fails_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def backend(*_: object) -> Any:
         raise ValueError("no compiler here")
 
     compile_module: Callable[..., None] = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compile_module(self, backend=backend))
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: compile_module(self, backend=backend))
     with pytest.raises(UserError, match=r"torch\.compile could not compile") as caught:
         Run(tmp_path, plan=replace(PLAN, compile=True))()
     assert caught.value.hint == "--set train.compile=false"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import write_text
 from rrm_transfer.core.locks import FileLock
-from rrm_transfer.data.loader import TrainingLoader
+from rrm_transfer.data.loader import Batch, TrainingLoader
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.memory import advising_batch_size
 from rrm_transfer.runtime.progress import Task
@@ -141,7 +143,7 @@ class FeatureBuilder:
         """
         rows = self._shards.rows(shard.number)
         positions = torch.linspace(rows.start, rows.stop - 1, _PROBES).long()
-        live = self._outputs(shard.view, [positions])[shard.part]
+        live = self._outputs(self._loader.batches([positions], view=shard.view))[shard.part]
         bits = torch.from_numpy(self._shards.open(shard)[(positions - rows.start).numpy()])
         return _agree(bits.view(self._shards.dtype), live, _TOLERANCE)
 
@@ -151,24 +153,33 @@ class FeatureBuilder:
         total = sum(len(self._shards.rows(number)) for _, number in mine)
         with self._narrator.task("teacher features", total) as task:
             done = 0
-            for view, number in mine:
-                begun, rows = time.monotonic(), self._shards.rows(number)
-                positions = torch.split(torch.arange(rows.start, rows.stop), self._batch_size)
-                outputs = self._outputs(view, positions, task, done)
-                wanted = [shard for shard in lacking if (shard.view, shard.number) == (view, number)]
-                seconds = time.monotonic() - begun
-                for shard in wanted:
-                    self._shards.write(shard, self._rounded(shard.part, outputs[shard.part]), seconds=seconds)
-                done += len(rows)
-                task.update(done)
+            for view, group in groupby(mine, key=itemgetter(0)):
+                parts = {number: self._batches_of(number) for _, number in group}
+                # One stream for all shards of a view: the next is decoded while this one is computed.
+                stream = self._loader.batches([part for own in parts.values() for part in own], view=view)
+                for number, own in parts.items():
+                    begun = time.monotonic()
+                    outputs = self._outputs(islice(stream, len(own)), task, done)
+                    wanted = [shard for shard in lacking if (shard.view, shard.number) == (view, number)]
+                    seconds = time.monotonic() - begun
+                    for shard in wanted:
+                        values = self._rounded(shard.part, outputs[shard.part])
+                        self._shards.write(shard, values, seconds=seconds)
+                    done += len(self._shards.rows(number))
+                    task.update(done)
+
+    def _batches_of(self, number: int) -> tuple[Tensor, ...]:
+        """Returns the positions of a shard's images, a tensor for each batch."""
+        rows = self._shards.rows(number)
+        return torch.arange(rows.start, rows.stop).split(self._batch_size)
 
     def _outputs(
-        self, view: int, parts: Sequence[Tensor], task: Task | None = None, done: int = 0
+        self, batches: Iterable[Batch], task: Task | None = None, done: int = 0
     ) -> dict[str, Tensor]:
         """Returns what the teacher says of some images, on the CPU, by part."""
         teacher = self._teacher.to(self._runtime.device)
         said: list[dict[str, Tensor]] = []
-        for batch in self._loader.batches(parts, view=view):
+        for batch in batches:
 
             def fewer(images: int, x: Tensor = batch.x) -> None:
                 infer(teacher, x[:images])

@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rrm_transfer.core.devices import send, spare_bytes
 from rrm_transfer.core.documents import key_of
 from rrm_transfer.core.files import cache_folder
 from rrm_transfer.core.names import public_name
@@ -78,6 +80,8 @@ class FeatureCache:
             view: Of the augmentation.
             positions: In the set of training images, ``(B,)`` on the CPU.
         """
+        if self._residence is not None:
+            positions = send(positions, self.device)
         logits, features, *layers = (
             self._rows(part, view, positions) for part in ("logits", "features", *self.layers)
         )
@@ -92,6 +96,8 @@ class FeatureCache:
     def _rows(self, part: str, view: int, positions: Tensor) -> Tensor:
         if part not in self.parts:
             return torch.empty(len(positions), 0, device=self.device)
+        if self._residence is not None:
+            return self._resident(part, view, self._residence)[positions].float()
         # From page-locked memory the copy runs beside the device's work, and the host does not wait for it.
         rows = torch.empty(
             len(positions),
@@ -101,6 +107,18 @@ class FeatureCache:
         )
         gather_rows(self._maps[part, view], positions, rows)
         return rows.to(self.device, non_blocking=True).float()
+
+    @cached_property
+    def _residence(self) -> dict[tuple[str, int], Tensor] | None:
+        """What has moved to the accelerator, where there is room for all of it; None: nothing moves."""
+        return {} if self.nbytes <= spare_bytes(self.device) else None
+
+    def _resident(self, part: str, view: int, moved: dict[tuple[str, int], Tensor]) -> Tensor:
+        """Returns a view's outputs on the accelerator, where they move when they are first asked for."""
+        if (part, view) not in moved:
+            bits = np.concatenate(self._maps[part, view])
+            moved[part, view] = torch.from_numpy(bits).to(self.device).view(self.shards.dtype)
+        return moved[part, view]
 
     @cached_property
     def _maps(self) -> dict[tuple[str, int], list[Bits]]:

@@ -31,6 +31,7 @@ from rrm_transfer.runtime.progress import Narrator
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.teachers.view import View
 from rrm_transfer.training.features import building as feature_building
+from rrm_transfer.training.features import cache as feature_cache_module
 from rrm_transfer.training.features import shards as feature_shards
 from rrm_transfer.training.features.building import FeatureBuilder
 from rrm_transfer.training.features.cache import FeatureCache, feature_cache
@@ -139,6 +140,28 @@ def test_what_is_read_is_what_the_teacher_said(dtype: feature_shards.Dtype, tole
     assert read.logits.dtype == read.features.dtype == torch.float32
     for stored, said in zip(read, live, strict=True):
         torch.testing.assert_close(stored, said, rtol=tolerance, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bf16"])
+def test_a_cache_moves_to_an_accelerator_with_room_for_it(
+    dtype: feature_shards.Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then a batch is one gather of each part on the device, and the disk is read once for each view."""
+    setup = Setup(objective="rrm", arguments={"kd_weight": 1.0}, dtype=dtype)
+    setup.fill()
+    on_disk, moved = setup.cache, setup.cache
+    room = moved.nbytes
+    monkeypatch.setattr(feature_cache_module, "spare_bytes", lambda device: room)
+    parts = [(view, torch.randperm(IMAGES)[:20]) for view in (0, 1, 0)]
+    read = [moved.read(view, positions) for view, positions in parts]
+    room = 0
+    moved.__dict__["_maps"] = {}
+    read += [moved.read(view, positions) for view, positions in parts]
+    for (view, positions), found in zip(parts * 2, read, strict=True):
+        expected = on_disk.read(view, positions)
+        assert torch.equal(expected.logits, found.logits)
+        assert torch.equal(expected.features, found.features)
+    assert on_disk._residence is None
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bf16"])
