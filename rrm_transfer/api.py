@@ -201,7 +201,7 @@ def push(
     """Pushes a finished run to a model hub: stock timm folder, model card, report and recipe.
 
     Args:
-        run: Its folder.
+        run: Its folder, or ``student-best`` in it.
         repo: ``user/name``; created where it is missing.
         private: Of a repository that is created.
         create_pr: Propose the files in a pull request.

@@ -17,7 +17,7 @@ import torch
 import yaml
 from huggingface_hub import close_session, constants
 from huggingface_hub.utils import _http
-from safetensors.torch import load
+from safetensors.torch import load, load_file, save_file
 
 from rrm_transfer import api, load_student
 from rrm_transfer.core.errors import UserError
@@ -71,14 +71,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_da
     options = [
         *tiny.recipe_options(tiny_teacher, tiny_data, epochs=1),
         "--no-control",
-        "--set",
-        "student.license=mit",
+        *("--set", "student.license=mit"),
+        *("--set", "data.held_out=0.25"),
     ]
     ended = command("run", *options, "--output", "run", "--quiet", folder=place)
     assert ended.code == 0, ended.err
     run = place / "run"
     (run / "student" / "pytorch_model.bin").write_bytes(b"pickle")
     (run / "notes.txt").write_text("private", encoding="utf-8")
+    best = run / "student-best/model.safetensors"
+    save_file({key: 2 * tensor for key, tensor in load_file(best).items()}, best)  # others than the last ones
     return run
 
 
@@ -160,9 +162,32 @@ def test_the_card_is_read_by_the_hubs_own_classes(folder: Path, hub: Hub) -> Non
     assert f'timm.create_model("hf-hub:{REPO}", pretrained=True)' in text
 
 
-def _counts(folder: Path, number: int) -> dict[str, float]:
+def test_the_best_weights_are_pushed_under_their_own_name_and_figures(
+    folder: Path, hub: Hub, cli: Cli
+) -> None:
+    ended = cli("push", str(folder / "student-best"), "--repo", REPO)
+    assert ended.code == 0, ended.err
+    files = hub.repositories[REPO].files
+    assert sorted(files) == FILES
+    assert files["model.safetensors"] == (folder / "student-best/model.safetensors").read_bytes()
+    assert json.loads(files["config.json"])["rrm"]["model"] == "student-best"
+    card, report = files["README.md"].decode(), files["report.html"].decode()
+    assert "They are `student-best` in the tables below: the best by 16 training images" in card
+    (result,) = metadata(card)["model-index"][0]["results"]
+    clean, _ = (metric["args"] for metric in result["metrics"])
+    assert clean == {"attack": "none"} | _counts(folder, 0, "student-best")
+    assert "no check for misleading figures was run" in card  # the run's own are of the last weights
+    assert "the best under pgd-10 on 16 held-out images" in report
+    x = torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        pushed, last = load_student(f"hf-hub:{REPO}")(x), load_student(folder)(x)
+        torch.testing.assert_close(pushed, load_student(folder / "student-best")(x))
+    assert not torch.allclose(pushed, last)
+
+
+def _counts(folder: Path, number: int, model: str = "student") -> dict[str, float]:
     rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]
-    row = [row for row in rows if row["model"] == "student"][number]
+    row = [row for row in rows if row["model"] == model][number]
     return {key: row[key] for key in ("count", "low", "high")}
 
 

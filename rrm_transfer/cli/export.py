@@ -13,7 +13,7 @@ from rrm_transfer.report.screen import show
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run, or its student-best.")],
     output: Annotated[Path, typer.Option(help="File to write; robustbench writes two more beside it.")],
     form: Annotated[str, typer.Option("--format", help="onnx, torch-export or robustbench.")] = "onnx",
     with_normalization: Annotated[

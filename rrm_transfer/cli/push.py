@@ -13,7 +13,7 @@ from rrm_transfer.report.screen import show
 
 
 def push(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run, or its student-best.")],
     repo: Annotated[str, typer.Option(help="user/name; created where it is missing.")],
     private: Annotated[
         bool, typer.Option("--private", help="Nobody else sees a repository that is created.")
@@ -34,6 +34,8 @@ def push(
         rrm-transfer push runs/quickstart --repo user/name --dry-run
 
         rrm-transfer push runs/quickstart --repo user/name --private
+
+        rrm-transfer push runs/cifar/student-best --repo user/name
     """
     from rrm_transfer import api
 

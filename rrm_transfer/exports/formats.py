@@ -18,7 +18,7 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_file, replacing_files, require_writable
 from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.exports.robustbench import adapter_files, write_adapter
-from rrm_transfer.runs.finished import FinishedRun, read_finished
+from rrm_transfer.runs.finished import FinishedRun, read_handed_over
 from rrm_transfer.students.loading import LoadedStudent, load_student
 
 FORMATS = ("onnx", "torch-export", "robustbench")
@@ -59,7 +59,7 @@ def export(
     """Writes a run's student in another form, with a batch size that is free.
 
     Args:
-        run: Folder of a finished run.
+        run: Folder of a finished run, or its ``student-best``.
         file: Where to.
         form: Of ``FORMATS``; ``robustbench`` is a Python module with weights and claim beside it.
         with_normalization: Take pixels in [0, 1] instead of normalized images; ``robustbench`` always does.
@@ -71,11 +71,10 @@ def export(
     """
     if form not in FORMATS:
         raise UserError("Unknown format.", received=form, allowed=FORMATS, hint=did_you_mean(form, FORMATS))
-    run, file = Path(run), Path(file)
-    files = adapter_files(file, run) if form == "robustbench" else (file,)
+    file, finished = Path(file), read_handed_over(Path(run))
+    files = adapter_files(file, finished.folder) if form == "robustbench" else (file,)
     require_writable(*files, overwrite=overwrite)
-    finished = read_finished(run)
-    student, pixels = load_student(run), sample_of(finished)
+    student, pixels = load_student(finished.network), sample_of(finished)
     if form == "robustbench":
         return _robustbench(student, pixels, finished, files)
     network: nn.Module = student if with_normalization else student.model

@@ -141,7 +141,7 @@ def _claim(run: FinishedRun, dataset: str) -> dict[str, Any]:
         row
         for _, metrics in run.measurements()
         if metrics.measured_on(run.provenance.dataset)
-        for row in metrics.of("student")
+        for row in metrics.of(run.model)
         if row.split == "test"
     ]
     threat = (run.threat.norm, run.threat.eps)

@@ -69,13 +69,13 @@ def render_card(run: FinishedRun, repo: str | None = None) -> str:
         repo=repo,
         provenance=run.provenance,
         verdict=verdict(
-            headline(run.metrics.rows, run.threat),
+            headline(run.metrics.rows, run.threat, run.model),
             run.statuses(),
             passes=run.spent("student").passes,
             noun=run.noun,
         ),
         tables=[_table(name, metrics) for name, metrics in run.measurements()],
-        checks=[check for metrics in run.of_student() for check in metrics.checks],
+        checks=list(run.checks()),
         costs={model: _cost(run.spent(model)) for model in MODELS},
         source=f"hf-hub:{repo}" if repo else "local-dir:student",
         folder=f"hf-hub:{repo}" if repo else "student",
@@ -118,7 +118,7 @@ def _front_matter(run: FinishedRun) -> str:
         row
         for _, metrics in run.measurements()
         if metrics.measured_on(dataset)
-        for row in metrics.of("student")
+        for row in metrics.of(run.model)
         if row.split == "test"
     ]
     results = [

@@ -31,14 +31,15 @@ def write_report(run: FinishedRun) -> None:
 
 def render(run: FinishedRun) -> str:
     """Returns the page."""
-    chosen, gallery = headline(run.metrics.rows, run.threat), run.gallery()
+    chosen = headline(run.metrics.rows, run.threat, run.model)
+    gallery = run.gallery() if run.model == "student" else None  # its pictures are of the last weights
     return _template().render(
         run=run,
         provenance=run.provenance,
         verdict=verdict(chosen, run.statuses(), passes=run.spent("student").passes, noun=run.noun),
         headline=chosen,
         weaker=None if chosen is None else _weaker(run, chosen.student),
-        clean=next((row for row in run.metrics.of("student") if row.ball == "clean"), None),
+        clean=next((row for row in run.metrics.of(run.model) if row.ball == "clean"), None),
         tables=[table for name, metrics in run.measurements() for table in _tables(name, metrics)],
         robustness=robustness_charts(run),
         training=training_charts(run),
@@ -64,7 +65,7 @@ def _weaker(run: FinishedRun, student: Row) -> Row | None:
     rows = [
         row
         for _, metrics in run.measurements()
-        for row in metrics.of("student")
+        for row in metrics.of(run.model)
         if metrics.data == run.metrics.data
         and (row.split, row.norm, row.eps) == (student.split, student.norm, student.eps)
     ]

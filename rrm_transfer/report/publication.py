@@ -12,8 +12,7 @@ from rrm_transfer.core.hub_repository import HubRepository
 from rrm_transfer.core.stems import weights_name
 from rrm_transfer.report.card import render_card
 from rrm_transfer.report.page import render
-from rrm_transfer.runs.finished import read_finished
-from rrm_transfer.runs.folder import RunFolder
+from rrm_transfer.runs.finished import read_handed_over
 
 
 def publication(path: Path, repository: HubRepository) -> dict[str, bytes | Path]:
@@ -23,7 +22,7 @@ def publication(path: Path, repository: HubRepository) -> dict[str, bytes | Path
     safetensors; checkpoints, logs and anything else that lies in the run folder stay there.
 
     Args:
-        path: A finished run.
+        path: A finished run, or its ``student-best``.
         repository: That the model card is for.
 
     Returns:
@@ -32,9 +31,9 @@ def publication(path: Path, repository: HubRepository) -> dict[str, bytes | Path
     Raises:
         UserError: There is no finished run, or its student is incomplete.
     """
-    run = read_finished(path)
+    run = read_handed_over(path)
     config = run.student.model_dump(mode="json", exclude_unset=True)
-    weights = RunFolder(path).student / weights_name(config)
+    weights = run.network / weights_name(config)
     if not weights.is_file():
         raise UserError("The run has no student's weights.", received=weights)
     texts = {

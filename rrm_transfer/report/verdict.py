@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.evaluation.metrics import Row
+from rrm_transfer.evaluation.metrics import Model, Row
 from rrm_transfer.evaluation.paired import Difference, Paired, difference
 from rrm_transfer.report.wording import at, epochs, percent, points, total
 from rrm_transfer.training.passes import Passes
@@ -43,18 +43,19 @@ class Verdict:
     tone: Tone
 
 
-def headline(rows: Sequence[Row], threat: ThreatModel) -> Headline | None:
+def headline(rows: Sequence[Row], threat: ThreatModel, model: Model = "student") -> Headline | None:
     """Chooses a measurement: nearest to the threat model, most models measured, lowest accuracy.
 
     Args:
         rows: Of one metrics.json.
         threat: Of the run.
+        model: The network that the verdict is about.
 
     Returns:
         None where no attack was made on test images.
     """
     test = [row for row in rows if row.split == "test" and row.eps]
-    beside = {(row.model, row.measurement): row for row in test if row.model != "student"}
+    beside = {(row.model, row.measurement): row for row in test if row.model != model}
 
     def found(row: Row) -> Headline:
         return Headline(
@@ -66,7 +67,7 @@ def headline(rows: Sequence[Row], threat: ThreatModel) -> Headline | None:
         distance = abs((student.eps or 0.0) - threat.eps)
         return student.norm != threat.norm, distance, others.count(None), student.accuracy
 
-    return min((found(row) for row in test if row.model == "student"), key=order, default=None)
+    return min((found(row) for row in test if row.model == model), key=order, default=None)
 
 
 def verdict(

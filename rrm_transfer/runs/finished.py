@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -216,10 +216,11 @@ class FinishedRun:
         metrics: Of the run.
         evaluations: Made of it afterwards, by file name.
         environment: Versions and devices.
-        student: ``config.json`` of the exported network; ``provenance`` is its section of ours.
-        best: Which weights the best network by the held-out part has; None where there was no selection.
+        student: ``config.json`` of the network that is handed over; ``provenance`` is its section of ours.
+        best: That of the best weights by the held-out part; None where there was no selection.
         events: Of ``log.jsonl``, in order.
         written_recipe: ``recipe.yaml`` as it may be published: without the output folder and local folders.
+        model: Which of the run's networks is handed over: with the last weights, or with the best.
     """
 
     folder: Path
@@ -228,13 +229,34 @@ class FinishedRun:
     evaluations: dict[str, Metrics]
     environment: Environment
     student: NetworkConfig
-    best: Weights | None
+    best: NetworkConfig | None
     events: tuple[Event, ...]
     written_recipe: dict[str, Any]
+    model: Model = "student"
+
+    @property
+    def network(self) -> Path:
+        """Folder of the network that is handed over."""
+        folder = RunFolder(self.folder)
+        return folder.best if self.model == BEST else folder.student
+
+    def with_best_weights(self) -> FinishedRun:
+        """Returns the run with the best weights by the held-out part handed over.
+
+        Raises:
+            UserError: It selected none.
+        """
+        if self.best is None:
+            raise UserError(
+                "The run selected no best weights.",
+                received=RunFolder(self.folder).best,
+                hint="the run folder has the last ones; a recipe's data.held_out has the best selected",
+            )
+        return replace(self, student=self.best, model=BEST)
 
     @property
     def provenance(self) -> Provenance:
-        """How the student was made."""
+        """How that network was made."""
         return self.student.rrm
 
     @property
@@ -266,10 +288,9 @@ class FinishedRun:
     @property
     def load_line(self) -> str:
         """The Python, or the command, that loads the student."""
-        student = RunFolder(self.folder).student
         return {
-            "stock": f'timm.create_model("local-dir:{student}", pretrained=True)',
-            "ours": f'rrm_transfer.load_student("{student}")',
+            "stock": f'timm.create_model("local-dir:{self.network}", pretrained=True)',
+            "ours": f'rrm_transfer.load_student("{self.network}")',
             "teacher": f"rrm-transfer run --teacher {self.folder}",
         }[self.form]
 
@@ -309,16 +330,21 @@ class FinishedRun:
         yield from self.evaluations.items()
 
     def of_student(self) -> Iterator[Metrics]:
-        """Yields the measurements of the student."""
-        return (metrics for _, metrics in self.measurements() if metrics.of("student"))
+        """Yields the measurements of the network that is handed over."""
+        return (metrics for _, metrics in self.measurements() if metrics.of(self.model))
+
+    def checks(self) -> Iterator[dict[str, Any]]:
+        """Yields the checks of that network; the run itself makes them of the last weights only."""
+        for metrics in self.of_student():
+            if metrics is not self.metrics or self.model != BEST:
+                yield from metrics.checks
 
     def statuses(self) -> Counter[str]:
-        """Counts the student's checks; one made several times counts as it came out worst."""
+        """Counts its checks; one made several times counts as it came out worst."""
         worst: dict[str, str] = {}
-        for metrics in self.of_student():
-            for check in metrics.checks:
-                statuses = (worst.get(check["name"], check["status"]), check["status"])
-                worst[check["name"]] = min(statuses, key=severity)
+        for check in self.checks():
+            statuses = (worst.get(check["name"], check["status"]), check["status"])
+            worst[check["name"]] = min(statuses, key=severity)
         return Counter(worst.values())
 
 
@@ -352,6 +378,21 @@ def read_finished(path: Path) -> FinishedRun:
     return read_run(folder, read_metrics(folder.metrics))
 
 
+def read_handed_over(path: Path) -> FinishedRun:
+    """Reads a finished run for a network of it.
+
+    Args:
+        path: The run folder: the student with its last weights; its ``student-best``: with the best ones.
+
+    Raises:
+        UserError: There is no finished run, or it selected no best weights.
+    """
+    of_run = RunFolder(path.parent)
+    if path.name == of_run.best.name and not RunFolder(path).is_started:
+        return read_finished(of_run.path).with_best_weights()
+    return read_finished(path)
+
+
 def read_run(folder: RunFolder, metrics: Metrics) -> FinishedRun:
     """Reads a run folder that is complete but for metrics.json, which is written last.
 
@@ -370,7 +411,7 @@ def read_run(folder: RunFolder, metrics: Metrics) -> FinishedRun:
         evaluations=_evaluations(folder.evaluations),
         environment=read_form(folder.environment, _ENVIRONMENT),
         student=_config(folder.student),
-        best=_config(folder.best).rrm.weights if folder.best.is_dir() else None,
+        best=_config(folder.best) if folder.best.is_dir() else None,
         events=tuple(_events(folder.log_file)),
         written_recipe=written,
     )

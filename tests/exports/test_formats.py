@@ -53,6 +53,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _run(tmp_path_factory.mktemp("formats") / "run")
 
 
+def test_the_best_weights_are_exported_by_the_name_of_their_folder(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="selected no best weights"):
+        export(run / "student-best", tmp_path / "best.pt2", form="torch-export")
+    path = Path(shutil.copytree(run, tmp_path / "run"))
+    student = build_student("test_resnet", num_classes=4, channels=3, image_size=32, seed=2)
+    config = json.loads((run / "student/config.json").read_text(encoding="utf-8"))["rrm"]
+    best = path / "student-best"
+    save_student(student, best, sample=torch.rand(2, 3, 32, 32), rrm=config | {"model": "student-best"})
+    export(best, tmp_path / "best.pt2", form="torch-export", with_normalization=True)
+    with torch.no_grad():
+        x = torch.rand(3, 3, 32, 32)
+        logits = torch.export.load(tmp_path / "best.pt2").module()(x)
+        torch.testing.assert_close(logits, load_student(best)(x), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(logits, _logits(path, x))
+    with pytest.raises(UserError, match="among the run's own files"):
+        export(best, path / "Me2026.py", form="robustbench")
+
+
 def _logits(run: Path, x: Tensor) -> Tensor:
     with torch.no_grad():
         logits: Tensor = load_student(run)(x)
