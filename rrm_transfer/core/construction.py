@@ -14,10 +14,10 @@ from torch.nn.modules.module import (
 
 from rrm_transfer.core.errors import UserError
 
-MODULES = 1 << 14
-"""That a network has at most; timm's largest have a third of that."""
+MODULES = 1 << 13
+"""That a network has at most; timm's largest have a quarter of that."""
 PARAMETERS = 10**10
-"""That a network has at most; timm's largest have a third of that."""
+"""That a network has at most; timm's largest have half of that."""
 _LARGEST = 10**5
 """Of a whole number that shapes a network."""
 

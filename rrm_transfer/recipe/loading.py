@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rrm_transfer.core.documents import modest, parse_yaml, unwritable
 from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.core.names import nearest
-from rrm_transfer.core.printing import brief
+from rrm_transfer.core.printing import brief, shortened
 from rrm_transfer.recipe.schema import AUTO, Auto, Recipe
 from rrm_transfer.recipe.shelf import find_recipe
 
@@ -106,16 +106,17 @@ def _read_override(text: str) -> tuple[str, object]:
 
 
 def _apply(content: dict[str, Any], path: str, value: object) -> None:
+    given = f"{path}={shortened(value)}"
     keys = path.split(".")
     if not all(keys):
-        raise UserError("Not an override.", received=path, allowed="key.subkey=value")
+        raise UserError("Not an override.", received=given, allowed="key.subkey=value")
     node = content
     for key in keys[:-1]:
         child = node.get(key)
         if child is None or child == AUTO:
             child = node[key] = {}
         if not isinstance(child, dict):
-            raise UserError(f"{key!r} is a value, it has no keys below it.", received=path)
+            raise UserError(f"{key!r} is a value, it has no keys below it.", received=given)
         node = child
     node[keys[-1]] = copy.deepcopy(value)
 
