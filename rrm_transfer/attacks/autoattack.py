@@ -139,12 +139,14 @@ def _least_classes(stage: str) -> int:
 
 
 def _check_usable(stage: str, classes: int) -> None:
-    if library_version() is None:
+    try:
+        import pyautoattack  # noqa: F401
+    except ImportError as error:
         raise UserError(
-            "This attack needs the pyautoattack library.",
+            f"This attack needs the pyautoattack library: {error}.",
             received=stage,
             hint='pip install "rrm-transfer[autoattack]"',
-        )
+        ) from None
     if classes < _least_classes(stage):
         raise UserError(
             "The model has too few classes for this attack.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import traceback
 from types import TracebackType
@@ -80,6 +81,9 @@ def _options(
 
 def main() -> None:
     """Runs the command line; exit code 0 done, 2 the user's mistake, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of what its encoding cannot write
     try:
         app()  # exits by itself, also with 2 on a wrong option
     except UserError as error:

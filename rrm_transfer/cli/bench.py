@@ -8,6 +8,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json, silence_profiler
+from rrm_transfer.core.quantities import MOST
 from rrm_transfer.recipe.shelf import QUICKSTART
 
 
@@ -24,7 +25,7 @@ def bench(
             help="Names separated by commas. Default: natural, rrm, rrm-adv, kd, rslad, free-at, pgd-at."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Measured steps of each objective.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, max=MOST, help="Measured steps of each objective.")] = 20,
 ) -> None:
     """Measure what each objective costs on this machine, per step and for the whole recipe.
 

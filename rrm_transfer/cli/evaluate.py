@@ -9,6 +9,7 @@ import typer
 
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import is_first_process, narrator, print_json
+from rrm_transfer.core.quantities import LARGEST_SEED, MOST
 from rrm_transfer.report.screen import show
 
 EXIT_SUSPICIOUS = 3
@@ -37,16 +38,22 @@ def evaluate(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Default: 20 of PGD, transfer and noise, AutoAttack's of its parts."),
+        typer.Option(
+            min=1, max=MOST, help="Default: 20 of PGD, transfer and noise, AutoAttack's of its parts."
+        ),
     ] = None,
-    restarts: Annotated[int, typer.Option(min=1, help="Of PGD, APGD and transfer.")] = 1,
-    images: Annotated[int | None, typer.Option(min=1, help="A balanced sample. Default: all.")] = None,
+    restarts: Annotated[int, typer.Option(min=1, max=MOST, help="Of PGD, APGD and transfer.")] = 1,
+    images: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="A balanced sample. Default: all.")
+    ] = None,
     skip: Annotated[
         int,
-        typer.Option(min=0, help="Leave out the balanced sample of so many images, which chose something."),
+        typer.Option(
+            min=0, max=MOST, help="Leave out the balanced sample of so many images, which chose something."
+        ),
     ] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 250,
-    seed: Annotated[int, typer.Option(min=0, help="Of random starts.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST, help="Images per forward pass.")] = 250,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of random starts.")] = 0,
     output: Annotated[
         Path | None,
         typer.Option(help="Write metrics to this JSON file. Default: a run folder's evaluations/."),

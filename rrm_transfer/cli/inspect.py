@@ -11,6 +11,7 @@ import typer
 from rrm_transfer.cli import options
 from rrm_transfer.cli.output import narrator, print_facts, print_json
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.quantities import LARGEST_SIDE
 
 if TYPE_CHECKING:
     from rrm_transfer.students.description import StudentDescription
@@ -32,11 +33,19 @@ def inspect(
     ] = None,
     image_size: Annotated[
         int | None,
-        typer.Option("--image-size", "--input", min=1, help="Of the data. Default: the network's own."),
+        typer.Option(
+            "--image-size",
+            "--input",
+            min=1,
+            max=LARGEST_SIDE,
+            help="Of the data. Default: the network's own.",
+        ),
     ] = None,
     channels: Annotated[
         int | None,
-        typer.Option(min=1, help="Of the data. Default: the network's own, 3 for a student."),
+        typer.Option(
+            min=1, max=LARGEST_SIDE, help="Of the data. Default: the network's own, 3 for a student."
+        ),
     ] = None,
     student_arg: options.StudentArgs = None,
     dataset: Annotated[
@@ -103,10 +112,10 @@ def _student(name: str, image_size: int | None, channels: int, args: dict[str, A
 
 
 def _convert(name: str, target: Path) -> dict[str, Any]:
-    from rrm_transfer.core.files import place_of, sha256_of
+    from rrm_transfer.core.files import sha256_of
     from rrm_transfer.teachers.convert import convert
 
-    convert(Path(name), place_of(target))
+    convert(Path(name), target)
     return {"converted": name, "to": str(target), "sha256": sha256_of(target)}
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.quantities import LARGEST_SEED, MOST
 
 if TYPE_CHECKING:
     from rrm_transfer.recipe.schema import Recipe
@@ -86,11 +87,13 @@ SkipBadSteps = Annotated[
     typer.Option(
         "--skip-bad-steps",
         min=0,
+        max=MOST,
         help="Steps that may be undone because loss or gradient is not finite.",
     ),
 ]
 Seed = Annotated[
-    int | None, typer.Option(min=0, help="Of initial weights, data order, augmentation and attacks.")
+    int | None,
+    typer.Option(min=0, max=LARGEST_SEED, help="Of initial weights, data order, augmentation and attacks."),
 ]
 Tracker = Annotated[str | None, typer.Option(help="Tell losses and figures to tensorboard, wandb, mlflow, …")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]

@@ -13,6 +13,7 @@ from rrm_transfer.cli import options
 from rrm_transfer.cli.compare import print_comparison
 from rrm_transfer.cli.output import narrator, print_json
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.quantities import LARGEST_SEED
 from rrm_transfer.recipe.shelf import QUICKSTART
 from rrm_transfer.report.screen import show
 
@@ -175,13 +176,21 @@ def _seeds(text: str | None, default: int, problems: Problems) -> list[int]:
     if text is None:
         return [default]
     parts = [part.strip() for part in text.split(",")]
-    wrong = [part for part in parts if not part.isdecimal()]
+    wrong = [part for part in parts if not _is_seed(part)]
     if wrong:
         problems.add(
-            UserError("Not a seed.", received=", ".join(wrong) or text, allowed="whole numbers of 0 or more")
+            UserError(
+                "Not a seed.",
+                received=", ".join(wrong) or text,
+                allowed=f"whole numbers of 0 to {LARGEST_SEED}",
+            )
         )
         return [default]
     return list(dict.fromkeys(int(part) for part in parts))
+
+
+def _is_seed(text: str) -> bool:
+    return text.isdecimal() and len(text) <= len(str(LARGEST_SEED)) and int(text) <= LARGEST_SEED
 
 
 def _launcher(name: str, folder: Path, arguments: list[str]) -> Launcher:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import reprlib
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.printing import brief
 
 DEEPEST = 64
 """Levels of lists and mappings; what walks through a document may recurse."""
 LONGEST = 2**30
 """Bytes of a document."""
-_SHOWN = 80
-"""Characters of a damaged value that a message shows."""
+_BITS = 64
+"""Of a whole number."""
 
 T = TypeVar("T")
 
@@ -197,26 +197,20 @@ def as_form(path: Path, content: Any, form: TypeAdapter[T], prefix: str = "") ->
         first = error.errors()[0]
         field = prefix + ".".join(map(str, first["loc"]))
         message = re.sub(r"^(Value error, |Input should be )| or (an )?instance of \w+", "", first["msg"])
-        holds = _shown(first["input"])
+        holds = brief(first["input"])
         if first["type"] == "missing":
             holds, message = "nothing", "a value; the run wrote one"
         raise damaged(path, field, holds, message) from None
-
-
-def _shown(value: Any) -> str:
-    brief = reprlib.Repr()
-    brief.maxstring = brief.maxother = brief.maxlong = _SHOWN
-    return brief.repr(value)
 
 
 def parse_json(text: str | bytes) -> Any:
     """Reads JSON.
 
     Raises:
-        ValueError: It is not JSON, is nested too deeply, or has strings that are no text.
+        ValueError: It is not JSON, is nested too deeply, or has a number of more than 64 bits.
     """
     try:
-        return _shallow(json.loads(text))
+        return modest(json.loads(text))
     except RecursionError:
         raise _too_deep() from None
 
@@ -225,10 +219,10 @@ def parse_yaml(text: str) -> Any:
     """Reads YAML that names no Python objects and has no aliases, by which a few lines become gigabytes.
 
     Raises:
-        ValueError: It is not such YAML, or is nested too deeply.
+        ValueError: It is not such YAML, is nested too deeply, or has a number of more than 64 bits.
     """
     try:
-        return _shallow(yaml.load(text, _Loader))
+        return modest(yaml.load(text, _Loader))
     except RecursionError:
         raise _too_deep() from None
     except Exception as error:  # PyYAML's constructors fail in any way on values that are not what a tag says
@@ -242,9 +236,17 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _shallow(document: Any) -> Any:
+def modest(document: Any) -> Any:
+    """Returns a document whose depth and whole numbers others can cope with.
+
+    Raises:
+        ValueError: It is nested too deeply, or has a number of more than 64 bits.
+    """
     level = [document]
     for _ in range(DEEPEST):
+        for node in level:
+            if isinstance(node, int) and node.bit_length() > _BITS:
+                raise ValueError(f"a number of {node.bit_length():,} bits; {_BITS} are allowed")
         containers = [node for node in level if isinstance(node, dict | list)]
         if not containers:
             return document

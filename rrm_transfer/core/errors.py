@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rrm_transfer.core.printing import presentable
+from rrm_transfer.core.printing import presentable, shortened
 
 
 class UserError(Exception):
@@ -43,7 +43,7 @@ class UserError(Exception):
     def __str__(self) -> str:
         lines = [self.what]
         if self.received is not None:
-            lines.append(f"  received: {self.received}")
+            lines.append(f"  received: {shortened(self.received)}")
         if self.allowed:
             lines.append(f"  allowed:  {self.allowed}")
         if self.hint:

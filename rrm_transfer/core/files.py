@@ -62,7 +62,10 @@ def place_of(path: Path) -> Path:
 
 
 def require_writable(
-    *paths: Path, overwrite: bool = False, ours: Callable[[Path], bool] = lambda path: False
+    *paths: Path,
+    overwrite: bool = False,
+    ours: Callable[[Path], bool] = lambda path: False,
+    hint: str = "another name, or --overwrite to replace it",
 ) -> None:
     """Checks, before the work begins, that files may be written where a user wants them.
 
@@ -70,6 +73,7 @@ def require_writable(
         paths: The files.
         overwrite: Whether the user gave leave to replace files.
         ours: Tells whether a regular file is one that this package wrote, which is replaced without leave.
+        hint: What to do where a file would be lost.
 
     Raises:
         UserError: A file would be lost, or something stands there that is no regular file.
@@ -80,7 +84,7 @@ def require_writable(
         raise UserError(
             "Another file stands here already." if len(lost) == 1 else "Other files stand here already.",
             received=", ".join(lost),
-            hint="another name, or --overwrite to replace it",
+            hint=hint,
         )
 
 

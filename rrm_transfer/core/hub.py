@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import sha256_of
+from rrm_transfer.core.patience import patient
 from rrm_transfer.core.stems import STOCK_WEIGHTS, weights_name
 
 _SECONDS = 5.0
@@ -56,14 +54,15 @@ def plain_answers() -> Iterator[None]:
     """Refuses answers of a hub whose tags would lead out of its cache, where the client makes paths of them.
 
     Raises:
-        UserError: There was one.
+        UserError: There was one, or one that did not come; see ``patient``.
     """
     from huggingface_hub import get_session
 
     hooks = get_session().event_hooks["response"]
     hooks.append(_require_plain_tags)
     try:
-        yield
+        with patient():
+            yield
     finally:
         hooks.remove(_require_plain_tags)
 
@@ -184,17 +183,16 @@ def require_hub(name: str, *, hint: str | None = None) -> None:
 
 def hub_answers() -> bool:
     """Tells whether the hub can be reached and offline mode is not set."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, get_session
 
     if constants.is_offline_mode():
         return False
     try:
-        with urllib.request.urlopen(constants.ENDPOINT, timeout=_SECONDS):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, http.client.HTTPException, ValueError):  # the last two: HF_ENDPOINT is no plain address
+        with patient(_SECONDS):
+            get_session().head(constants.ENDPOINT, timeout=_SECONDS, follow_redirects=False)
+    except Exception:  # whatever the client raises, also where HF_ENDPOINT is no plain address
         return False
+    return True
 
 
 def is_connection_problem(error: BaseException) -> bool:

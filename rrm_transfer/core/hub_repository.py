@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import hub_answers
+from rrm_transfer.core.patience import patient
 
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _LOGIN = "hf auth login, or set HF_TOKEN, with a token that may write"
@@ -111,7 +112,8 @@ class HubRepository:
     def _explained(self, attempt: str) -> Iterator[None]:
         """Turns what the hub or the way to it says into one message, without the token."""
         try:
-            yield
+            with patient():
+                yield
         except Exception as problem:  # the client wraps what happens to a single file in errors of any kind
             if isinstance(problem, OSError) and problem.errno is not None and not _answer(problem):
                 raise  # of this machine's storage, not of the hub

@@ -25,8 +25,10 @@ class PixelStatistics:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        sound = all(math.isfinite(value) and abs(value) <= _LARGEST for value in (*self.mean, *self.std))
-        if len(self.mean) != len(self.std) or not self.mean or not sound or any(s <= 0 for s in self.std):
+        values = (*self.mean, *self.std)
+        sound = all(not isinstance(v, bool) and math.isfinite(v) and abs(v) <= _LARGEST for v in values)
+        sound = sound and all(s >= 1 / _LARGEST for s in self.std)
+        if len(self.mean) != len(self.std) or not self.mean or not sound:
             raise ValueError(f"not pixel statistics: mean {self.mean}, std {self.std}")
 
     def for_channels(self, channels: int) -> PixelStatistics:

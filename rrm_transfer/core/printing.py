@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 import sys
 
 _HIDDEN = "…"
@@ -12,6 +13,29 @@ _USER_INFO = re.compile(r"(?<=://)[^\s/@'\"]+(?=@)")
 _QUERY = re.compile(r"(https?://[^\s?'\"<>]+\?)[^\s'\"<>]+")  # signatures of downloads
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_LONGEST = 1000
+"""Characters of what a message shows."""
+_BRIEF = 80
+"""Characters of one value among others."""
+_BITS = 1024
+"""Of a whole number whose digits are shown."""
+
+
+def shortened(value: object) -> str:
+    """Returns a value as text, without the middle of a long one."""
+    if isinstance(value, int) and value.bit_length() > _BITS:
+        return f"a number of {value.bit_length():,} bits"
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+
+
+def brief(value: object) -> str:
+    """Returns a value as Python writes it, without the middle of a long one."""
+    if isinstance(value, int) and value.bit_length() > _BITS:
+        return shortened(value)
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = _BRIEF
+    return short.repr(value)
 
 
 def presentable(text: str) -> str:

@@ -8,6 +8,15 @@ from dataclasses import dataclass
 
 from rrm_transfer.core.errors import UserError
 
+MOST = 10**9
+"""Nothing in a run is done or counted more often."""
+LARGEST_SIDE = 1 << 12
+"""Pixels of an image's side."""
+LARGEST_SEED = 2**63 - 1
+"""That torch's generators take."""
+
+_LONGEST = 100
+"""Characters of a number."""
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FRACTION = re.compile(rf"\s*({_DECIMAL})\s*(?:/\s*({_DECIMAL}))?\s*")
 
@@ -21,14 +30,19 @@ def parse_fraction(text: str | int | float) -> float:
         UserError: It is neither, is negative, not finite, or divides by zero.
     """
     problem = UserError(
-        "Not a number or a fraction.", received=text, allowed="a number such as 0.03 or 8/255, 0 or more"
+        "Not a number or a fraction.",
+        received=text,
+        allowed="a number such as 0.03 or 8/255, 0 or more",
     )
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise problem
     if isinstance(text, int | float):
-        value = float(text)
+        try:
+            value = float(text)
+        except OverflowError:
+            raise problem from None
     else:
-        match = _FRACTION.fullmatch(text)
+        match = _FRACTION.fullmatch(text) if len(text) <= _LONGEST else None
         if match is None:
             raise problem
         numerator, denominator = float(match[1]), float(match[2] or 1)
@@ -46,10 +60,11 @@ def parse_count(text: str) -> int:
     Raises:
         UserError: It is another form.
     """
-    match = re.fullmatch(rf"\s*({_DECIMAL})\s*([kKmMgG]?)\s*", text)
-    if match is None:
+    match = re.fullmatch(rf"\s*({_DECIMAL})\s*([kKmMgG]?)\s*", text) if len(text) <= _LONGEST else None
+    count = float(match[1]) * _THOUSANDS[match[2].upper()] if match else math.inf
+    if not math.isfinite(count):
         raise UserError("Not a count.", received=text, allowed="a number such as 500000, 2.5M or 1G")
-    return round(float(match[1]) * _THOUSANDS[match[2].upper()])
+    return round(count)
 
 
 def format_count(count: int) -> str:

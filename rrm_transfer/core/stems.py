@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from rrm_transfer.core.construction import bounded
 from rrm_transfer.core.errors import UserError
 
 STEMS = ("cifar",)
@@ -66,12 +67,13 @@ def create_network(architecture: str, **args: Any) -> nn.Module:
         args: For ``timm.create_model``.
 
     Raises:
-        UserError: The network has no stem that could be replaced.
+        UserError: The network has no stem that could be replaced, or would be larger than any known.
     """
     import timm
 
     require_shape_only(args)
-    network = cast(nn.Module, timm.create_model(base_architecture(architecture), **args))
+    with bounded(args):
+        network = cast(nn.Module, timm.create_model(base_architecture(architecture), **args))
     if has_cifar_stem(architecture):
         replace_stem(network, "cifar", base_architecture(architecture))
     return network

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.hub import is_connection_problem, plain_answers, require_hub
+from rrm_transfer.core.hub import plain_answers, require_hub
+from rrm_transfer.core.patience import patient
 from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.disk import require_space
 from rrm_transfer.data.parts import PART_NAMES, SourceParts
@@ -127,8 +128,12 @@ def _check_access(name: HubName, hint: str) -> int:
 
     api = HfApi()
     try:
-        api.auth_check(name.repo, repo_type="dataset")
-        info = api.dataset_info(name.repo, revision=name.revision, files_metadata=True)
+        with patient():
+            api.auth_check(name.repo, repo_type="dataset")
+            info = api.dataset_info(name.repo, revision=name.revision, files_metadata=True)
+        return sum(_whole(file.size) for file in info.siblings or ())
+    except UserError:
+        raise
     except GatedRepoError:
         raise UserError(
             "The hub gives this data set only to users who accepted its terms.",
@@ -143,11 +148,12 @@ def _check_access(name: HubName, hint: str) -> int:
         raise UserError(
             "Unknown data set: neither here nor on the hub.", received=name.repo, hint=hint
         ) from None
-    except Exception as error:
-        if not (isinstance(error, OSError) or is_connection_problem(error)):
-            raise
+    except Exception as error:  # whatever the client makes of an answer that is none
         raise _out_of_reach(name, hint, error) from error
-    return sum(file.size or 0 for file in info.siblings or ())
+
+
+def _whole(size: object) -> int:
+    return size if isinstance(size, int) and size > 0 else 0
 
 
 @contextmanager
@@ -159,31 +165,27 @@ def _explaining(name: HubName, hint: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except RuntimeError as error:
-        if "scripts are no longer supported" not in str(error):
-            raise
-        raise UserError(
-            "The data set is a script, which the datasets library no longer runs.",
-            received=name.repo,
-            hint=f"try its parquet form: {name.repo}@refs/convert/parquet; or use {LOCAL_FORMS}",
-        ) from error
-    except ValueError as error:
-        if "onfig" not in str(error):
-            raise
-        raise UserError(
-            f"The data set has several configurations. {error}",
-            received=name.repo,
-            hint=f"name one: {name.repo}:CONFIG",
-        ) from error
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise UserError(f"The data set cannot be read: {error}", received=name.repo, hint=hint) from error
-    except Exception as error:
-        if not (isinstance(error, OSError) or is_connection_problem(error)):
-            raise
+    except Exception as error:  # whatever the library makes of files that are none
+        if isinstance(error, RuntimeError) and "scripts are no longer supported" in str(error):
+            raise UserError(
+                "The data set is a script, which the datasets library no longer runs.",
+                received=name.repo,
+                hint=f"try its parquet form: {name.repo}@refs/convert/parquet; or use {LOCAL_FORMS}",
+            ) from error
+        if isinstance(error, ValueError) and "onfig name" in str(error):
+            raise UserError(
+                f"The data set has several configurations. {error}",
+                received=name.repo,
+                hint=f"name one: {name.repo}:CONFIG",
+            ) from error
+        if isinstance(error, datasets.exceptions.DatasetGenerationError):
+            raise UserError(f"The data set cannot be read: {error}", received=name.repo, hint=hint) from error
         raise _out_of_reach(name, hint, error) from error
 
 
 def _out_of_reach(name: HubName, hint: str, error: Exception) -> UserError:
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error  # of this machine's storage, not of the hub
     reason = str(error).partition("\n")[0] or type(error).__name__
     return UserError(
         f"The data set cannot be had from the hub or its local copy: {reason}", received=name.repo, hint=hint

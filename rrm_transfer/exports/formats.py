@@ -143,6 +143,7 @@ def _require_equal(error: float, form: str) -> None:
 
 def _onnx(network: nn.Module, images: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
     try:
+        import onnx  # noqa: F401  # torch.onnx needs it
         import onnxruntime
         import onnxscript  # noqa: F401  # torch.onnx needs it
     except ImportError as missing:

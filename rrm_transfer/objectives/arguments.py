@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.layers import Layer
 from rrm_transfer.core.names import did_you_mean
+from rrm_transfer.core.printing import brief
 from rrm_transfer.core.quantities import parse_fraction
 
 
@@ -115,7 +116,10 @@ class _Kind:
             except UserError as error:
                 raise ValueError(value) from error
         if float in self.bases and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError as error:
+                raise ValueError(value) from error
         if type(value) not in self.bases:
             raise ValueError(value)
         if self.options and value not in self.options:
@@ -208,7 +212,7 @@ def read_arguments(
         except ValueError:
             error = UserError(
                 f"{component.__name__} cannot take this {name}.",
-                received=repr(value),
+                received=brief(value),
                 allowed=f"{kind} (default {Argument(name, str(kind), default, '').written_default})",
             )
             problems.append(Problem(name, error))

@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from rrm_transfer.core.documents import parse_yaml, unwritable
+from rrm_transfer.core.documents import modest, parse_yaml, unwritable
 from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.core.names import nearest
+from rrm_transfer.core.printing import brief, shortened
 from rrm_transfer.recipe.schema import AUTO, Auto, Recipe
 from rrm_transfer.recipe.shelf import find_recipe
 
@@ -70,7 +71,10 @@ def build_recipe(
     Raises:
         RecipeError: It has problems; all of them are named.
     """
-    merged = copy.deepcopy(dict(content))
+    try:
+        merged = copy.deepcopy(modest(dict(content)))
+    except ValueError as error:
+        raise RecipeError([("recipe", str(error))]) from None
     pairs = overrides.items() if isinstance(overrides, Mapping) else map(_read_override, overrides)
     for override in pairs:
         _apply(merged, *override)
@@ -102,7 +106,7 @@ def _read_override(text: str) -> tuple[str, object]:
 
 
 def _apply(content: dict[str, Any], path: str, value: object) -> None:
-    given = f"{path}={value}"
+    given = f"{path}={shortened(value)}"
     keys = path.split(".")
     if not all(keys):
         raise UserError("Not an override.", received=given, allowed="key.subkey=value")
@@ -124,7 +128,7 @@ def _problem(detail: Any) -> tuple[str, str]:
         close = nearest(location[-1], _keys_beside(location))
         message += f" (nearest: {', '.join(close)})" if close else ""
     elif detail["type"] != "missing":
-        message += f" (received {detail['input']!r})"
+        message += f" (received {brief(detail['input'])})"
         message += "; `auto` leaves it to be chosen" * _may_be_open(location)
     return ".".join(location), message
 

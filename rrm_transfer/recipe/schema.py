@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchem
 from pydantic_core import CoreSchema, core_schema
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.quantities import parse_fraction
+from rrm_transfer.core.quantities import LARGEST_SEED, LARGEST_SIDE, MOST, parse_fraction
 
 
 def _quantity(value: Any) -> float:
@@ -29,7 +29,10 @@ def _quantity(value: Any) -> float:
 Quantity = Annotated[float, BeforeValidator(_quantity)]
 """A number of 0 or more; ``8/255`` and ``5e-4`` are read, nothing is evaluated."""
 Positive = Annotated[Quantity, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Pixels = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 def _one_or_several(value: Any) -> Any:
@@ -83,7 +86,7 @@ class CacheSection(Section):
 
     views: Count
     dtype: Literal["float16", "bf16"] = "float16"
-    seed: Open[Annotated[int, Field(ge=0)]] = AUTO
+    seed: Open[Seed] = AUTO
 
 
 class TeacherSection(Section):
@@ -148,7 +151,7 @@ class AugmentationSection(Section):
         lighting: Standard deviation of AlexNet's colour noise.
     """
 
-    crop_padding: Annotated[int, Field(ge=0)] = 0
+    crop_padding: Annotated[int, Field(ge=0, le=LARGEST_SIDE)] = 0
     flip: bool = False
     jitter: Quantity = 0.0
     rotation: Quantity = 0.0
@@ -180,14 +183,14 @@ class DataSection(Section):
 
     name: Open[str] = AUTO
     label_map: Open[str | None] = AUTO
-    image_size: Open[Count] = AUTO
+    image_size: Open[Pixels] = AUTO
     held_out: Annotated[Quantity, Field(lt=1)] = 0.0
     augmentation: Open[AugmentationSection] = AUTO
     extra: Names = ()
     extra_share: Annotated[Quantity, Field(gt=0, lt=1)] = 0.5
     extra_labels: Literal["none", "teacher", "source"] = "none"
-    workers: Open[Annotated[int, Field(ge=0)]] = AUTO
-    max_broken: Annotated[int, Field(ge=0)] = 0
+    workers: Open[Annotated[int, Field(ge=0, le=1024)]] = AUTO
+    max_broken: Whole = 0
 
 
 class ThreatSection(Section):
@@ -272,7 +275,7 @@ class TrainSection(Section):
     eps_warmup_epochs: Quantity = 0.0
     clip_grad: Open[Positive | None] = AUTO
     ema: Annotated[Quantity, Field(gt=0, lt=1)] | None = None
-    average_epochs: Annotated[int, Field(ge=2)] | None = None
+    average_epochs: Annotated[Count, Field(ge=2)] | None = None
     select_every: Open[Count | None] = AUTO
     precision: Open[Literal["float32", "bf16"]] = AUTO
     channels_last: Open[bool] = AUTO
@@ -282,7 +285,7 @@ class TrainSection(Section):
     gradient_checkpointing: bool = False
     checkpoint_minutes: Quantity = 10.0
     log_every: Count = 20
-    skip_bad_steps: Annotated[int, Field(ge=0)] = 0
+    skip_bad_steps: Whole = 0
 
 
 class ControlSection(Section):
@@ -310,7 +313,7 @@ class EvaluateSection(Section):
     """
 
     images: Count | None = None
-    skip: Annotated[int, Field(ge=0)] = 0
+    skip: Whole = 0
     eps: Open[Annotated[tuple[Positive, ...], Field(min_length=1)]] = AUTO
     steps: Count = 20
     restarts: Count = 1
@@ -330,7 +333,7 @@ class Recipe(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "custom"
     description: str = ""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     output: Path | None = None
     teacher: TeacherSection | None = None
     student: StudentSection

@@ -126,6 +126,7 @@ def find_launch() -> Launch:
     Raises:
         UserError: It contradicts itself.
     """
+    _number(_TORCHRUN.local_rank)  # accelerate reads it, too, in an ordinary start
     if _TORCHRUN.rank in os.environ:
         return _read(_TORCHRUN)
     found = Launch()
@@ -173,7 +174,7 @@ def _number(variable: str) -> int | None:
     text = os.environ.get(variable)
     if text is None:
         return None
-    if not text.strip().isdecimal():
+    if not text.strip().isdecimal() or len(text) > 9:
         raise UserError(
             "The launcher's variable is not a number.",
             received=f"{variable}={text}",

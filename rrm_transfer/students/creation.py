@@ -9,6 +9,7 @@ from typing import cast
 import timm
 from torch import Tensor, nn
 
+from rrm_transfer.core.construction import PARAMETERS, bounded
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import is_connection_problem
 from rrm_transfer.core.stems import replace_stem, require_shape_only
@@ -24,6 +25,7 @@ def create_timm(
     pretrained: bool = False,
     state: Mapping[str, Tensor] | None = None,
     images: Mapping[str, object] | None = None,
+    parameters: int = PARAMETERS,
 ) -> nn.Module:
     """Builds a timm network, on the default device.
 
@@ -36,10 +38,11 @@ def create_timm(
         pretrained: Load weights, strictly but for the classifier: ``state``, else those that timm names.
         state: A complete state dict in any form that timm knows for the architecture.
         images: What its configuration says of images, where that is not timm's: ``input_size`` and the like.
+        parameters: That it may have.
 
     Raises:
-        UserError: An argument is unknown to the architecture, the weights do not fit, or the stem cannot
-            be replaced.
+        UserError: An argument is unknown to the architecture, the weights do not fit, the stem cannot
+            be replaced, or the network would be too large.
     """
     require_shape_only(args)
     overlay = dict(images or {})
@@ -47,17 +50,18 @@ def create_timm(
         # timm loads strictly only where it believes that the class counts agree
         overlay |= {"state_dict": state, "num_classes": num_classes, "label_offset": 0}
     try:
-        model = cast(
-            nn.Module,
-            timm.create_model(
-                name,
-                pretrained,
-                num_classes=num_classes,
-                in_chans=channels,
-                pretrained_cfg_overlay=overlay or None,
-                **args,
-            ),
-        )
+        with bounded({**args, "num_classes": num_classes, "channels": channels}, parameters=parameters):
+            model = cast(
+                nn.Module,
+                timm.create_model(
+                    name,
+                    pretrained,
+                    num_classes=num_classes,
+                    in_chans=channels,
+                    pretrained_cfg_overlay=overlay or None,
+                    **args,
+                ),
+            )
     except TypeError as error:
         unknown = [key for key in args if f"unexpected keyword argument '{key}'" in str(error)]
         if not unknown:

@@ -95,6 +95,8 @@ def _network(folder: Path, config: dict[str, Any]) -> nn.Module:
             "Unknown student: timm has no such architecture.", received=f"{folder}: {architecture}"
         )
     recorded, args = config["pretrained_cfg"], dict(config.get("model_args") or {})
+    names = (MARKED_WEIGHTS,) if stem else (STOCK_WEIGHTS, _OLDER_WEIGHTS)
+    file = next((folder / name for name in names if (folder / name).exists()), folder / names[0])
     model = create_timm(
         architecture,
         num_classes=args.pop("num_classes", config.get("num_classes", recorded.get("num_classes"))),
@@ -102,9 +104,8 @@ def _network(folder: Path, config: dict[str, Any]) -> nn.Module:
         args=args,
         stem=stem,
         images={key: tuple(recorded[key]) for key in ("input_size", "mean", "std")},
+        parameters=file.stat().st_size,  # each takes a byte at least
     )
-    names = (MARKED_WEIGHTS,) if stem else (STOCK_WEIGHTS, _OLDER_WEIGHTS)
-    file = next((folder / name for name in names if (folder / name).exists()), folder / names[0])
     tensors = read_state_dict(file).tensors
     if stem:
         tensors = {key.removeprefix(MARKED_PREFIX): tensor for key, tensor in tensors.items()}

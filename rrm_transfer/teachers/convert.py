@@ -9,6 +9,7 @@ from pathlib import Path
 
 import rrm_transfer
 from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.files import require_writable
 from rrm_transfer.core.weights.reading import sniff
 
 _SECONDS = 120.0
@@ -29,10 +30,7 @@ def convert(source: Path, target: Path) -> None:
     """
     if target.suffix != ".safetensors":
         raise UserError("The converted file must end in .safetensors.", received=target)
-    if target.exists():
-        raise UserError(
-            "The file stands there already.", received=target, hint="give another name, or remove it"
-        )
+    require_writable(target, hint="another name, or remove it")
     if sniff(source) == "safetensors":
         raise UserError("The file is safetensors already.", received=source)
     package = Path(rrm_transfer.__file__).parent.parent

@@ -102,6 +102,8 @@ def described_by(config: Path, *, name: str, weights: Path) -> Origin:
             else None
         )
         labels = content.get("label_names") or pretrained.get("label_names")
+        if isinstance(labels, dict):  # by the index of the class
+            labels = list(labels.values())
         architecture, names = content["architecture"], tuple(labels or ())
         sides = [value for value in (side, args.get("in_chans")) if value is not None]
         counts = [value for value in (args["num_classes"],) if value is not None]

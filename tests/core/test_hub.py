@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
 
+from rrm_transfer.core import patience
 from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.hub import explaining_hub, hub_file
 from rrm_transfer.data.sources import load_dataset_by_name
@@ -28,7 +30,8 @@ class Server(ThreadingHTTPServer):
     Attributes:
         mood: ``well``, ``500`` (to everything), ``late`` (no answer
             in time), ``drops`` (the connection, after a third of what is asked for), ``cuts`` (likewise, and
-            nothing at a later offset).
+            nothing at a later offset), ``trickles`` (a byte at a time, of the file),
+            ``hesitates`` (likewise, of its headers).
         requests: Methods and paths, in order.
         headers: Sent with the file.
     """
@@ -63,8 +66,13 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(1.5)
         elif mood == "500":
             self._head(500, 0)
+        elif mood == "hesitates":
+            self._trickle(b"HTTP/1.1 200 OK\r\nX-Padding: " + bytes(CONTENT))
         elif self.command == "HEAD":
             self._head(200, len(CONTENT))
+        elif mood == "trickles":
+            self._head(200, len(CONTENT))
+            self._trickle(CONTENT)
         else:
             first = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
             rest = CONTENT[first:]
@@ -72,6 +80,12 @@ class Handler(BaseHTTPRequestHandler):
                 return
             self._head(206 if first else 200, len(rest))
             self.wfile.write(rest if mood == "well" else rest[:PART])
+
+    def _trickle(self, content: bytes) -> None:
+        with suppress(OSError):  # they have had enough
+            for place in range(len(content)):
+                self.wfile.write(content[place : place + 1])
+                threading.Event().wait(0.02)
 
     def _head(self, status: int, length: int) -> None:
         self.send_response(status)
@@ -142,6 +156,22 @@ def test_a_hub_that_fails_is_told_and_leaves_nothing_half_written(
     assert not isinstance(huggingface_hub.try_to_load_from_cache("user/model", "weights.bin"), str)
     server.mood = "well"
     assert hub_file("user/model", "weights.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("mood", ["trickles", "hesitates"])
+@pytest.mark.parametrize(
+    "load", [lambda: hub_file("user/model", "x.bin"), lambda: load_dataset_by_name("u/d")]
+)
+def test_a_trickle_is_not_waited_for(
+    mood: str, load: Callable[[], object], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.mood = mood
+    monkeypatch.setattr(patience, "HEADERS_SECONDS", 0.5)
+    monkeypatch.setattr(patience, "_GRACE_SECONDS", 0.5)
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=r"too slow|no answer within"):
+        load()
+    assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize("header", ["ETag", "X-Linked-ETag", "X-Repo-Commit"])

@@ -16,7 +16,24 @@ def test_numbers_and_fractions_are_read(text: str | int, value: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "8/0", "-1", -0.5, "1/2/3", "__import__('os')", "nan", "inf", "8 of 255", "1e999", True, "0x10"],
+    [
+        "",
+        "8/0",
+        "-1",
+        -0.5,
+        "1/2/3",
+        "__import__('os')",
+        "nan",
+        "inf",
+        "8 of 255",
+        "1e999",
+        True,
+        "0x10",
+        10**400,
+        "9" * 5000,
+        "1" * 100_000 + "x",
+        " " * 100_000 + "x",
+    ],
 )
 def test_everything_else_is_refused(text: str | float) -> None:
     with pytest.raises(UserError, match="8/255"):
@@ -67,7 +84,7 @@ def test_counts_are_read_and_written(text: str, count: int, short: str) -> None:
     assert format_count(count) == short
 
 
-@pytest.mark.parametrize("text", ["ten", "-1M", "1MB", "", "M"])
+@pytest.mark.parametrize("text", ["ten", "-1M", "1MB", "", "M", "1e400", "9" * 400, "1" * 100_000 + "x"])
 def test_what_is_no_count_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="Not a count"):
         parse_count(text)

@@ -93,6 +93,40 @@ def test_wrong_labels_are_mistakes(tmp_path: Path, labels: list[Any], message: s
         load_dataset_by_name(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"no json", b"null", b"3", b'{"info": null}', b'{"info": {"features": 3}}', b"[" * 100_000, b"\xff",
+        b'{"info": {"features": {"image": 3}}}', b'{"info": {"features": {"image": {"_type": "Nope"}}}}',
+        b'{"info": {"features": {"image": {"_type": "ClassLabel", "num_classes": 1000000000}}}}',
+        b'{"info": {"features": {"image": {"_type": "Value", "dtype": "int99"}}}}',
+    ],
+)  # fmt: skip
+def test_a_note_of_the_columns_that_is_none_is_told(note: bytes, tmp_path: Path) -> None:
+    table = pq.read_table(write(tmp_path / "train.parquet"))
+    pq.write_table(table.replace_schema_metadata({"huggingface": note}), tmp_path / "train.parquet")
+    with pytest.raises(UserError, match="metadata do not describe its columns"):
+        load_dataset_by_name(str(tmp_path))
+
+
+def test_a_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = 1 << 17
+    schema = pa.schema([("image", pa.binary()), ("label", pa.int64())])
+    pq.write_table(
+        pa.table({"image": [None] * rows, "label": [0] * rows}, schema), tmp_path / "train.parquet"
+    )
+    with pytest.raises(UserError, match="far more than its size"):
+        load_dataset_by_name(str(tmp_path))
+    # One image that is kept once, and named by every row: not even the footer says what comes of it.
+    same = pa.array([b"\x89PNG" + bytes(1 << 17)] * 700, pa.binary())
+    pq.write_table(
+        pa.table({"image": same, "label": [0, 1] * 350}), tmp_path / "train.parquet", compression="zstd"
+    )
+    assert (tmp_path / "train.parquet").stat().st_size < 1 << 16
+    with pytest.raises(UserError, match="unpacked more than"):
+        load_dataset_by_name(str(tmp_path))
+
+
 @pytest.mark.skipif(not CIFAR10, reason="RRM_TRANSFER_CIFAR10 names no folder")
 def test_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CIFAR10 is not None

@@ -95,6 +95,41 @@ def test_overrides(override: str, path: tuple[str, ...], value: object) -> None:
     assert found == value
 
 
+HUGE = ("9" * 4000, "0x" + "f" * 5000, str(10**400), str(2**70))
+
+
+@pytest.mark.parametrize("number", HUGE, ids=len)
+@pytest.mark.parametrize(
+    "key", ["seed", "threat.eps", "train.epochs", "objective.ce_weight", "student.args.depth"]
+)
+def test_numbers_that_nothing_can_hold_are_told(key: str, number: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"bits|digits") as caught:
+        build_recipe({"student": {"name": "resnet18"}}, [f"{key}={number}"])
+    assert len(str(caught.value)) < 2000
+    section, _, name = key.partition(".")
+    written = f"{section}: {{{name}: {number}}}" if name else f"{section}: {number}"
+    (tmp_path / "huge.yaml").write_text(f"student: {{name: resnet18}}\n{written}\n")
+    with pytest.raises(UserError, match=r"bits|digits"):
+        read_recipe(str(tmp_path / "huge.yaml"))
+    content = {section: {name: int(number, 0)} if name else int(number, 0)} if number.isdecimal() else {}
+    if len(number) < 4300 and content:
+        with pytest.raises(RecipeError, match="bits"):
+            build_recipe({"student": {"name": "resnet18"}} | content)
+
+
+@pytest.mark.parametrize(
+    ("key", "number"),
+    [
+        ("seed", 2**63), ("train.epochs", 10**9 + 1), ("data.image_size", 10**6), ("data.workers", 10**5),
+        ("data.augmentation.crop_padding", 10**6), ("teacher.cache.views", 2**40),
+        ("train.average_epochs", 1), ("evaluate.steps", 2**40),
+    ],
+)  # fmt: skip
+def test_numbers_have_bounds(key: str, number: int) -> None:
+    content = {"student": {"name": "resnet18"}, "teacher": {"name": "t"}}
+    assert [*problems(content, f"{key}={number}")] == [key]
+
+
 def test_objective_arguments_pass_through() -> None:
     recipe = build_recipe(MINIMAL, ["objective.name=rrm", "objective.ce_weight=0.1"])
     assert recipe.objective.arguments == {"ce_weight": 0.1}

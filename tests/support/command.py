@@ -13,12 +13,13 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 _PATIENCE_SECONDS = 120.0
+_COST = "RRM_TRANSFER_TEST_COST"
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.support.warm"])
 
@@ -131,6 +132,42 @@ def command(
     return Command(arguments, folder=folder, moment=moment, environment=environment).end()
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a command took once everything was imported.
+
+    Attributes:
+        seconds: Of the processor.
+        megabytes: At most, above what the process had before.
+    """
+
+    seconds: float
+    megabytes: float
+
+
+def costing(*arguments: str, folder: Path) -> tuple[Ended, Cost]:
+    """Runs ``rrm-transfer ARGUMENTS`` in ``folder`` to its end, and measures it."""
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as said:
+        ended = Command(arguments, folder=folder, environment={_COST: said.name}).end()
+        return ended, Cost(*json.load(said))
+
+
+def _peak() -> int:
+    """Returns the most kilobytes that this process has had since it was last asked to forget."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
+def _measured(run: Callable[[], None], place: Path) -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+    begun, before = time.process_time(), _peak()
+    try:
+        run()
+    finally:
+        cost = time.process_time() - begun, (_peak() - before) / 1024
+        place.write_text(json.dumps(cost), encoding="utf-8")
+
+
 def free_port() -> int:
     """Finds a port at which processes can meet."""
     with socket.socket() as probe:
@@ -176,4 +213,7 @@ def _main(
         moment.arrange()
     from rrm_transfer.cli.app import main
 
-    main()
+    if _COST in environment:
+        _measured(main, Path(environment[_COST]))
+    else:
+        main()

@@ -44,9 +44,10 @@ SCALARS = (
     st.none()
     | st.booleans()
     | st.integers()
-    | st.sampled_from([0, -1, 2**31, 2**63, 10**30])
+    | st.sampled_from([0, -1, 2**31, 2**63, 10**30, 10**400])
     | st.floats()
     | st.text(max_size=12)
+    | st.sampled_from(["\ud800", "a\0b", "../" * 40, "\x1b[2J", "x" * 5000])
 )
 VALUES = st.recursive(
     SCALARS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ def _folder_names() -> st.SearchStrategy[dict[str, list[str]]]:
     markup = st.sampled_from(
         ["<script>", "[red]", "{{ 7 * 7 }}", "\x1b[2J", "train", "Test", "val", ".hidden"]
     )
+    bytes_ = st.binary(min_size=1, max_size=20).filter(lambda name: not {0, ord("/")} & {*name})
+    name |= bytes_.map(os.fsdecode).filter(lambda text: text not in (".", ".."))
     file = st.sampled_from(["a.png", "b.PNG", "c.txt", "[bold].png"]) | name.map(lambda text: f"{text}.png")
     return st.dictionaries(name | markup, st.lists(file, max_size=4), max_size=5)
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from hypothesis import strategies as st
 from safetensors.torch import save
 
 from rrm_transfer.evaluation.gallery import read_gallery
 from rrm_transfer.evaluation.metrics import read_metrics
 from rrm_transfer.evaluation.state import EvaluationState, Found
+from rrm_transfer.report.comparison import compare
+from rrm_transfer.report.table import result_document
+from rrm_transfer.runs.finished import read_finished
 from rrm_transfer.teachers.origins import described_by
 from rrm_transfer.training.checkpoints import _STATE, _TENSORS, Checkpoint, Checkpoints, _seal
 from tests.report import fixtures
@@ -95,15 +100,52 @@ def _galleries() -> st.SearchStrategy[bytes]:
 
 @cache
 def _gallery_file() -> bytes:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gallery.safetensors"
         fixtures.gallery(side=2, count=3).write(path)
         return path.read_bytes()
 
 
+def _runs() -> st.SearchStrategy[tuple[str, Any]]:
+    files = _run_files()
+
+    def of(name: str) -> st.SearchStrategy[tuple[str, Any]]:
+        content = files[name]
+        whole = st.just(content) if name.endswith(".jsonl") else changed(_parsed(name, content))
+        return st.tuples(st.just(name), whole | damaged(content))
+
+    return st.sampled_from(sorted(name for name in files if _is_text(name))).flatmap(of)
+
+
+def _is_text(name: str) -> bool:
+    return name.endswith((".json", ".jsonl", ".yaml"))
+
+
+def _parsed(name: str, content: bytes) -> Any:
+    return yaml.safe_load(content) if name.endswith(".yaml") else json.loads(content)
+
+
+@cache
+def _run_files() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = fixtures.write_run(Path(folder) / "run")
+        fixtures.write_evaluation(run, "later", fixtures.corrupted("student"))
+        fixtures.metrics().write(run.metrics)
+        found = (path for path in run.path.rglob("*") if path.is_file())
+        return {path.relative_to(run.path).as_posix(): path.read_bytes() for path in found}
+
+
+def _tampered(change: tuple[str, Any], folder: Path) -> object:
+    name, content = change
+    changed_ = {name: content if isinstance(content, bytes) else json.dumps(content).encode()}
+    for file, written_ in {**_run_files(), **changed_}.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(written_)
+    return result_document(read_finished(folder)), compare([folder])
+
+
 TARGETS = {
+    "run-folder": Target(_runs, _tampered),
     "metrics": Target(_metrics, _json("metrics.json", read_metrics)),
     "evaluation-state": Target(_states, _json("state.json", _evaluation_state)),
     "training-state": Target(_training_states, _training_state),

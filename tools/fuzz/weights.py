@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from rrm_transfer.core.errors import UserError
 from rrm_transfer.teachers.checkpoints import open_checkpoint
 from rrm_transfer.teachers.guessing import guess, own_args
 from rrm_transfer.teachers.networks.building import NETWORKS
+from rrm_transfer.teachers.salvage import read_inertly
 from rrm_transfer.teachers.unwrapping import unwrap
+from tests.core.weights.hostile import archive, chain
+from tools.fuzz import instructions
 from tools.fuzz.damage import VALUES, changed, damaged
 from tools.fuzz.target import Target, written
 
@@ -74,6 +79,44 @@ def _checkpoints() -> st.SearchStrategy[bytes]:
     return damaged(*_checkpoint_files()) | described | containers
 
 
+def _pickles() -> st.SearchStrategy[tuple[bool, instructions.Tree]]:
+    named = st.text(max_size=8).map(lambda text: ("plain", text))
+    pairs = st.lists(st.tuples(named, instructions.values()), min_size=1, max_size=4)
+    held = pairs.map(lambda found: ("dict", found))
+    return st.tuples(st.booleans(), held | instructions.values())
+
+
+def _read_pickle(parts: tuple[bool, instructions.Tree], folder: Path) -> object:
+    zipped, tree = parts
+    content = instructions.pickled(tree)
+    (archive if zipped else chain)(content)(folder / "teacher.pt")
+    with suppress(UserError):
+        read_inertly(folder / "teacher.pt")
+    return open_checkpoint(folder / "teacher.pt")
+
+
+_KINDS = ["F32", "F16", "BF16", "F64", "I64", "I8", "U8", "BOOL", "F8_E4M3", "C64", "F99", ""]
+_SIDES = st.integers(-1, 5) | st.sampled_from([1 << 31, 1 << 62, 1 << 64, 10**400])
+
+
+def _headers() -> st.SearchStrategy[tuple[dict[str, Any], int, bytes]]:
+    entry = st.fixed_dictionaries(
+        {
+            "dtype": st.sampled_from(_KINDS),
+            "shape": st.lists(_SIDES, max_size=4),
+            "data_offsets": st.lists(_SIDES.map(lambda side: 4 * side), min_size=2, max_size=2),
+        }
+    )
+    names = st.text(max_size=8) | st.sampled_from(["conv1.weight", "fc.bias", "__metadata__"])
+    length = st.sampled_from([0, 0, 0, 0, -1, 1, 8, 1 << 20, 1 << 40, (1 << 64) - 1])
+    return st.tuples(st.dictionaries(names, entry, max_size=4), length, st.binary(max_size=64))
+
+
+def _header_file(parts: tuple[dict[str, Any], int, bytes]) -> bytes:
+    header = json.dumps(parts[0]).encode()
+    return ((len(header) + parts[1]) % (1 << 64)).to_bytes(8, "little") + header + parts[2]
+
+
 _NAMES = [
     f"{name}.weight"
     for name in (
@@ -123,5 +166,7 @@ def _recognise(shapes: Mapping[str, list[int]], _: Path) -> object:
 
 TARGETS = {
     "checkpoints": Target(_checkpoints, written("teacher.pt", open_checkpoint)),
+    "pickles": Target(_pickles, _read_pickle),
+    "headers": Target(lambda: _headers().map(_header_file), written("teacher.safetensors", open_checkpoint)),
     "keys": Target(_networks, _recognise),
 }

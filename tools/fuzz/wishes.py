@@ -38,8 +38,14 @@ def _dotted() -> st.SearchStrategy[str]:
     )
 
 
+_HARD = [
+    "9" * 4000, "9" * 5000, "0x" + "f" * 5000, "0b" + "1" * 5000, "-0x1", "1e400", "1_000_000", ".inf",
+    ".nan", '"a\\0b"', r'"\ud800"', "1:30", "!!int 'x'", "1" * 100_000 + "x", "8/" + "9" * 400,
+]  # fmt: skip
+
+
 def _overrides() -> st.SearchStrategy[list[str]]:
-    values = st.text(max_size=16) | VALUES.map(json.dumps) | SCALARS.map(str)
+    values = st.text(max_size=16) | VALUES.map(json.dumps) | SCALARS.map(str) | st.sampled_from(_HARD)
     pair = st.builds(lambda key, value: f"{key}={value}", _dotted() | st.text(max_size=12), values)
     return st.lists(pair | st.text(max_size=12), max_size=4)
 
@@ -77,7 +83,9 @@ def _quantity(text: Any, _: Path) -> object:
 
 def _quantities() -> st.SearchStrategy[Any]:
     numbers = st.text(alphabet="0123456789.eE+-/ ,", max_size=16)
-    return numbers | st.text(max_size=16) | st.integers() | st.floats() | st.booleans()
+    return (
+        numbers | st.sampled_from(_HARD) | st.text(max_size=16) | st.integers() | st.floats() | st.booleans()
+    )
 
 
 TARGETS = {
