@@ -149,6 +149,7 @@ class Setup:
             sync_batchnorm=train.sync_batchnorm,
             compile=train.compile,
             gradient_checkpointing=train.gradient_checkpointing,
+            attack_mode=train.attack_mode,
             checkpoint_every=train.checkpoint_every,
             log_every=train.log_every,
             skip_bad_steps=train.skip_bad_steps,

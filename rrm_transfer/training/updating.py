@@ -28,7 +28,7 @@ from rrm_transfer.training.execution import (
 )
 from rrm_transfer.training.finite import BadSteps
 from rrm_transfer.training.optimization import Optimization, Schedule, build_optimizer
-from rrm_transfer.training.step import TrainingStep
+from rrm_transfer.training.step import AttackMode, TrainingStep
 from rrm_transfer.training.timing import Clock, untimed
 
 
@@ -49,6 +49,7 @@ class TrainingPlan:
         sync_batchnorm: Whether batch norms normalize by the images of all processes.
         compile: Whether the student is compiled.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
+        attack_mode: Mode of the student where it is attacked.
         checkpoint_every: Optimizer steps between checkpoints.
         log_every: Optimizer steps between log lines.
         skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
@@ -75,6 +76,7 @@ class TrainingPlan:
     average_epochs: int | None = None
     compile: bool = False
     gradient_checkpointing: bool = False
+    attack_mode: AttackMode = "evaluation"
 
 
 class Updater:
@@ -239,6 +241,7 @@ class Updater:
                 first=first,
                 clean=Outputs(said[0], said[1], tuple(said[2:])) if said else None,
                 clock=self.clock,
+                attack_mode=self.plan.attack_mode,
             )
             parts.append(step)
             first += len(index)
