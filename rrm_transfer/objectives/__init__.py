@@ -28,6 +28,7 @@ OBJECTIVES = {
     "free-at": "free:FreeAT",
     "rdt": "rdt:RDT",
     "trades": "trades:TRADES",
+    "gradnorm": "gradients:GradNorm",
 }
 """Names to module and class in this package, imported on first use."""
 

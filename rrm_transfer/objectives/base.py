@@ -92,7 +92,7 @@ class Step(Protocol):
         """The student in training mode; gradients reach its weights."""
 
     def student_eval(self, x: Tensor) -> Outputs:
-        """The same weights in evaluation mode, for attacks: batch statistics are neither used nor updated."""
+        """The same weights as an attack sees them: in evaluation mode, unless the run says otherwise."""
 
     def clean_teacher(self) -> Outputs:
         """The teacher on the clean ``x``, without gradient: computed once per batch or read from a cache."""
@@ -101,7 +101,7 @@ class Step(Protocol):
         """The teacher on any input; gradients reach ``x`` where it requires them, never the weights."""
 
     def attack(self, loss: PerSampleLoss, inner: InnerAttack) -> Tensor:
-        """What ``inner.perturb`` makes of ``x``, with the student in evaluation mode; detached, in [0, 1]."""
+        """What ``inner.perturb`` makes of ``x``, the student as in ``student_eval``; detached, in [0, 1]."""
 
 
 def teacher_inputs(*, clean: bool, other: bool) -> frozenset[TeacherInput]:
@@ -126,6 +126,7 @@ class Objective(ABC):
             beside the cross-entropy is left.
         attacks: Whether the student itself is attacked in training.
         replays: How often the loop uses each batch, with one optimizer step each time (Free AT).
+        differentiates_twice: Whether a term is a gradient itself: the student needs second derivatives.
     """
 
     needs: frozenset[Need] = frozenset()
@@ -135,6 +136,7 @@ class Objective(ABC):
     labels_optional: bool = False
     attacks: bool = False
     replays: int = 1
+    differentiates_twice: bool = False
 
     @abstractmethod
     def __call__(self, step: Step) -> list[Term]:

@@ -26,13 +26,17 @@ from rrm_transfer.objectives.base import (
     teacher_inputs,
 )
 from rrm_transfer.objectives.divergences import cosine_distance, cross_entropy, kl_divergence, relative_l2
+from rrm_transfer.objectives.gradients import differentiable, gradient_term
 from rrm_transfer.objectives.igdm import igdm_terms
 from rrm_transfer.objectives.inputs import add_noise, mix
 from rrm_transfer.objectives.labels import Labels, labels_of
+from rrm_transfer.objectives.weighting import Emphasis, entropy_weights
 
 Distance = Literal["cosine", "relative_l2", "both"]
 Classifier = Literal["own", "teacher", "frozen-teacher"]
 Ascend = Literal["features", "kl", "ce"]
+Target = Literal["clean", "adversarial"]
+Weighting = Literal["equal", "entropy"]
 
 _DISTANCES = {"cosine": cosine_distance, "relative_l2": relative_l2}
 
@@ -78,7 +82,13 @@ class Matching(Objective):
     layer_weights: Weights = (1.0,)
 
     def terms(
-        self, student: Outputs, teacher: Outputs | None, labels: Labels, balance: Balance, prefix: str = ""
+        self,
+        student: Outputs,
+        teacher: Outputs | None,
+        labels: Labels,
+        balance: Balance,
+        prefix: str = "",
+        emphasis: Tensor | float = 1.0,
     ) -> list[Term]:
         """Returns the terms whose weight is not 0.
 
@@ -88,10 +98,13 @@ class Matching(Objective):
             labels: Of the cross-entropy.
             balance: The weights of what is matched.
             prefix: Goes before the terms' names.
+            emphasis: How much each image's match counts, ``(B,)``, or one number for all.
         """
-        parts: list[tuple[str, float, Tensor]] = []
+        terms: list[Term] = []
         if balance.ce:
-            parts.append(("ce", balance.ce, labels.cross_entropy(student.logits)))
+            loss = labels.cross_entropy(student.logits)
+            terms.append(Term(prefix + "ce", balance.ce, loss.mean()))
+        parts: list[tuple[str, float, Tensor]] = []
         if teacher is not None and balance.features:
             by_name = self.distances(student.features, teacher.features)
             parts += [(name, balance.features, distance) for name, distance in by_name.items()]
@@ -101,7 +114,8 @@ class Matching(Objective):
             ]
         if teacher is not None and balance.kd:
             parts.append(("kd", balance.kd, self.kl(teacher.logits, student.logits)))
-        return [Term(prefix + name, weight, values.mean()) for name, weight, values in parts]
+        matched = [Term(prefix + name, weight, (emphasis * values).mean()) for name, weight, values in parts]
+        return terms + matched
 
     def distances(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Returns each chosen distance between representations, ``(B, width)``, by name, ``(B,)``."""
@@ -202,22 +216,36 @@ class CleanMatching(Matching):
         noise: Radius of uniform noise on the student's input, in units of eps; the teacher sees the image
             without it.
         mixup: α of mixup, seen by student and teacher alike; 0 for none.
+        gradient_weight: Weight of ``eps · ‖∇_x CE(S(x), y)‖₁``, the penalty of ``gradnorm``; 0 for none.
     """
 
     noise: Amount = 0.0
     mixup: Share = 0.0
+    gradient_weight: Amount = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.differentiates_twice = self.gradient_weight > 0
 
     def __call__(self, step: Step) -> list[Term]:
         (balance,) = self.balances()
-        if not self.mixup:
+        mixture = mix(step, self.mixup) if self.mixup else None
+        if mixture is None:
             teacher = self.clean_teacher(step)
-            student = step.student(add_noise(step, step.x, self.noise))
-            return self.terms(student, teacher, labels_of(step), balance)
-        # No cache can hold what a teacher says of mixtures, so it is asked.
-        mixture = mix(step, self.mixup)
-        teacher = step.teacher(mixture.x) if self.asks else None
-        student = step.student(add_noise(step, mixture.x, self.noise))
-        return self.terms(student, teacher, mixture.labels(student.logits.shape[1]), balance)
+        else:  # no cache can hold what a teacher says of mixtures, so it is asked
+            teacher = step.teacher(mixture.x) if self.asks else None
+        x = add_noise(step, step.x if mixture is None else mixture.x, self.noise)
+        if self.gradient_weight:
+            with differentiable(x) as x:
+                student = step.student(x)
+        else:
+            student = step.student(x)
+        labels = labels_of(step) if mixture is None else mixture.labels(student.logits.shape[1])
+        terms = self.terms(student, teacher, labels, balance)
+        if self.gradient_weight:
+            loss = labels.cross_entropy(student.logits)
+            terms.append(gradient_term(step, x, loss, self.gradient_weight))
+        return terms
 
     def _teacher_inputs(self) -> frozenset[TeacherInput]:
         return teacher_inputs(clean=not self.mixup, other=self.mixup > 0)
@@ -267,9 +295,17 @@ _START_SCALES: dict[Start, float] = {"gaussian": 0.001, "noise": 2.0}
 
 @dataclass(kw_only=True)
 class AdversarialMatching(Matching):
-    """Matching on adversarial student inputs; the targets are the teacher's on the clean image.
+    """Matching on adversarial student inputs.
 
     Args:
+        target: Which answer of the teacher is matched on the adversarial image: that on the ``clean`` one,
+            which a cache can hold, or that on the ``adversarial`` one itself, as in AdaAD, for which it is
+            asked live. The attack ascends the distance to the clean one in both cases.
+        weighting: How much each image's match counts: ``equal``, or by the ``entropy`` H of the target,
+            ``H − min H``, and ``1 − (H − min H) / (max H − min H)`` on the clean image beside it, as in SAAD
+            (Lee, Chung, TMLR 2026, arXiv 2512.10275), where the entropy stands for how well the student's
+            attacks transfer to the teacher. Minimum and maximum are of the images that a process computes at
+            once.
         clean_feature_weight: As ``feature_weight``, on the clean image.
         clean_kd_weight: As ``kd_weight``, on the clean image.
         clean_ce_weight: As ``ce_weight``, on the clean image.
@@ -291,6 +327,8 @@ class AdversarialMatching(Matching):
         igdm_weight: α of IGDM's addition on the logits, which grows linearly over training.
     """
 
+    target: Target = "clean"
+    weighting: Weighting = "equal"
     clean_feature_weight: Amount = 0.0
     clean_kd_weight: Amount = 0.0
     clean_ce_weight: Amount = 0.0
@@ -310,18 +348,26 @@ class AdversarialMatching(Matching):
 
     def __call__(self, step: Step) -> list[Term]:
         adversarial, clean = self.balances()
-        teacher = self.clean_teacher(step)
         if step.progress < self.begin:
             student = step.student(add_noise(step, step.x, self.noise))
             both = Balance(*map(sum, zip(adversarial, clean, strict=True)))
-            return self.terms(student, teacher, labels_of(step), both, "clean_")
+            return self.terms(student, self.clean_teacher(step), labels_of(step), both, "clean_")
+        teacher = self.clean_teacher(step) if self._attack_sees_clean else None
         x_adv = step.attack(lambda x: self._ascended(step, teacher, step.student_eval(x)), self.inner)
         student = step.student(x_adv)
-        terms = self.terms(student, teacher, labels_of(step), adversarial, "adversarial_")
+        own = step.teacher(x_adv) if self.target == "adversarial" and self.asks else None
+        target = teacher if own is None else own
+        emphasis = Emphasis()
+        if self.weighting == "entropy" and target is not None:
+            emphasis = entropy_weights(target.logits)
+        terms = self.terms(
+            student, target, labels_of(step), adversarial, "adversarial_", emphasis.adversarial
+        )
         if any(clean):
             beside = step.student(add_noise(step, step.x, self.noise))
-            terms += self.terms(beside, teacher, labels_of(step), clean, "clean_")
-        return terms + igdm_terms(step, x_adv, student.logits, self.igdm_weight)
+            terms += self.terms(beside, teacher, labels_of(step), clean, "clean_", emphasis.clean)
+        known = None if own is None else own.logits
+        return terms + igdm_terms(step, x_adv, student.logits, self.igdm_weight, teacher_logits=known)
 
     @property
     def inner(self) -> InnerAttack:
@@ -345,14 +391,26 @@ class AdversarialMatching(Matching):
         return [*super().balances(), clean]
 
     def _asked(self, weights: Balance) -> frozenset[Need]:
+        matched = bool(weights.features or weights.kd)
         ascended = weights._replace(
             features=weights.features or float(self.ascend == "features"),
-            kd=weights.kd or self.igdm_weight or float(self.ascend == "kl"),
+            kd=weights.kd
+            or self.igdm_weight
+            or float(self.ascend == "kl" or (matched and self.weighting == "entropy")),
         )
         return super()._asked(ascended)
 
+    @property
+    def _attack_sees_clean(self) -> bool:
+        """Whether the teacher's clean answer is asked for where there is an attack."""
+        clean = self.balances()[1]
+        return self.target == "clean" or self.ascend != "ce" or bool(clean.features or clean.kd)
+
     def _teacher_inputs(self) -> frozenset[TeacherInput]:
-        return teacher_inputs(clean=True, other=self.igdm_weight > 0)
+        return teacher_inputs(
+            clean=self._attack_sees_clean or self.begin > 0,
+            other=self.igdm_weight > 0 or self.target == "adversarial",
+        )
 
     def _learns_without_labels(self, weights: Balance) -> bool:
         return self.ascend != "ce" and super()._learns_without_labels(weights)

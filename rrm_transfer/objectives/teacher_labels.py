@@ -32,6 +32,8 @@ class TeacherLabels(Objective):
         self.layers = objective.layers
         self.inversion = objective.inversion
         self.replays = objective.replays
+        self.attacks = objective.attacks
+        self.differentiates_twice = objective.differentiates_twice
 
     def __call__(self, step: Step) -> list[Term]:
         return self.objective(cast(Step, _Answered(step)))

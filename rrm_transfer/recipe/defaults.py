@@ -227,6 +227,9 @@ def check_together(recipe: Recipe) -> None:
         )
     if train.select_every not in (None, AUTO) and not recipe.data.held_out:
         problems.append(("train.select_every", "needs images that are held out, such as data.held_out=0.05"))
+    if train.attack_mode == "training" and train.gradient_checkpointing:
+        # What is computed again would enter the statistics twice.
+        problems.append(("train.attack_mode", "is evaluation with train.gradient_checkpointing"))
     if train.schedule == "multistep" and train.milestones == ():
         problems.append(("train.milestones", "is required with multistep, as epochs: [30, 45]"))
     if recipe.data.extra and recipe.data.extra_labels == "teacher" and recipe.teacher is None:

@@ -239,6 +239,8 @@ class TrainSection(Section):
         decay_rate: Factor of one decay.
         warmup_epochs: Linear warm-up of the learning rate from zero; a cycle has none.
         eps_warmup_epochs: Linear warm-up of the training attack's eps from zero.
+        attack_mode: Mode of the student while training attacks it: ``evaluation``, as it will be used; or
+            ``training``, where batch norms normalize by the images at hand and follow what an attack tries.
         clip_grad: Largest gradient norm; null: gradients are not clipped.
         ema: Decay of an exponential moving average of the weights, below 1; null: no such average.
         average_epochs: Epochs at the end over which weights are averaged, 2 or more; null: no such average.
@@ -273,6 +275,7 @@ class TrainSection(Section):
     decay_rate: Positive = 0.1
     warmup_epochs: Open[Quantity] = AUTO
     eps_warmup_epochs: Quantity = 0.0
+    attack_mode: Literal["evaluation", "training"] = "evaluation"
     clip_grad: Open[Positive | None] = AUTO
     ema: Annotated[Quantity, Field(gt=0, lt=1)] | None = None
     average_epochs: Annotated[Count, Field(ge=2)] | None = None

@@ -39,6 +39,7 @@ from rrm_transfer.recipe.schema import (
 from rrm_transfer.runs.extra import find_extra, with_extra_labels, without_extra
 from rrm_transfer.runs.models import ModelFacts, facts_about, load_data, load_model, require_classes
 from rrm_transfer.runs.setup import Setup
+from rrm_transfer.runs.smoothness import check_smooth
 from rrm_transfer.runs.trainables import (
     is_teacher_network,
     kind_of_trainable,
@@ -147,6 +148,8 @@ def resolve(
     # The cache needs the augmentation and the epochs; whatever is left open now is a fault of this module.
     resolved = ResolvedRecipe.of(_with_cache(recipe, objective, narrator))
     context.runtime.check_divisible(resolved.train.global_batch_size, resolved.train.accumulation)
+    if objective.differentiates_twice:
+        check_smooth(resolved, student, narrator)
     narrator.note(training_line(resolved, row.source, kind))
     _tell_what_counts(resolved, accelerate, narrator)
     return Setup(resolved, is_teacher, objective, loaded, extra, threat, teacher, known, student, context)
@@ -171,7 +174,10 @@ def with_objective(setup: Setup, section: ObjectiveSection) -> Setup:
         if teacher is None:
             raise _without_teacher(section.name)
         check_serves(teacher, objective, recipe, setup.loaded.images)
-    return replace(setup, recipe=ResolvedRecipe.of(recipe), objective=objective, extra=extra, teacher=teacher)
+    resolved = ResolvedRecipe.of(recipe)
+    if objective.differentiates_twice:
+        check_smooth(resolved, setup.student, setup.context.narrator)
+    return replace(setup, recipe=resolved, objective=objective, extra=extra, teacher=teacher)
 
 
 def check_names(recipe: Recipe) -> tuple[Recipe, Objective]:

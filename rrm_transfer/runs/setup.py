@@ -168,6 +168,7 @@ class Setup:
             deterministic=train.deterministic,
             gradient_checkpointing=train.gradient_checkpointing,
             checkpoint_minutes=train.checkpoint_minutes,
+            attack_mode=train.attack_mode,
             log_every=train.log_every,
             skip_bad_steps=train.skip_bad_steps,
         )

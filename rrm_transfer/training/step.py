@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.training.timing import Clock, untimed
 
 Autocast = Callable[[], AbstractContextManager[Any]]
+AttackMode = Literal["evaluation", "training"]
 TAKES_CLASSIFIER: frozenset[Need] = frozenset({"classifier", "frozen_classifier"})
 
 
@@ -81,6 +82,7 @@ class TrainingStep:
         frozen: The teacher, where there is one and it is asked.
         clean: The teacher's outputs on ``x``, where they are known.
         clock: Wraps the parts whose time is of interest.
+        attack_mode: Of the student where it is attacked.
     """
 
     autocast: Autocast
@@ -96,13 +98,14 @@ class TrainingStep:
     first: int
     clean: Outputs | None = None
     clock: Clock = untimed
+    attack_mode: AttackMode = "evaluation"
 
     def student(self, x: Tensor) -> Outputs:
         with self.clock("student forward"):
             return self._run(self.prepared, x)
 
     def student_eval(self, x: Tensor) -> Outputs:
-        with self.clock("student forward"), evaluation_mode(self.bare):
+        with self.clock("student forward"), self._attacked():
             return self._run(self.bare, x)
 
     def clean_teacher(self) -> Outputs:
@@ -119,14 +122,18 @@ class TrainingStep:
             return infer(self.frozen, x, self.autocast)
 
     def attack(self, loss: PerSampleLoss, inner: InnerAttack) -> Tensor:
+        # The mode is set for the whole ascent, as activations that are computed again in a backward pass must
+        # be of the same mode.
+        # Weights are frozen because compiled code computes their gradients whether asked for or not.
+        with self.clock("attack"), self._attacked(), frozen(self.bare):
+            return inner.perturb(self.x, loss, self.threat, self.randomness)
+
+    def _attacked(self) -> AbstractContextManager[None]:
         # Evaluation mode: the network that will be deployed is attacked, and running statistics follow the
         # final inputs alone. So do TRADES, RSLAD, AdaAD and Madry's library; ARD, IAD, FGSM-RS, N-FGSM and
         # the RRM code attack in training mode. Pang et al. (ICLR 2021, arXiv 2010.00467) find more clean
-        # accuracy and about as much robustness this way. It is set for the whole ascent, as activations that
-        # are computed again in a backward pass must be those of evaluation mode, too.
-        # Weights are frozen because compiled code computes their gradients whether asked for or not.
-        with self.clock("attack"), evaluation_mode(self.bare), frozen(self.bare):
-            return inner.perturb(self.x, loss, self.threat, self.randomness)
+        # accuracy and about as much robustness in evaluation mode.
+        return evaluation_mode(self.bare) if self.attack_mode == "evaluation" else nullcontext()
 
     def _run(self, module: nn.Module, x: Tensor) -> Outputs:
         return run(module, x, self.autocast)

@@ -31,7 +31,7 @@ from rrm_transfer.training.execution import (
 )
 from rrm_transfer.training.finite import BadSteps
 from rrm_transfer.training.optimization import Optimization, Schedule, build_optimizer
-from rrm_transfer.training.step import TrainingStep
+from rrm_transfer.training.step import AttackMode, TrainingStep
 from rrm_transfer.training.timing import Clock, untimed
 
 
@@ -54,6 +54,7 @@ class TrainingPlan:
         deterministic: Whether GPUs add up in the same order every time.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
         checkpoint_minutes: Between checkpoints; 0: one after each step.
+        attack_mode: Mode of the student where it is attacked.
         log_every: Optimizer steps between log lines.
         skip_bad_steps: How many steps may be undone because their loss or gradient is not finite.
         seed: Of attacks, noise and dropout during training.
@@ -80,6 +81,7 @@ class TrainingPlan:
     compile: bool = False
     deterministic: bool = False
     gradient_checkpointing: bool = False
+    attack_mode: AttackMode = "evaluation"
 
 
 class Updater:
@@ -258,6 +260,7 @@ class Updater:
                 first=first,
                 clean=Outputs(said[0], said[1], tuple(said[2:])) if said else None,
                 clock=self.clock,
+                attack_mode=self.plan.attack_mode,
             )
             parts.append(step)
             first += len(index)

@@ -15,6 +15,7 @@ from rrm_transfer.objectives import (
 from rrm_transfer.objectives.adversarial import PGDAT
 from rrm_transfer.objectives.base import LayerPair
 from rrm_transfer.objectives.matching import RRM, RRMAdv
+from rrm_transfer.objectives.teacher_labels import TeacherLabels
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
@@ -125,4 +126,12 @@ def test_needs_follow_the_arguments() -> None:
     assert build_objective("rrm-adv", ascend="kl").needs == {"features", "logits"}
     assert build_objective("rrm-adv", igdm_weight=1).needs == {"features", "logits"}
     assert build_objective("kd-adv", ascend="ce").needs == {"logits"}
+    assert build_objective("rrm-adv", weighting="entropy").needs == {"features", "logits"}
     assert build_objective("trades").needs == frozenset()
+
+
+def test_a_penalty_on_a_gradient_is_told_before_training() -> None:
+    twice = [("gradnorm", {}), ("rrm", {"gradient_weight": 1}), ("kd", {"gradient_weight": 1})]
+    assert all(build_objective(name, **arguments).differentiates_twice for name, arguments in twice)
+    assert TeacherLabels(build_objective("kd", gradient_weight=1)).differentiates_twice
+    assert not any(build_objective(name).differentiates_twice for name in OBJECTIVES if name != "gradnorm")

@@ -154,6 +154,26 @@ def doubt(w: World, beta: float) -> Tensor:
     return 1 - softmax(w.T(w.adv))[torch.arange(len(w.y)), w.y] ** beta
 
 
+def entropy(z: Tensor) -> Tensor:
+    p = softmax(z)
+    return -(p * p.log()).sum(1)
+
+
+def unsure(z: Tensor) -> Tensor:
+    return entropy(z) - entropy(z).min()
+
+
+def sure(z: Tensor) -> Tensor:
+    return 1 - unsure(z) / unsure(z).max()
+
+
+def gradient_norm(w: World, loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """L1, for Linf, of the mean loss's gradient times the number of images."""
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(w.S(x)).mean(), x, create_graph=True)
+    return len(x) * gradient.abs().sum((1, 2, 3))
+
+
 PGD = Ascent(climb_ce, uniform, 10, 0.25)
 ONE_STEP = 1.25
 
@@ -298,6 +318,75 @@ CASES = [
         ascent=Ascent(lambda w, x: kl(w.T(w.x), w.S(x), 4.0), uniform, 1, ONE_STEP),
         progress=0.75,
     ),
+    Case(
+        "rrm",
+        lambda w: (
+            cosine(w.gS(w.x), w.gT(w.x)).mean()
+            + 0.005 * ce(w.S(w.x), w.y).mean()
+            + 0.5 * 0.1 * gradient_norm(w, lambda z: ce(z, w.y), w.x).mean()
+        ),
+        {"gradient_weight": 0.5},
+    ),
+    Case(
+        "kd",
+        lambda w: (
+            kl(w.T(w.x), w.S(w.x + w.noise("input noise", 1.0)), 4.0).mean()
+            + 2 * 0.1 * gradient_norm(w, lambda z: ce(z, w.y), w.x + w.noise("input noise", 1.0)).mean()
+        ),
+        {"gradient_weight": 2, "noise": 1},
+    ),
+    Case(
+        "rrm-adv",
+        lambda w: (relative(w.gS(w.adv), w.gT(w.adv)) + 0.005 * ce(w.S(w.adv), w.y)).mean(),
+        {"target": "adversarial"},
+        ascent=Ascent(lambda w, x: relative(w.gS(x), w.gT(w.x)), uniform, 1, ONE_STEP),
+    ),
+    Case(
+        "rrm-adv",
+        lambda w: (
+            unsure(w.T(w.x))
+            * (relative(w.gS(w.adv), w.gT(w.x)) + 0.5 * relative(w.hS(w.adv, 0), w.hT(w.x, 0)))
+            + 0.005 * ce(w.S(w.adv), w.y)
+        ).mean(),
+        {"weighting": "entropy", "student_layers": [0], "layer_weights": 0.5},
+        ascent=Ascent(lambda w, x: relative(w.gS(x), w.gT(w.x)), uniform, 1, ONE_STEP),
+    ),
+    Case(
+        "kd-adv",
+        lambda w: (
+            (
+                5 * unsure(w.T(w.adv)) * kl(w.T(w.adv), w.S(w.adv))
+                + 0.7 * sure(w.T(w.adv)) * kl(w.T(w.x), w.S(w.x))
+                + 0.1 * ce(w.S(w.x), w.y)
+            ).mean()
+            + 0.5 * 2 * igdm(w)
+        ),
+        {
+            "target": "adversarial",
+            "weighting": "entropy",
+            "temperature": 1,
+            "kd_weight": 5,
+            "clean_kd_weight": 0.7,
+            "clean_ce_weight": 0.1,
+            "igdm_weight": 2,
+        },
+        ascent=Ascent(lambda w, x: kl(w.T(w.x), w.S(x)), uniform, 1, ONE_STEP),
+    ),
+    Case(
+        "kd-adv",
+        lambda w: kl(w.T(w.adv), w.S(w.adv), 4.0).mean(),
+        {"target": "adversarial", "ascend": "ce"},
+        ascent=Ascent(climb_ce, uniform, 1, ONE_STEP),
+    ),
+    Case(
+        "rrm-adv",
+        lambda w: (
+            relative(w.gS(w.x + w.noise("input noise", 0.5)), w.gT(w.x))
+            + 0.005 * ce(w.S(w.x + w.noise("input noise", 0.5)), w.y)
+        ).mean(),
+        {"begin": 0.75, "noise": 0.5, "target": "adversarial", "weighting": "entropy"},
+        progress=0.74,
+    ),
     Case("ard", lambda w: kl(w.T(w.x), w.S(w.adv), 30.0).mean(), ascent=PGD),
     Case(
         "ard",
@@ -368,6 +457,17 @@ CASES = [
         "trades",
         lambda w: (ce(w.S(w.x), w.y) + 6 * kl(w.S(w.x), w.S(w.adv))).mean(),
         ascent=Ascent(lambda w, x: kl(w.S(w.x).detach(), w.S(x)), small_gaussian, 10, 0.226),
+    ),
+    Case(
+        "gradnorm",
+        lambda w: (0.8 * ce(w.S(w.x), w.y) + 1.2 * 0.1 * gradient_norm(w, lambda z: ce(z, w.y), w.x)).mean(),
+    ),
+    Case(
+        "gradnorm",
+        lambda w: (
+            ce(w.S(w.x), w.y, 0.1) + 3 * 0.1 * gradient_norm(w, lambda z: ce(z, w.y, 0.1), w.x)
+        ).mean(),
+        {"label_smoothing": 0.1, "ce_weight": 1, "gradient_weight": 3},
     ),
     Case("free-at", lambda w: ce(w.S(w.x), w.y).mean()),
 ]

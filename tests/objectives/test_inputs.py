@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -62,7 +64,16 @@ def test_shares_follow_the_beta_distribution(alpha: float) -> None:
     assert share.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.005)
 
 
-_VARIANTS: list[dict[str, float]] = [{}, {"adversarial_share": 0.5}, {"igdm_weight": 1.0}, {"mixup": 0.5}]
+_VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"adversarial_share": 0.5},
+    {"igdm_weight": 1.0},
+    {"mixup": 0.5},
+    {"target": "adversarial"},
+    {"target": "adversarial", "ascend": "ce"},
+    {"target": "adversarial", "ascend": "ce", "clean_kd_weight": 1.0},
+    {"weighting": "entropy"},
+]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +86,7 @@ _VARIANTS: list[dict[str, float]] = [{}, {"adversarial_share": 0.5}, {"igdm_weig
         if build_objective(name).needs
     ],
 )
-def test_objectives_say_what_they_ask_the_teacher_about(objective: str, arguments: dict[str, float]) -> None:
+def test_objectives_say_what_they_ask_the_teacher_about(objective: str, arguments: dict[str, Any]) -> None:
     made = build_objective(objective, **arguments)
     step = make_step(progress=0.9)
     made(step)

@@ -33,6 +33,7 @@ USES: dict[str, tuple[dict[str, Any], bool]] = {
     "free-at": ({}, False),
     "rdt": ({}, False),
     "trades": ({}, True),
+    "gradnorm": ({}, False),
 }
 MORE: list[tuple[str, dict[str, Any], bool]] = [
     ("rrm", {"feature_weight": 0.0, "ce_weight": 1.0}, False),
@@ -40,6 +41,9 @@ MORE: list[tuple[str, dict[str, Any], bool]] = [
     ("kd-adv", {"ascend": "ce", "ce_weight": 0.5}, False),
     ("kd-adv", {"clean_ce_weight": 1.0, "begin": 0.9}, True),
     ("rrm-adv", {"feature_weight": 0.0, "ce_weight": 1.0}, False),
+    ("kd", {"gradient_weight": 1.0}, True),
+    ("rrm", {"gradient_weight": 1.0, "mixup": 1.0}, True),
+    ("kd-adv", {"target": "adversarial", "weighting": "entropy"}, True),
 ]
 ALL = [*((name, *use) for name, use in USES.items()), *MORE]
 

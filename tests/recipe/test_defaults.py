@@ -149,6 +149,11 @@ def test_what_does_not_go_together_is_told_together() -> None:
         "train.select_every",
     ]
     assert "data.held_out=0.05" in str(caught.value)
+    recipe = build_recipe(
+        {"student": {"name": "a"}}, ["train.attack_mode=training", "train.gradient_checkpointing=true"]
+    )
+    with pytest.raises(RecipeError, match=r"train\.attack_mode: is evaluation with"):
+        check_together(recipe)
 
 
 def test_another_optimizer_brings_its_own_learning_rate() -> None:

@@ -33,6 +33,11 @@ _OPTIONS: dict[str, tuple[str, dict[str, object]]] = {
             "noise": 0.5,
         },
     ),
+    "kd with a gradient's norm": ("kd", {"gradient_weight": 0.5}),
+    "kd-adv by entropy on adversarial answers": (
+        "kd-adv",
+        {"target": "adversarial", "weighting": "entropy", "clean_kd_weight": 0.5, "begin": 0.5},
+    ),
 }
 CASES = {**{name: (name, _ARGUMENTS.get(name, {})) for name in sorted(OBJECTIVES)}, **_OPTIONS}
 """Objectives with their arguments by name."""

@@ -102,6 +102,40 @@ def test_what_begins_later_is_counted_from_then_on() -> None:
     assert late == pytest.approx(0.7 * never + 0.3 * always, abs=0.01 * (always - never))
 
 
+@pytest.mark.parametrize(("name", "begin"), [("kd-adv", 0.25), ("rrm-adv", 0.9)])
+def test_noise_before_a_later_attack_costs_nothing(name: str, begin: float) -> None:
+    plain, always = (_count(name, views=2, begin=at, noise=1.0) for at in (1.0, 0.0))
+    late = _count(name, views=2, begin=begin, noise=1.0)
+    assert plain.per_image == pytest.approx(1)
+    assert late.per_image == pytest.approx(begin + (1 - begin) * always.per_image, abs=0.01)
+    assert late.before == always.before
+
+
+def test_an_answer_on_the_adversarial_image_costs_a_forward_pass_of_the_teacher_whatever_is_cached() -> None:
+    for views in (0, 2):
+        clean, adversarial = (
+            _count("kd-adv", views=views, target=target).per_image for target in ("clean", "adversarial")
+        )
+        assert adversarial == pytest.approx(clean + _teacher_forward())
+    live = _count("kd-adv", target="adversarial", ascend="ce").per_image
+    assert live == pytest.approx(_count("kd-adv").per_image)  # one answer, that on the other image
+
+
+def test_weights_by_entropy_cost_nothing() -> None:
+    assert _count("kd-adv", weighting="entropy") == _count("kd-adv")
+
+
+def test_a_gradients_norm_costs_each_layer_six_times_its_forward_pass() -> None:
+    """Forward, to the input, through that twice (weights and activations), and back as ever."""
+    first, others = 2 * 16 * 6 * 9, 2 * 96 * 5 + 2 * 5 * 4  # of one image
+    plain = 3 * (first + others) - first  # nobody asks for the gradient of the image
+    # torch makes the second derivative of a strided convolution at 4x4 positions and keeps 3x3.
+    cut = 2 * 16 * 6 * (4 * 4 - 3 * 3)
+    assert _count("gradnorm").per_image == pytest.approx((6 * (first + others) + cut) / plain)
+    beside = _count("kd", views=1, gradient_weight=1.0).per_image
+    assert beside == pytest.approx(_count("gradnorm").per_image)
+
+
 def test_replays_are_paid_each_time() -> None:
     assert _count("free-at", replays=4).per_image == pytest.approx(2 * _count("free-at", replays=2).per_image)
 

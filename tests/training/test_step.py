@@ -58,6 +58,33 @@ def test_the_student_trains_and_attacks_do_not() -> None:
     assert not equal(before, dict(student.state_dict()))
 
 
+@pytest.mark.parametrize("mode", ["evaluation", "training"])
+def test_attacks_in_training_mode_normalize_by_the_batch_and_move_its_statistics(mode: Any) -> None:
+    student = Network().train()
+    step = _step(student, attack_mode=mode)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    modes: list[bool] = []
+
+    def loss(x: Tensor) -> Tensor:
+        modes.append(student.training)
+        return step.student_eval(x).logits.square().sum(1)
+
+    x_adv = step.attack(loss, InnerAttack(2, 0.5, start="none"))
+    assert modes == [mode == "training"] * 2
+    assert student.training
+    assert student.norm.num_batches_tracked == (2 if mode == "training" else 0)
+    moved = [name for name, value in student.state_dict().items() if not torch.equal(value, before[name])]
+    assert all(name.startswith("norm.") for name in moved)  # statistics, no weights
+    twin = Network().train(mode == "training")
+    x = step.x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(twin(x).logits.square().sum(), x)
+    first = (step.x + 0.05 * gradient.sign()).clamp(0, 1)
+    one = _step(Network().train(), attack_mode=mode)
+    once = InnerAttack(1, 0.5, start="none")
+    torch.testing.assert_close(one.attack(partial(_energy, one), once), first)
+    assert not torch.equal(x_adv, first)
+
+
 def test_the_teacher_sees_the_clean_batch_once_and_without_gradient() -> None:
     step = _step(Network())
     assert step.clean_teacher() is step.clean_teacher()
