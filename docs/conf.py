@@ -12,8 +12,6 @@ html_theme = "furo"
 html_title = "rrm-transfer"
 nb_execution_mode = "off"  # a test runs the notebook
 myst_heading_anchors = 3
-# README.md and the license are read where the code is.
-suppress_warnings = ["myst.xref_missing"]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}

@@ -55,8 +55,8 @@ class Matching(Objective):
 
     Args:
         distance: How far representations are apart; ``both`` adds the two.
-        feature_weight: Weight of the distance between the representations.
-        kd_weight: Weight of the divergence of the student's softened outputs from the teacher's,
+        feature_weight: λ_feat, the weight of the distance between the representations.
+        kd_weight: λ_kd, the weight of the divergence of the student's softened outputs from the teacher's,
             ``τ² · KL(T ‖ S)``.
         temperature: τ, by which logits are divided.
         ce_weight: Weight of the cross-entropy with the labels.
@@ -261,7 +261,6 @@ class RRM(CleanMatching):
     teacher's logits, layers and classifier, noise and mixup are additions.
 
     Args:
-        feature_weight: λ_feat, the weight of the distance between the representations.
         ce_weight: λ_ce, the weight of the cross-entropy; a weight near 1 undoes the transfer, at 0 no labels
             are used.
     """
@@ -281,7 +280,6 @@ class KD(CleanMatching):
     additions.
 
     Args:
-        kd_weight: λ_kd, the weight of ``τ² · KL(T ‖ S)``.
         ce_weight: λ_ce, the weight of the cross-entropy with the labels.
     """
 
@@ -324,7 +322,7 @@ class AdversarialMatching(Matching):
         begin: Part of training before which there is no attack: all terms are of the clean image, with
             ``noise``. Attacks on the last part alone cost little (adversarial fine-tuning: Jeddi, Shafiee,
             Wong, 2020, arXiv 2012.13628).
-        igdm_weight: α of IGDM's addition on the logits, which grows linearly over training.
+        igdm_weight: α of IGDM's addition, which grows linearly over training.
     """
 
     target: Target = "clean"
@@ -425,7 +423,6 @@ class RRMAdv(AdversarialMatching):
     RSLAD (Zi et al., ICCV 2021), with the distance of Vaishnavi, Eykholt, Rahmati (USENIX Security 2022).
 
     Args:
-        feature_weight: λ_feat, the weight of the distance between the representations.
         ce_weight: λ_ce, the weight of the cross-entropy; at 0 no labels are used.
     """
 
@@ -444,7 +441,6 @@ class KDAdv(AdversarialMatching):
     ``clean_kd_weight: 1/6`` it is RSLAD (Zi et al., ICCV 2021) up to the start.
 
     Args:
-        kd_weight: λ_kd, the weight of ``τ² · KL(T ‖ S)``.
         ce_weight: λ_ce, the weight of the cross-entropy with the labels.
     """
 

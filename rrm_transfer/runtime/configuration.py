@@ -10,7 +10,7 @@ from typing import Literal
 
 from rrm_transfer.core.errors import UserError
 
-_DISTRIBUTED = "docs/how-to/distributed.md says what is"
+_DISTRIBUTED = "docs/how-to/many-gpus.md says what is"
 
 _UNSUPPORTED = {
     "ACCELERATE_USE_DEEPSPEED": (

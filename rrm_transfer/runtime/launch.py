@@ -14,7 +14,7 @@ from rrm_transfer.runtime.cores import allowed_cores
 _PORT = "29500"
 """Where processes meet if nobody says; torch's own choice."""
 
-_DISTRIBUTED = "docs/how-to/distributed.md has the commands"
+_DISTRIBUTED = "docs/how-to/many-gpus.md has the commands"
 _ASKED = re.compile(r"launch\b.*?--num[-_]processes[= ](\d+)")
 
 

@@ -58,10 +58,10 @@ def _ip(*words: str) -> None:
 
 
 def _documented() -> list[str]:
-    """Returns the words of the line that distributed.md gives for several machines."""
+    """Returns the words of the line that docs/how-to/many-gpus.md gives for several machines."""
     (line,) = (
         words
-        for block in blocks(ROOT / "docs" / "how-to" / "distributed.md", "bash")
+        for block in blocks(ROOT / "docs" / "how-to" / "many-gpus.md", "bash")
         for words in block.commands
         if "--num_machines" in words
     )

@@ -1,14 +1,16 @@
-"""The fast slice of the survey, and whether its document is current."""
+"""The fast slice of the survey, and whether its record and page are current."""
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import pytest
 import timm
 
-from tools.survey import DOCUMENT, TOLERANCE, Reload, examine, scan, stock_timm
+from tools.architectures_page import PAGE, page
+from tools.survey import RECORD, TOLERANCE, Reload, Row, Scan, examine, record, scan, stock_timm
 
 ODD_HEADS: dict[str, tuple[str, int, dict[str, object]]] = {
     "average of 2: linear": ("deit_tiny_distilled_patch16_224", 32, {"depth": 1}),
@@ -69,16 +71,25 @@ def test_the_forms_are_told_apart_and_encoders_are_none() -> None:
     assert encoder.failure is None
 
 
-def test_the_document_is_current_and_covers_every_module() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    stamp = re.search(r"^timm (\S+): (\d+) architectures in (\d+) modules", text, re.MULTILINE)
-    assert stamp is not None
-    names = timm.list_models()
-    assert stamp[1] == timm.__version__, "run python -m tools.survey"
-    assert int(stamp[2]) == len(names)
-    table = text.partition("## Representatives")[2].partition("## Small images")[0]
-    rows = re.findall(r"^\| (\w+) \| (\w+) \| (\d+) \|", table, re.MULTILINE)
-    assert {module for module, _, _ in rows} == set(timm.list_modules())
-    assert {name for _, name, _ in rows} <= set(names)
-    encoders = re.findall(r"`(\w+_enc)`", text)
-    assert sum(int(count) for _, _, count in rows) + len(encoders) == len(names)
+def test_the_record_covers_every_module() -> None:
+    survey = json.loads(RECORD.read_text(encoding="utf-8"))
+    assert survey["timm"] == timm.__version__, "run python -m tools.survey"
+    names = set(timm.list_models())
+    rows = survey["representatives"]
+    assert {row["module"] for row in rows} == set(timm.list_modules())
+    others = {*survey["encoders"], *survey["unknown"]}
+    assert {row["name"] for row in rows} | others <= names
+    assert sum(row["stands_for"] for row in rows) + len(others) == len(names)
+
+
+def test_the_page_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m tools.architectures_page"
+
+
+def test_the_record_is_what_was_found() -> None:
+    scans = [Scan(name, "vit", 9, "s", "linear") for name in ("test_vit", "other")]
+    row = Row("test_vit", form="linear", sizes={"32": "patch_size=4 → 64"})
+    survey = json.loads(record([*scans, Scan("enc", "vit", 1, "", None)], [row]))
+    assert survey["encoders"] == ["enc"]
+    (found,) = survey["representatives"]
+    assert found == {**asdict(row), "module": "vit", "stands_for": 2}
