@@ -106,6 +106,7 @@ def transfer(
     *,
     teacher: str | Path | None = None,
     student: str | None = None,
+    student_weights: str | Path | None = None,
     dataset: str | Path | None = None,
     objective: str | None = None,
     epochs: int | None = None,
@@ -122,6 +123,8 @@ def transfer(
         recipe: Is taken whole, and what else is named changes it.
         teacher: A zoo name, a timm or ``hf-hub:`` name, a weights file, or a run folder.
         student: A timm architecture, or the beginning of its name.
+        student_weights: A clean network of that architecture to start from: a weights file, or a folder as
+            this package or timm save it.
         dataset: As ``--dataset`` takes it; None: what the teacher was trained on.
         objective: What is minimised, such as ``rrm``.
         epochs: Passes over the training images.
@@ -138,7 +141,10 @@ def transfer(
         recipe,
         base=QUICKSTART,
         overrides=settings or {},
-        sections={"teacher": {"name": name}, **_sections(student, dataset, objective, epochs)},
+        sections={
+            "teacher": {"name": name},
+            **_sections(student, dataset, objective, epochs, student_weights),
+        },
         output=output,
     )
     options["allow_code"] = options.get("allow_code", frozenset()) | code_named_by(name)
@@ -185,10 +191,14 @@ def teach(
 
 
 def _sections(
-    student: str | None, dataset: str | Path | None, objective: str | None, epochs: int | None
+    student: str | None,
+    dataset: str | Path | None,
+    objective: str | None,
+    epochs: int | None,
+    student_weights: str | Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     return {
-        "student": {"name": student},
+        "student": {"name": student, "weights": student_weights},
         "data": {"name": None if dataset is None else str(dataset)},
         "objective": {"name": objective},
         "train": {"epochs": epochs},

@@ -232,7 +232,7 @@ def test_layers_and_a_reused_classifier_leave_a_stock_student(
         "student_layers": "[blocks.2, -1]",
         "teacher_layers": "[2, layer4]",
         "layer_weights": "[1, 0.5]",
-        "classifier": "frozen-teacher",
+        "freeze_classifier": "true",
     }
     sets = [part for key, value in arguments.items() for part in ("--set", f"objective.{key}={value}")]
     options = [*tiny.recipe_options(tiny_teacher, tiny_data, student="test_vit", epochs=1), *sets]

@@ -72,7 +72,7 @@ def shrink(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.changed(
         output=folder / "run",
         teacher=None if recipe.teacher is None else stand_in(recipe.teacher, folder),
-        student=recipe.student.changed(pretrained=False),
+        student=recipe.student.changed(start="scratch"),
         data=recipe.data.changed(name=str(images), held_out=0.0, workers=0, extra=extra),
         objective=rdt if recipe.objective.name == "rdt" else recipe.objective,
         train=train.changed(

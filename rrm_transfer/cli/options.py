@@ -54,6 +54,10 @@ Pretrained = Annotated[
         "--pretrained/--no-pretrained", help="Start the student from timm's weights.", show_default=False
     ),
 ]
+StudentWeights = Annotated[
+    Path | None,
+    typer.Option(help="Start the student from these weights of its architecture: a file, or a folder."),
+]
 _DATASET_FORMS = (
     "fashion-mnist-mini, a folder of images by class, a parquet file or folder, an idx folder, "
     "or a Hugging Face data set. Default: "
@@ -193,6 +197,13 @@ class Training:
     skip_bad_steps: SkipBadSteps = None
     seed: Seed = None
     pretrained: Pretrained = None
+    student_weights: StudentWeights = None
+
+    @property
+    def student(self) -> dict[str, Any]:
+        """Returns what a recipe's ``student`` section is told."""
+        start = None if self.pretrained is None else "pretrained" if self.pretrained else "scratch"
+        return {"start": start, "weights": self.student_weights}
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def run(
         QUICKSTART,
         {
             "teacher": {**source.section(teacher), "check": False if skip_teacher_check else None},
-            "student": {"pretrained": training.pretrained},
+            "student": training.student,
             "data": {"name": dataset},
             "objective": {"name": objective},
             "train": {"skip_bad_steps": training.skip_bad_steps},

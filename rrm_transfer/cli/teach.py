@@ -31,7 +31,7 @@ def teach(
     wanted = asked.wanted(
         TEACHING,
         {
-            "student": {"pretrained": training.pretrained},
+            "student": training.student,
             "data": {"name": dataset},
             "objective": {"name": objective},
             "train": {"skip_bad_steps": training.skip_bad_steps},

@@ -55,7 +55,7 @@ def require_shape_only(args: Mapping[str, object]) -> None:
         raise UserError(
             "An argument of the network would have other weights loaded.",
             received=", ".join(refused),
-            hint="student.pretrained or student.weights in the recipe; --teacher-weights for a teacher",
+            hint="student.start or student.weights in the recipe; --teacher-weights for a teacher",
         )
 
 

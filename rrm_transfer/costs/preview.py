@@ -92,6 +92,8 @@ def _facts(setup: Setup) -> dict[str, dict[str, Any]]:
         matched = student.head.classifier.in_features
         facts["student"] |= {
             "stock": student.stock,
+            "start": setup.recipe.student.start,
+            "head": setup.recipe.student.head,
             "width": matched if linear is None else linear.in_features,
             "projection": None if linear is None else [linear.in_features, linear.out_features],
         }

@@ -15,8 +15,8 @@ from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 
-Need = Literal["features", "logits", "classifier", "frozen_classifier"]
-"""What is asked of a teacher; its classifier as the start of the student's, or in its place."""
+Need = Literal["features", "logits", "frozen_classifier"]
+"""What is asked of a teacher; its classifier in the place of the student's."""
 
 TeacherInput = Literal["clean", "other"]
 """What a teacher is asked about: the clean input, whose outputs a cache can hold, or another."""

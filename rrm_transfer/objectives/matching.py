@@ -33,7 +33,6 @@ from rrm_transfer.objectives.labels import Labels, labels_of
 from rrm_transfer.objectives.weighting import Emphasis, entropy_weights
 
 Distance = Literal["cosine", "relative_l2", "both"]
-Classifier = Literal["own", "teacher", "frozen-teacher"]
 Ascend = Literal["features", "kl", "ce"]
 Target = Literal["clean", "adversarial"]
 Weighting = Literal["equal", "entropy"]
@@ -60,10 +59,9 @@ class Matching(Objective):
             ``τ² · KL(T ‖ S)``.
         temperature: τ, by which logits are divided.
         ce_weight: Weight of the cross-entropy with the labels.
-        classifier: The student's: its ``own``; the ``teacher``'s as a start; or the teacher's to the end,
-            ``frozen-teacher``, as in SimKD (Chen et al., "Knowledge Distillation with the Reused Teacher
-            Classifier", CVPR 2022, which matches by mean squared error before pooling). null: its own where a
-            term trains it, else the teacher's, frozen.
+        freeze_classifier: Whether the student's classifier is the teacher's to the end, as in SimKD (Chen et
+            al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022, which matches by mean
+            squared error before pooling). null: where no term trains it. Where it starts is ``student.head``.
         student_layers: Intermediate layers of the student that are matched beside the representation, by
             name or index: averaged over positions and sent through a linear layer each, which is for training
             only.
@@ -76,7 +74,7 @@ class Matching(Objective):
     kd_weight: Amount
     temperature: Positive = 4.0
     ce_weight: Amount
-    classifier: Classifier | None = None
+    freeze_classifier: bool | None = None
     student_layers: Layers = ()
     teacher_layers: Layers | None = None
     layer_weights: Weights = (1.0,)
@@ -194,15 +192,13 @@ class Matching(Objective):
 
     def _classifier_need(self, weights: Balance) -> frozenset[Need]:
         trained = bool(weights.kd or weights.ce)
-        if self.classifier in ("own", "teacher") and not trained:
+        if self.freeze_classifier is False and not trained:
             raise UserError(
                 "No loss term trains the student's classifier.",
-                received=f"classifier={self.classifier}, and neither kd_weight nor ce_weight",
-                allowed="frozen-teacher, or a term that trains it",
+                received="freeze_classifier=false, and neither kd_weight nor ce_weight",
+                allowed="freeze_classifier=true, or a term that trains it",
             )
-        if self.classifier == "frozen-teacher" or not trained:
-            return frozenset({"frozen_classifier"})
-        return frozenset({"classifier"} if self.classifier == "teacher" else ())
+        return frozenset({"frozen_classifier"} if self.freeze_classifier or not trained else ())
 
     def _teacher_inputs(self) -> frozenset[TeacherInput]:
         return teacher_inputs(clean=True, other=False)

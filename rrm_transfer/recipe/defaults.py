@@ -21,7 +21,7 @@ class TrainingDefaults:
 
     Attributes:
         source: Where the row comes from.
-        pretrained: Whether the student starts from timm's weights where they can be had.
+        pretrained: Whether the student starts from timm's weights where they can be had, if nothing is said.
         augmentation: Random changes of training images.
     """
 
@@ -41,10 +41,17 @@ class TrainingDefaults:
     augmentation: AugmentationSection
 
 
+Row = Literal["convolutional", "convolutional, with weights", "transformer"]
+Size = Literal["small", "large"]
+
+EMA = 0.998
+"""Decay of the averaged weights, in every row: a memory of 500 steps, which ``MovingAverage`` shortens
+further where there are few."""
+
 _CROP_AND_FLIP = AugmentationSection(crop_padding=4, flip=True)
 _LARGE = AugmentationSection(random_resized_crop=(0.08, 1.0), flip=True, jitter=0.1, lighting=0.05)
 
-DEFAULTS: dict[tuple[Kind, Literal["small", "large"]], TrainingDefaults] = {
+DEFAULTS: dict[tuple[Row, Size], TrainingDefaults] = {
     ("convolutional", "small"): TrainingDefaults(
         source="Vaishnavi et al. 2022, CIFAR-10 Linf",
         pretrained=False,
@@ -73,6 +80,38 @@ DEFAULTS: dict[tuple[Kind, Literal["small", "large"]], TrainingDefaults] = {
         schedule="multistep",
         min_lr=0.0,
         milestones=(35, 50),
+        warmup_epochs=0.0,
+        clip_grad=None,
+        augmentation=_LARGE,
+    ),
+    ("convolutional, with weights", "small"): TrainingDefaults(
+        source="Salman et al. 2020, fine-tuning",
+        pretrained=True,
+        epochs=24,
+        global_batch_size=128,
+        optimizer="momentum",
+        lr=0.01,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="cosine",
+        min_lr=1e-6,
+        milestones=(),
+        warmup_epochs=0.0,
+        clip_grad=None,
+        augmentation=_CROP_AND_FLIP,
+    ),
+    ("convolutional, with weights", "large"): TrainingDefaults(
+        source="Salman et al. 2020, fine-tuning",
+        pretrained=True,
+        epochs=30,
+        global_batch_size=128,
+        optimizer="momentum",
+        lr=0.01,
+        momentum=0.9,
+        weight_decay=5e-5,
+        schedule="cosine",
+        min_lr=1e-6,
+        milestones=(),
         warmup_epochs=0.0,
         clip_grad=None,
         augmentation=_LARGE,
@@ -137,9 +176,16 @@ NUMERICS: dict[tuple[Literal["bf16", "float32"], Kind], Numerics] = {
 """A rule and not a stopwatch, so that a recipe is the same run today and tomorrow."""
 
 
-def training_defaults(kind: Kind, image_size: int) -> TrainingDefaults:
-    """Returns the row for a kind of student and the side of its input in pixels."""
-    return DEFAULTS[kind, "small" if image_size <= SMALL_IMAGE else "large"]
+def training_defaults(kind: Kind, image_size: int, *, with_weights: bool = False) -> TrainingDefaults:
+    """Returns the row for a student.
+
+    Args:
+        kind: Of student.
+        image_size: Side of its input in pixels.
+        with_weights: Whether it starts from weights. Transformers have one row: they mostly do.
+    """
+    row: Row = "convolutional, with weights" if with_weights and kind == "convolutional" else kind
+    return DEFAULTS[row, "small" if image_size <= SMALL_IMAGE else "large"]
 
 
 def numerics(kind: Kind, *, bf16: bool) -> Numerics:
@@ -153,7 +199,13 @@ def numerics(kind: Kind, *, bf16: bool) -> Numerics:
 
 
 def fill_in(
-    recipe: Recipe, row: TrainingDefaults, numbers: Numerics, *, compiled: bool = False, workers: int = 0
+    recipe: Recipe,
+    row: TrainingDefaults,
+    numbers: Numerics,
+    *,
+    compiled: bool = False,
+    averaged: bool = True,
+    workers: int = 0,
 ) -> Recipe:
     """Returns the recipe with all that is left open of training replaced by what the tables say.
 
@@ -165,6 +217,7 @@ def fill_in(
         numbers: From ``numerics``.
         compiled: Whether the launcher asks for ``torch.compile``.
         workers: Processes that should decode images.
+        averaged: Whether weights can be averaged, for which each process must hold them whole.
 
     Raises:
         RecipeError: The optimizer is one whose learning rate the table does not know, or values do not go
@@ -185,6 +238,7 @@ def fill_in(
         "milestones": [max(1, round(share * milestone)) for milestone in row.milestones],
         "warmup_epochs": share * row.warmup_epochs,
         "clip_grad": row.clip_grad,
+        "ema": EMA if averaged and train.average_epochs is None else None,
         "select_every": 1 if recipe.data.held_out else None,
         "precision": numbers.precision,
         "channels_last": numbers.channels_last,
@@ -218,8 +272,10 @@ def check_together(recipe: Recipe) -> None:
     Raises:
         RecipeError: They do not go together.
     """
-    train, problems = recipe.train, []
-    if train.ema is not None and train.average_epochs is not None:
+    train, student, problems = recipe.train, recipe.student, []
+    if student.weights is not None and student.start in ("scratch", "teacher"):
+        problems.append(("student.weights", f"goes without student.start: {student.start}"))
+    if train.ema not in (None, AUTO) and train.average_epochs is not None:
         problems.append(("train.average_epochs", "goes without train.ema: there is one average"))
     if train.average_epochs is not None and train.epochs != AUTO and train.average_epochs > train.epochs:
         problems.append(
@@ -238,14 +294,32 @@ def check_together(recipe: Recipe) -> None:
         raise RecipeError(problems)
 
 
+def describe_start(start: str, weights: object, head: str) -> str:
+    """Says in words where a student starts.
+
+    Args:
+        start: As in a recipe, and so are the others.
+        weights: None: none of the user's.
+        head: What stands behind the representation.
+    """
+    own = "timm's weights" if weights is None else f"the weights of {weights}"
+    words = {"scratch": "from scratch", "teacher": "from the teacher's weights"}.get(start, f"from {own}")
+    behind = {
+        "teacher": ", with the teacher's classifier",
+        "ridge": ", with a solved projection to the teacher",
+    }
+    return words + behind.get(head, "")
+
+
 def training_line(recipe: ResolvedRecipe, source: str, kind: str) -> str:
     """Says in a line how a recipe trains."""
-    train = recipe.train
+    train, student = recipe.train, recipe.student
+    start = describe_start(student.start, student.weights, student.head)
     return (
         f"training: {kind} student at {recipe.data.image_size} px, {train.epochs} epochs of batches of "
         f"{train.global_batch_size}, {train.optimizer} lr {train.lr:g} ({train.schedule}), "
         f"weight decay {train.weight_decay:g}, "
-        f"{'pretrained' if recipe.student.pretrained else 'from scratch'}, "
+        f"{start}{f', averaged (EMA {train.ema:g})' if train.ema else ''}, "
         f"{Numerics(train.precision, train.channels_last)}{', compiled' * train.compile}; "
         f"threat {recipe.threat.norm} {format_eps(recipe.threat.eps)}  [defaults: {source}]"
     )

@@ -32,7 +32,8 @@ class ResolvedTeacher(TeacherSection):
 
 
 class ResolvedStudent(StudentSection):
-    pretrained: bool
+    start: Literal["scratch", "pretrained", "teacher"]
+    head: Literal["own", "teacher", "ridge"]
 
 
 class ResolvedData(DataSection):
@@ -60,6 +61,7 @@ class ResolvedTrain(TrainSection):
     milestones: tuple[Count, ...]
     warmup_epochs: Quantity
     clip_grad: Positive | None
+    ema: Annotated[Quantity, Field(gt=0, lt=1)] | None
     select_every: Count | None
     precision: Literal["float32", "bf16"]
     channels_last: bool

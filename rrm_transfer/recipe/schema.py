@@ -122,17 +122,25 @@ class StudentSection(Section):
 
     Attributes:
         name: A timm architecture, or the beginning of one.
-        pretrained: Whether to start from timm's weights; ``auto``: where the table says so and they can be
-            had.
-        weights: A local file to start from, instead of timm's hub; null: none.
+        start: ``scratch``; ``pretrained``, from ``weights`` or else from those that timm names; or
+            ``teacher``, whose weights must fit tensor by tensor. ``auto``: ``pretrained`` where ``weights``
+            are given, or the table says so and timm's can be had.
+        weights: The network to start from, of the same architecture: a weights file, or a folder saved by
+            this package or timm, whose arguments and normalization are then the student's; null: none.
+        head: What stands behind the representation at first: ``own``, a new one (or that of the weights);
+            ``teacher``, the teacher's classifier; or ``ridge``, that classifier behind a projection that is
+            solved in closed form, so that training begins as a working classifier. ``auto``: ``ridge`` where
+            the student starts from a network of its own, ``teacher`` where from the teacher's or where the
+            objective keeps that classifier, else ``own``.
         args: Arguments for ``timm.create_model``, such as ``output_stride: 8``; ``stem: cifar`` is ours.
         projection: ``auto`` inserts the linear layer only where widths differ; ``always`` inserts it.
         license: Of the trained weights, as an SPDX or hub identifier; null: not stated.
     """
 
     name: str
-    pretrained: Open[bool] = AUTO
+    start: Open[Literal["scratch", "pretrained", "teacher"]] = AUTO
     weights: Path | None = None
+    head: Open[Literal["own", "teacher", "ridge"]] = AUTO
     args: dict[str, Any] = Field(default_factory=dict)
     projection: Literal["auto", "always"] = "auto"
     license: str | None = None
@@ -242,7 +250,8 @@ class TrainSection(Section):
         attack_mode: Mode of the student while training attacks it: ``evaluation``, as it will be used; or
             ``training``, where batch norms normalize by the images at hand and follow what an attack tries.
         clip_grad: Largest gradient norm; null: gradients are not clipped.
-        ema: Decay of an exponential moving average of the weights, below 1; null: no such average.
+        ema: Decay of an exponential moving average of the weights, below 1; null: no such average; ``auto``:
+            the table's, unless ``average_epochs`` asks for another.
         average_epochs: Epochs at the end over which weights are averaged, 2 or more; null: no such average.
         select_every: Epochs between evaluations on ``data.held_out``, by which the best weights are selected;
             null: no selection; ``auto``: 1 where a part is held out, else null.
@@ -277,7 +286,7 @@ class TrainSection(Section):
     eps_warmup_epochs: Quantity = 0.0
     attack_mode: Literal["evaluation", "training"] = "evaluation"
     clip_grad: Open[Positive | None] = AUTO
-    ema: Annotated[Quantity, Field(gt=0, lt=1)] | None = None
+    ema: Open[Annotated[Quantity, Field(gt=0, lt=1)] | None] = AUTO
     average_epochs: Annotated[Count, Field(ge=2)] | None = None
     select_every: Open[Count | None] = AUTO
     precision: Open[Literal["float32", "bf16"]] = AUTO

@@ -179,7 +179,7 @@ def _origin(student: StudentSection) -> dict[str, Any]:
 
     The hub's relations (adapter, finetune, merge, quantized) have none for a teacher.
     """
-    fetched = student.pretrained is True and student.weights is None
+    fetched = student.start == "pretrained" and student.weights is None
     config = get_pretrained_cfg(student.name) if fetched else None
     if config is None or config.hf_hub_id is None:
         return {}

@@ -36,6 +36,9 @@ def control_setting(recipe: Recipe) -> Setting:
     plain |= {"objective.name": PLAIN, "train.epochs": recipe.control.epochs}
     plain = {key: value for key, value in plain.items() if not key.startswith("data.extra")}
     plain |= dict.fromkeys(("train.ema", "train.average_epochs", "train.select_every"))
+    plain["student.head"] = "own"
+    if recipe.student.start == "teacher":
+        plain["student.start"] = "scratch"
     cache = None if recipe.teacher is None else recipe.teacher.cache
     if cache is not None:
         plain["teacher.cache.views"] = cache.views

@@ -31,11 +31,12 @@ from rrm_transfer.evaluation.metrics import (
     metrics_of,
     read_metrics,
 )
+from rrm_transfer.recipe.defaults import describe_start
 from rrm_transfer.recipe.loading import build_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.runs.folder import RunFolder
 from rrm_transfer.runs.spent import Spent
-from rrm_transfer.students.saving import CONFIG
+from rrm_transfer.students.folder import CONFIG
 from rrm_transfer.teachers.networks.building import is_timm
 
 _STATE = ".state.json"
@@ -88,6 +89,23 @@ def _of_this_package(versions: dict[str, str]) -> dict[str, str]:
     return versions
 
 
+class StartFacts(Facts):
+    """Where training began; see the recipe's ``student``.
+
+    Attributes:
+        origin: The weights.
+        weights: Name of the user's own.
+        head: What stood behind the representation.
+    """
+
+    origin: Literal["scratch", "pretrained", "teacher"]
+    weights: str | None
+    head: Literal["own", "teacher", "ridge"]
+
+    def __str__(self) -> str:
+        return describe_start(self.origin, self.weights, self.head)
+
+
 class Provenance(Facts):
     """How a network was made; see ``products.provenance``.
 
@@ -108,6 +126,7 @@ class Provenance(Facts):
     dataset_license: str | None = None
     fit: str
     teacher: TeacherSource | None
+    start: StartFacts | None = None
     weights: Weights
     architecture: str | None = None
     stem: str | None = None

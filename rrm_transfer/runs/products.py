@@ -72,9 +72,18 @@ def provenance(setup: Setup, product: Product) -> dict[str, Any]:
         "teacher": None
         if teacher is None
         else {"name": public_name(teacher.name), "sha256": teacher.provenance["sha256"]},
+        "start": _start(setup, plain=plain),
         "weights": product.weights,
         **({} if plain else _extra_images(setup)),
     }
+
+
+def _start(setup: Setup, *, plain: bool) -> dict[str, Any]:
+    """Tells which weights training began with, a folder by its last part, and what stood behind them."""
+    section = setup.recipe.student
+    start = "scratch" if plain and section.start == "teacher" else section.start
+    weights = None if section.weights is None else public_name(str(section.weights.absolute()))
+    return {"origin": start, "weights": weights, "head": "own" if plain else section.head}
 
 
 def _extra_images(setup: Setup) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.runs.resolve import objective_problems
 from rrm_transfer.teachers.networks.building import is_factory
 
-_KEPT = ("pretrained",)
+_KEPT = ("start", "head")
 """What a recipe says of a network whichever it is."""
 
 

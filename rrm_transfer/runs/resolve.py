@@ -40,6 +40,7 @@ from rrm_transfer.runs.extra import find_extra, with_extra_labels, without_extra
 from rrm_transfer.runs.models import ModelFacts, facts_about, load_data, load_model, require_classes
 from rrm_transfer.runs.setup import Setup
 from rrm_transfer.runs.smoothness import check_smooth
+from rrm_transfer.runs.start import check_head, choose_head, choose_start, weights_of
 from rrm_transfer.runs.trainables import (
     is_teacher_network,
     kind_of_trainable,
@@ -49,13 +50,11 @@ from rrm_transfer.runs.trainables import (
 from rrm_transfer.runtime.configuration import Configuration
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
-from rrm_transfer.students.pretrained import require_hub_weights
 from rrm_transfer.students.student import StudentPlan
 from rrm_transfer.teachers.loading import own_size
 from rrm_transfer.teachers.sources import find_origin
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.training.optimization import check_optimizer
-from rrm_transfer.training.step import TAKES_CLASSIFIER
 
 
 def resolve(
@@ -116,20 +115,29 @@ def resolve(
     # it can be fitted to the images.
     kind = kind_of_trainable(recipe.student.name)
     row = training_defaults(kind, loaded.image_size)
-    pretrained = _is_pretrained(recipe, row, recorded, narrator)
+    start = choose_start(recipe, row, teacher, recorded, narrator)
+    head = choose_head(recipe, start, objective, teacher, recorded)
+    check_head(head, objective)
     student = plan_trainable(
-        recipe.student, data, image_size=loaded.image_size, pretrained=pretrained, seed=seed
+        recipe.student,
+        data,
+        image_size=loaded.image_size,
+        pretrained=start == "pretrained",
+        weights=weights_of(recipe.student, start, teacher),
+        projected=head == "ridge",
+        seed=seed,
     )
+    row = training_defaults(kind, loaded.image_size, with_weights=start != "scratch")
     arguments = recipe.student.args
     if isinstance(student, StudentPlan):
-        _tell_of_student(student, teacher, narrator)
+        _tell_of_student(student, teacher, narrator, taken=start == "teacher")
         arguments = dict(student.input.args) | ({"stem": student.input.stem} if student.input.stem else {})
 
     # What is still open is in the tables: of training, and of how the device computes it.
     recipe = recipe.changed(
         output=None,  # where a run was written is not part of what it was
         teacher=source,
-        student=recipe.student.changed(pretrained=pretrained, args=arguments),
+        student=recipe.student.changed(start=start, head=head, args=arguments),
         data=loaded.section if recorded is None else _decoded_as(loaded.section, recorded),
         threat=recipe.threat.changed(norm=norm, eps=eps),
         train=recipe.train if recorded is None else _as_recorded(recipe, recorded),
@@ -143,6 +151,7 @@ def resolve(
         numbers,
         compiled=accelerate.compile,
         workers=context.runtime.decoding_workers,
+        averaged=not context.runtime.sharding,
     )
 
     # The cache needs the augmentation and the epochs; whatever is left open now is a fault of this module.
@@ -174,6 +183,7 @@ def with_objective(setup: Setup, section: ObjectiveSection) -> Setup:
         if teacher is None:
             raise _without_teacher(section.name)
         check_serves(teacher, objective, recipe, setup.loaded.images)
+        check_head(setup.recipe.student.head, objective)
     resolved = ResolvedRecipe.of(recipe)
     if objective.differentiates_twice:
         check_smooth(resolved, setup.student, setup.context.narrator)
@@ -239,11 +249,11 @@ def check_serves(teacher: Teacher, objective: Objective, recipe: Recipe, data: D
             received=teacher.name,
             hint="an objective that matches features only, such as rrm",
         )
-    if objective.needs & TAKES_CLASSIFIER and teacher.classifier() is None:
+    if "frozen_classifier" in objective.needs and teacher.classifier() is None:
         raise UserError(
             "The student cannot take over the teacher's classifier, which is not one linear layer.",
             received=teacher.name,
-            hint="--set objective.classifier=own --set objective.ce_weight=0.005, or another teacher",
+            hint="--set objective.freeze_classifier=false and objective.ce_weight=0.005, or another teacher",
         )
     if teacher.num_classes is not None:  # else only its representation is matched
         hint = (
@@ -290,7 +300,9 @@ def _tell_of_teacher(teacher: Teacher, narrator: Narrator) -> None:
     narrator.note(f"teacher: tensors {report}")
 
 
-def _tell_of_student(student: StudentPlan, teacher: Teacher | None, narrator: Narrator) -> None:
+def _tell_of_student(
+    student: StudentPlan, teacher: Teacher | None, narrator: Narrator, *, taken: bool
+) -> None:
     plan = student.input
     bridge = ""
     if teacher is not None and teacher.width != plan.width:
@@ -300,32 +312,11 @@ def _tell_of_student(student: StudentPlan, teacher: Teacher | None, narrator: Na
     )
     for note in plan.notes:
         narrator.note(f"student: {note}")
-    if teacher is not None and teacher.fits(plan.model):
+    if teacher is not None and not taken and teacher.fits(plan.model):
         narrator.warn(
             "the teacher's weights fit this student tensor by tensor: the teacher can be deployed as it is, "
-            "or be the start of training (student.weights)"
+            "or be the start of training (student.start=teacher)"
         )
-
-
-def _is_pretrained(
-    recipe: Recipe, row: TrainingDefaults, recorded: Recipe | None, narrator: Narrator
-) -> bool:
-    """Tells whether the student starts from timm's weights; only a user's wish must be fulfilled."""
-    asked = recipe.student.pretrained
-    if asked == AUTO and recorded is not None:
-        asked = recorded.student.pretrained
-    if asked != AUTO:
-        return asked
-    if not row.pretrained or recipe.student.weights is not None:
-        return False
-    try:
-        require_hub_weights(recipe.student.name)
-    except UserError as error:
-        narrator.warn(
-            f"a transformer does better from timm's weights; this one starts from scratch: {error.what}"
-        )
-        return False
-    return True
 
 
 def _as_recorded(recipe: Recipe, recorded: Recipe) -> TrainSection:

@@ -35,6 +35,7 @@ from rrm_transfer.runs.products import (
 from rrm_transfer.runs.resolve import resolve
 from rrm_transfer.runs.robust_set import MadeImages, robust_set_of
 from rrm_transfer.runs.setup import Setup
+from rrm_transfer.runs.start import EVENT, begin, with_start
 from rrm_transfer.runs.teacher import check_teacher, teacher_figures
 from rrm_transfer.runs.tracking import Tracking, check_tracker
 from rrm_transfer.runs.trainables import Trainable
@@ -237,8 +238,10 @@ class _Work:
             if self.runtime.is_main:
                 product = control_product(control, self.folder, timing["control"]["steps"])
                 export(product, setup, self.images)
-        selection = self._selection()
-        timing["student"] = self._train(
+        selection, begun = self._selection(), begin(student, setup)
+        if begun:
+            self.log(EVENT, begun)
+        trained = self._train(
             "student",
             student,
             setup.objective,
@@ -248,6 +251,7 @@ class _Work:
             selection=selection,
             robust=robust,
         )
+        timing["student"] = with_start(trained, begun)
 
         # The test split is looked at once, at the end: the last weights, the best by the held-out part, and
         # signs that the figures mislead.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.augment import Augmentation
@@ -23,6 +23,9 @@ from rrm_transfer.training.optimization import Optimization
 from rrm_transfer.training.passes import Passes, count_passes
 from rrm_transfer.training.step import pair
 from rrm_transfer.training.updating import TrainingPlan
+
+SOLVED = 4096
+"""Clean training images, at most, on which a projection is solved."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,26 @@ class Setup:
         if self.teacher is None or not isinstance(self.student, StudentPlan):
             return self.student.build()
         student = self.student.build(self.teacher.width)
-        pair(student, self.teacher, self.objective, seed=self.recipe.seed)
+        pair(
+            student,
+            self.teacher,
+            self.objective,
+            seed=self.recipe.seed,
+            takes_classifier=self.recipe.student.head != "own",
+        )
         return student
 
     def build_control(self) -> Trainable:
-        """Builds the same student for plain training."""
-        return self.student.build()
+        """Builds the same student for plain training; undefended, it takes no weights of the teacher."""
+        plan = self.student
+        if isinstance(plan, StudentPlan) and self.recipe.student.start == "teacher":
+            plan = replace(plan, weights=None)
+        return plan.build()
+
+    @property
+    def solved_images(self) -> int:
+        """On how many clean training images the student's projection is solved; 0 where it is not."""
+        return min(SOLVED, len(self.loaded.images.train)) if self.recipe.student.head == "ridge" else 0
 
     def loader(self, images: ImageSet | None = None, *, extra: bool = True) -> TrainingLoader:
         """Builds this process's stream of training batches.
@@ -131,6 +148,7 @@ class Setup:
             teacher=self.teacher if objective.needs else None,
             cached_views=views if objective.needs else 0,
             extra=extra / len(self.loaded.images.train),
+            solved=self.solved_images / len(self.loaded.images.train) if objective.needs else 0.0,
         )
 
     def plan(self, model: Model, epochs: int) -> TrainingPlan:

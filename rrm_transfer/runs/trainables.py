@@ -21,6 +21,7 @@ from rrm_transfer.core.pixels import NAMED_STATISTICS, Normalize
 from rrm_transfer.data.images import DataSet
 from rrm_transfer.recipe.schema import StudentSection
 from rrm_transfer.students.names import resolve_student_name
+from rrm_transfer.students.pretrained import StartingWeights
 from rrm_transfer.students.saving import save_student
 from rrm_transfer.students.student import Student, StudentPlan, kind_of, plan_student
 from rrm_transfer.teachers.networks import Blueprint, build_model
@@ -119,7 +120,14 @@ def kind_of_trainable(name: str) -> Kind:
 
 
 def plan_trainable(
-    section: StudentSection, data: DataSet, *, image_size: int, pretrained: bool, seed: int
+    section: StudentSection,
+    data: DataSet,
+    *,
+    image_size: int,
+    pretrained: bool,
+    weights: StartingWeights | None = None,
+    projected: bool = False,
+    seed: int,
 ) -> TrainablePlan:
     """Plans what a recipe trains, without making weights.
 
@@ -128,6 +136,8 @@ def plan_trainable(
         data: To train on.
         image_size: Side of the input in pixels.
         pretrained: Whether it starts from timm's weights.
+        weights: Another network's that it starts from instead.
+        projected: Whether matched features are projected even where the widths are equal.
         seed: Of the initial weights.
 
     Raises:
@@ -140,9 +150,9 @@ def plan_trainable(
         return plan_student(
             section.name,
             pretrained=pretrained,
-            weights=section.weights,
+            weights=weights,
             args=section.args,
-            projection=section.projection,
+            projection="always" if projected else section.projection,
             **shape,
         )
     if section.args:
@@ -151,10 +161,10 @@ def plan_trainable(
             received=", ".join(section.args),
             hint="leave out --student-arg",
         )
-    if pretrained or section.weights is not None or section.projection != "auto":
+    if pretrained or section.start in ("pretrained", "teacher") or section.projection != "auto":
         raise UserError(
             "A network that timm lacks is trained from scratch and has no projection.",
-            received=f"{section.name} with student.pretrained, student.weights or student.projection",
+            received=f"{section.name} with student.start, student.weights or student.projection",
         )
     return TeacherNetworkPlan(section.name, **shape)
 

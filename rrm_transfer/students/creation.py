@@ -24,6 +24,7 @@ def create_timm(
     stem: str | None = None,
     pretrained: bool = False,
     state: Mapping[str, Tensor] | None = None,
+    exact: bool = False,
     images: Mapping[str, object] | None = None,
     parameters: int = PARAMETERS,
 ) -> nn.Module:
@@ -37,6 +38,7 @@ def create_timm(
         stem: ``"cifar"`` to replace the stem, see `rrm_transfer.core.stems`.
         pretrained: Load weights, strictly but for the classifier: ``state``, else those that timm names.
         state: A complete state dict in any form that timm knows for the architecture.
+        exact: ``state`` has the names and shapes of the finished network, its stem included.
         images: What its configuration says of images, where that is not timm's: ``input_size`` and the like.
         parameters: That it may have.
 
@@ -46,16 +48,17 @@ def create_timm(
     """
     require_shape_only(args)
     overlay = dict(images or {})
-    if state is not None:
+    timms = state if not exact else None
+    if timms is not None:
         # timm loads strictly only where it believes that the class counts agree
-        overlay |= {"state_dict": state, "num_classes": num_classes, "label_offset": 0}
+        overlay |= {"state_dict": timms, "num_classes": num_classes, "label_offset": 0}
     try:
         with bounded({**args, "num_classes": num_classes, "channels": channels}, parameters=parameters):
             model = cast(
                 nn.Module,
                 timm.create_model(
                     name,
-                    pretrained,
+                    pretrained and not exact,
                     num_classes=num_classes,
                     in_chans=channels,
                     pretrained_cfg_overlay=overlay or None,
@@ -84,6 +87,8 @@ def create_timm(
     cast(dict[str, object], model.pretrained_cfg).pop("state_dict", None)
     if stem is not None:
         replace_stem(model, stem, name)
+    if exact and state is not None:
+        model.load_state_dict(state)
     return model
 
 

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import timm
 from torch import Tensor, nn
 
-from rrm_transfer.core.documents import parse_json
-from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.hub import hub_model
 from rrm_transfer.core.names import HUB, split_scheme
-from rrm_transfer.core.pixels import Normalize, PixelStatistics
-from rrm_transfer.core.stems import MARKED_PREFIX, MARKED_WEIGHTS, STOCK_WEIGHTS
-from rrm_transfer.core.weights.state_dict import read_state_dict, require_same_kinds
+from rrm_transfer.core.pixels import Normalize
+from rrm_transfer.core.weights.state_dict import require_same_kinds
 from rrm_transfer.students.creation import create_timm
-from rrm_transfer.students.saving import CONFIG
-
-# What timm's constructors and loaders raise on a configuration that is not theirs.
-_DAMAGED = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError,
-    ValueError,
-)  # fmt: skip
-
-_OLDER_WEIGHTS = "pytorch_model.bin"
+from rrm_transfer.students.folder import StudentFolder
 
 
 class LoadedStudent(nn.Module):
@@ -38,13 +26,13 @@ class LoadedStudent(nn.Module):
         model: The timm network, which takes normalized images.
     """
 
-    def __init__(self, model: nn.Module, *, config: dict[str, Any]) -> None:
+    def __init__(self, model: nn.Module, *, folder: StudentFolder) -> None:
         super().__init__()
-        recorded = config["pretrained_cfg"]
+        config = folder.config
         self.architecture: str = config.get("rrm", {}).get("architecture", config["architecture"])
         self.class_names: tuple[str, ...] | None = tuple(config.get("label_names") or ()) or None
-        self.normalization = PixelStatistics(tuple(recorded["mean"]), tuple(recorded["std"]))
-        self.image_size: int = recorded["input_size"][-1]
+        self.normalization = folder.statistics
+        self.image_size: int = folder.recorded["input_size"][-1]
         self.normalize = Normalize(self.normalization)
         self.model = model
 
@@ -64,51 +52,28 @@ def load_student(path: str | Path) -> LoadedStudent:
         UserError: There is no student, its files are damaged, or the hub does not give them.
     """
     scheme, name = split_scheme(str(path))
-    folder = hub_model(name)[0].parent if scheme == HUB else Path(name)
-    if not (folder / CONFIG).is_file() and (folder / "student" / CONFIG).is_file():
-        folder = folder / "student"
-    if not (folder / CONFIG).is_file():
-        raise UserError(
-            "No student here.",
-            received=path,
-            allowed="a run folder, a folder with config.json and model.safetensors, or hf-hub:user/name",
-        )
-    try:
-        config = cast(dict[str, Any], parse_json((folder / CONFIG).read_text(encoding="utf-8")))
-        return LoadedStudent(_network(folder, config), config=config).eval()
-    except _DAMAGED as error:
-        raise UserError(
-            "The student's files are incomplete or damaged.", received=folder, allowed=f"timm said: {error}"
-        ) from error
+    folder = StudentFolder(hub_model(name)[0].parent if scheme == HUB else Path(name))
+    with folder.reading():
+        return LoadedStudent(_network(folder), folder=folder).eval()
 
 
-def _network(folder: Path, config: dict[str, Any]) -> nn.Module:
+def _network(folder: StudentFolder) -> nn.Module:
     """Builds the network that a folder describes; its words choose among timm's, and load no other.
 
     Raises:
         UserError: They name another network, or the weights are not its own.
     """
-    stem = config.get("rrm", {}).get("stem")
-    architecture = config["rrm"]["architecture"] if stem else config["architecture"]
-    if not (isinstance(architecture, str) and timm.is_model(architecture)):
-        raise UserError(
-            "Unknown student: timm has no such architecture.", received=f"{folder}: {architecture}"
-        )
-    recorded, args = config["pretrained_cfg"], dict(config.get("model_args") or {})
-    names = (MARKED_WEIGHTS,) if stem else (STOCK_WEIGHTS, _OLDER_WEIGHTS)
-    file = next((folder / name for name in names if (folder / name).exists()), folder / names[0])
+    architecture, recorded, args = folder.architecture, folder.recorded, folder.args
     model = create_timm(
         architecture,
-        num_classes=args.pop("num_classes", config.get("num_classes", recorded.get("num_classes"))),
+        num_classes=args.pop("num_classes", folder.config.get("num_classes", recorded.get("num_classes"))),
         channels=args.pop("in_chans", recorded["input_size"][0]),
         args=args,
-        stem=stem,
+        stem=folder.stem,
         images={key: tuple(recorded[key]) for key in ("input_size", "mean", "std")},
-        parameters=file.stat().st_size,  # each takes a byte at least
+        parameters=folder.weights.stat().st_size,  # each takes a byte at least
     )
-    tensors = read_state_dict(file).tensors
-    if stem:
-        tensors = {key.removeprefix(MARKED_PREFIX): tensor for key, tensor in tensors.items()}
-    require_same_kinds(model, tensors, source=file)
+    tensors = folder.tensors()
+    require_same_kinds(model, tensors, source=folder.weights)
     model.load_state_dict(tensors)
     return model

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import replacing_folder
 from rrm_transfer.core.stems import MARKED_PREFIX, MARKED_WEIGHTS, STOCK_WEIGHTS
+from rrm_transfer.students.folder import CONFIG
 from rrm_transfer.students.student import Student
 
 FOLD_TOLERANCE = 1e-5
 """Largest difference between folded and trained logits, relative to the largest trained logit, in float32."""
-
-CONFIG = "config.json"
 
 
 def fold_error(student: Student, folded: nn.Module, sample: Tensor) -> float:

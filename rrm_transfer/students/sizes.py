@@ -127,6 +127,7 @@ def plan_input(
     image_size: int,
     args: Mapping[str, object],
     keep_shapes: bool = False,
+    complete: bool = False,
 ) -> InputPlan:
     """Chooses the constructor arguments with which an architecture takes images of ``image_size``.
 
@@ -141,6 +142,7 @@ def plan_input(
         image_size: Their side in pixels.
         args: The user's; they win.
         keep_shapes: Weights will be loaded: leave the patch size of networks with stages alone.
+        complete: The arguments are those of a network whose weights will be loaded: choose none beside them.
 
     Raises:
         UserError: The network runs with none of the choices, or is not a classifier.
@@ -153,14 +155,13 @@ def plan_input(
     accepted = accepted_args(reference)
     own = get_pretrained_cfg(name).input_size[1:] == (image_size, image_size)
     bases: list[dict[str, object]] = (
-        [{}] if own or "img_size" not in accepted else [{"img_size": image_size}, {}]
+        [{}] if own or complete or "img_size" not in accepted else [{"img_size": image_size}, {}]
     )
     best: _Trial | None = None
     for base in bases:
         plain = rehearsal.attempt({**base, **given})
-        best = _best(
-            rehearsal, plain, _refinements(reference, plain, {**base, **given}, image_size, keep_shapes)
-        )
+        refinements = _refinements(reference, plain, {**base, **given}, image_size, keep_shapes)
+        best = _best(rehearsal, plain, iter(()) if complete else refinements)
         if best is not None:
             break
     if best is None:

@@ -18,7 +18,7 @@ from rrm_transfer.core.pixels import Normalize, PixelStatistics
 from rrm_transfer.students.creation import create_timm
 from rrm_transfer.students.heads import Head
 from rrm_transfer.students.names import resolve_student_name
-from rrm_transfer.students.pretrained import read_local_weights, require_hub_weights
+from rrm_transfer.students.pretrained import StartingWeights, require_hub_weights, starting_weights
 from rrm_transfer.students.sizes import InputPlan, plan_input
 
 
@@ -55,6 +55,13 @@ class MatchedHead(nn.Module):
         """Copies a weight ``(classes, feature width)`` and a bias ``(classes,)`` into the classifier."""
         self.classifier.weight.copy_(weight)
         self.classifier.bias.copy_(bias)
+
+    @torch.no_grad()
+    def set_projection(self, weight: Tensor, bias: Tensor) -> None:
+        """Copies a weight ``(feature width, width)`` and a bias into the projection, which there must be."""
+        projection = cast(nn.Linear, self.projection)
+        projection.weight.copy_(weight)
+        projection.bias.copy_(bias)
 
     @torch.no_grad()
     def folded(self) -> tuple[Tensor, Tensor]:
@@ -135,6 +142,11 @@ class Student(nn.Module):
         outputs = cast(Outputs, self.head(self.form.pool(self.model, maps)))
         projected = zip(self.layer_projections, layers, strict=True)
         return outputs._replace(intermediates=tuple(projection(layer) for projection, layer in projected))
+
+    @torch.no_grad()
+    def represent(self, x: Tensor) -> Tensor:
+        """Returns the representation before the projection, ``(B, width)``, of pixels in [0, 1]."""
+        return self.form.pool(self.model, self._run(x)[0])
 
     def _run(self, x: Tensor) -> tuple[object, tuple[Tensor, ...]]:
         trunk = cast(Callable[[Tensor], object], self.model.forward_features)
@@ -223,8 +235,8 @@ class StudentPlan:
         channels: Of the data's images.
         image_size: Their side in pixels.
         pretrained: Whether it starts from the weights that timm names.
-        weights: A local file that it starts from instead.
-        projection: Where the matched features are projected; see :func:`build_student`.
+        weights: Those that it starts from instead.
+        projection: Where matched features are projected; see :func:`build_student`.
         seed: Of the initial weights.
     """
 
@@ -234,7 +246,7 @@ class StudentPlan:
     channels: int
     image_size: int
     pretrained: bool
-    weights: Path | None
+    weights: StartingWeights | None
     projection: Literal["auto", "always"]
     seed: int
 
@@ -252,8 +264,8 @@ class StudentPlan:
         Raises:
             UserError: Weights cannot be had or do not fit.
         """
-        plan = self.input
-        if self.pretrained and self.weights is None:
+        plan, weights = self.input, self.weights
+        if self.pretrained and weights is None:
             require_hub_weights(self.name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -263,10 +275,9 @@ class StudentPlan:
                 channels=self.channels,
                 args=plan.args,
                 stem=plan.stem,
-                pretrained=self.pretrained or self.weights is not None,
-                state=None
-                if self.weights is None
-                else read_local_weights(self.weights, plan.model, plan.form),
+                pretrained=self.pretrained or weights is not None,
+                state=None if weights is None else weights.state_for(plan.model, plan.form),
+                exact=weights is not None and weights.exact,
             )
             head = self._head(feature_width)
         own = plan.form.read(model)
@@ -285,18 +296,19 @@ class StudentPlan:
             width,
             width if feature_width is None else feature_width,
             self.num_classes,
-            always=self.projection == "always",
+            always=self.projection == "always" and feature_width is not None,
         )
 
     def _put_together(self, model: nn.Module, head: MatchedHead) -> Student:
         config = cast(Mapping[str, tuple[float, ...]], model.pretrained_cfg)
-        statistics = PixelStatistics(tuple(config["mean"]), tuple(config["std"]))
+        own = PixelStatistics(tuple(config["mean"]), tuple(config["std"]))
+        taken = None if self.weights is None else self.weights.statistics
         return Student(
             model,
             head,
             architecture=self.name.partition(".")[0],
             form=self.input.form,
-            statistics=statistics.for_channels(self.channels),
+            statistics=(taken or own).for_channels(self.channels),
             image_size=self.image_size,
             model_args=self.input.args,
             stem=self.input.stem,
@@ -311,7 +323,7 @@ def plan_student(
     channels: int,
     image_size: int,
     pretrained: bool = False,
-    weights: Path | None = None,
+    weights: StartingWeights | None = None,
     args: Mapping[str, object] | None = None,
     projection: Literal["auto", "always"] = "auto",
     seed: int = 0,
@@ -324,8 +336,8 @@ def plan_student(
         channels: Of the data's images.
         image_size: Their side in pixels.
         pretrained: Start from the weights that timm names for the architecture.
-        weights: Start from a local file instead.
-        args: For ``timm.create_model``.
+        weights: Start from another network's instead.
+        args: For ``timm.create_model``; they win over those that the weights come with.
         projection: Where the matched features are projected.
         seed: Of the initial weights.
 
@@ -334,13 +346,15 @@ def plan_student(
             take.
     """
     exact = resolve_student_name(name)
+    known = {} if weights is None else weights.args
     plan = plan_input(
         exact,
         num_classes=num_classes,
         channels=channels,
         image_size=image_size,
-        args=args or {},
+        args={**known, **(args or {})},
         keep_shapes=pretrained or weights is not None,
+        complete=bool(known),
     )
     return StudentPlan(
         exact, plan, num_classes, channels, image_size, pretrained, weights, projection, seed
@@ -369,7 +383,8 @@ def build_student(
         image_size: Their side in pixels.
         feature_width: The teacher's; None to match nothing (no projection).
         pretrained: Start from the weights that timm names for the architecture.
-        weights: Start from a local file instead: safetensors, or one that ``weights_only=True`` reads.
+        weights: Start from a network of the same architecture instead: a file, safetensors or one that
+            ``weights_only=True`` reads, or a folder as this package or timm save it.
         args: For ``timm.create_model``; they override what the image size would choose. ``stem="cifar"``
             replaces a ResNet's stem by a 3×3 convolution of stride 1 without max-pool.
         projection: ``"auto"`` projects where the widths differ, ``"always"`` also where they are equal.
@@ -385,7 +400,7 @@ def build_student(
         channels=channels,
         image_size=image_size,
         pretrained=pretrained,
-        weights=weights,
+        weights=None if weights is None else starting_weights(weights, resolve_student_name(name)),
         args=args,
         projection=projection,
         seed=seed,

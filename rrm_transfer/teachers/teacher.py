@@ -101,13 +101,17 @@ class Teacher(nn.Module):
         """How many weights the network has, its classifier's included."""
         return count_parameters(self._model)
 
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Returns the network's weights and statistics, under the names that its authors gave them."""
+        return self._model.state_dict()
+
     def fits(self, network: nn.Module) -> bool:
         """Tells whether the teacher's weights fit another network, tensor by tensor.
 
         Args:
             network: May be on the meta device.
         """
-        own, other = self._model.state_dict(), network.state_dict()
+        own, other = self.named_tensors(), network.state_dict()
         return {name: value.shape for name, value in own.items()} == {
             name: value.shape for name, value in other.items()
         }

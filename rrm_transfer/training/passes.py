@@ -86,7 +86,8 @@ class Passes:
     Attributes:
         epochs: Over the training images.
         per_image: Of the mean training step, per image and epoch: attack, live teacher and replays included.
-        before: Per image, before training: a cache of the teacher's answers, or images made anew (RDT).
+        before: Per image, before training: a cache of the teacher's answers, images made anew (RDT), or a
+            projection that is solved.
     """
 
     epochs: int
@@ -128,6 +129,7 @@ def count_passes(
     teacher: nn.Module | None = None,
     cached_views: int = 0,
     extra: float = 0.0,
+    solved: float = 0.0,
 ) -> Passes:
     """Counts a recipe's training by taking single steps on copies of its networks, on two images.
 
@@ -144,6 +146,7 @@ def count_passes(
             step.
         extra: Images without labels for each one with, which the cache holds as well. A step costs the same
             whichever of its images have labels, and an epoch has as many steps as without them.
+        solved: Part of the images on which both networks are asked before training, to solve a projection.
     """
     student, teacher = copy.deepcopy(student).cpu(), None if teacher is None else copy.deepcopy(teacher).cpu()
     x = torch.rand(_IMAGES, *image, generator=torch.Generator().manual_seed(0))
@@ -157,6 +160,8 @@ def count_passes(
     before = 0.0
     if teacher is not None:
         before += cached_views * (1 + extra) * count_flops(lambda: infer(teacher, x))
+        if solved:
+            before += solved * count_flops(lambda: (infer(teacher, x), infer(student, x)))
         if objective.inversion is not None:
             before += objective.inversion.steps * count_flops(lambda: _invert(teacher, x))
     return Passes(epochs, _mean_over_training(cost), before / plain)

@@ -15,28 +15,31 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.outputs import Outputs, at_least_float32
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.objectives.base import Need, Objective
+from rrm_transfer.objectives.base import Objective
 from rrm_transfer.students.student import Student
 from rrm_transfer.teachers.teacher import Teacher
 from rrm_transfer.training.timing import Clock, untimed
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 AttackMode = Literal["evaluation", "training"]
-TAKES_CLASSIFIER: frozenset[Need] = frozenset({"classifier", "frozen_classifier"})
 
 
-def pair(student: Student, teacher: Teacher, objective: Objective, *, seed: int) -> None:
-    """Gives the student the teacher's classifier, and has both return layers, where the objective says so.
+def pair(
+    student: Student, teacher: Teacher, objective: Objective, *, seed: int, takes_classifier: bool
+) -> None:
+    """Gives the student the teacher's classifier, and has both return layers where the objective says so.
 
     Args:
         student: With its initial weights.
         teacher: That it is to learn from.
         objective: What will be minimised.
         seed: Seeds the initial weights of the layers' projections.
+        takes_classifier: Whether the student's classifier starts as the teacher's, where that has one. The
+            objective may have it stay so.
 
     Raises:
-        UserError: The teacher has no classifier, one of the two no such layer, or the student was given
-            dropout in front of the representation that is matched.
+        UserError: The teacher has no classifier that could stay, one of the two no such layer, or the student
+            was given dropout in front of the representation that is matched.
     """
     if "features" in objective.needs and student.model_args.get("drop_rate"):
         # timm drops before the classifier, so what is matched would have random holes that no teacher has.
@@ -46,13 +49,14 @@ def pair(student: Student, teacher: Teacher, objective: Objective, *, seed: int)
             allowed="drop_rate=0; drop_path_rate is free",
             hint="leave out --student-arg drop_rate, or take an objective on logits alone, such as kd",
         )
-    if objective.needs & TAKES_CLASSIFIER:
-        classifier = teacher.classifier()
-        if classifier is None:
-            raise UserError(
-                "The objective takes the teacher's classifier, and it has none.", received=teacher.name
-            )
-        student.adopt_classifier(*classifier, frozen="frozen_classifier" in objective.needs)
+    frozen_classifier = "frozen_classifier" in objective.needs
+    classifier = teacher.classifier() if takes_classifier or frozen_classifier else None
+    if classifier is not None:
+        student.adopt_classifier(*classifier, frozen=frozen_classifier)
+    elif frozen_classifier:
+        raise UserError(
+            "The objective takes the teacher's classifier, and it has none.", received=teacher.name
+        )
     if objective.layers:
         widths = teacher.read_layers([layers.teacher for layers in objective.layers])
         student.read_layers([layers.student for layers in objective.layers], widths, seed=seed)

@@ -72,7 +72,7 @@ class RRMTask(TrainingTask):  # type: ignore[misc]  # timm has no types
                 hint="rrm-transfer run",
             )
         if self.objective.needs and teacher is not None:
-            pair(student, teacher, self.objective, seed=seed)
+            pair(student, teacher, self.objective, seed=seed, takes_classifier=False)
         self.trainable_module: nn.Module = student
         self.teacher = teacher
         self.threat = threat

@@ -87,7 +87,11 @@ def test_numbers_may_be_whole_or_text() -> None:
         ("rrm", {"ce_weight": "__import__('os')"}, ["__import__", "number"]),
         ("rrm", {"mixup": 1.5}, ["1.5", "0 to 1"]),
         ("rrm", {"ce_weight": 0, "feature_weight": 0}, ["Nothing is left to minimise"]),
-        ("rrm", {"ce_weight": 0, "classifier": "own"}, ["No loss term trains", "frozen-teacher"]),
+        (
+            "rrm",
+            {"ce_weight": 0, "freeze_classifier": False},
+            ["No loss term trains", "freeze_classifier=true"],
+        ),
         ("rrm", {"student_layers": [1, 2], "teacher_layers": ["a"]}, ["counterpart", "[1, 2]", "['a']"]),
         ("rrm", {"student_layers": [1, 1]}, ["pair no two layers twice"]),
         ("rrm", {"student_layers": [1], "layer_weights": [1, 2]}, ["one for each layer", "[1.0, 2.0]"]),
@@ -116,9 +120,8 @@ def test_needs_follow_the_arguments() -> None:
     assert build_objective("natural").needs == frozenset()
     assert build_objective("rrm").needs == {"features"}
     assert build_objective("rrm", ce_weight=0).needs == {"features", "frozen_classifier"}
-    assert build_objective("rrm", classifier="frozen-teacher").needs == {"features", "frozen_classifier"}
-    assert build_objective("rrm", classifier="teacher").needs == {"features", "classifier"}
-    assert build_objective("rrm", classifier="own").needs == {"features"}
+    assert build_objective("rrm", freeze_classifier=True).needs == {"features", "frozen_classifier"}
+    assert build_objective("rrm", freeze_classifier=False).needs == {"features"}
     assert build_objective("rrm-adv", ce_weight=0, clean_ce_weight=1).needs == {"features"}
     assert build_objective("rrm", ce_weight=0, kd_weight=1).needs == {"features", "logits"}
     assert build_objective("rrm", kd_weight=1).needs == {"features", "logits"}

@@ -222,7 +222,7 @@ CASES = [
     Case(
         "rrm",
         lambda w: relative(w.gS(w.x), w.gT(w.x)).mean(),
-        {"distance": "relative_l2", "ce_weight": 0, "classifier": "frozen-teacher"},
+        {"distance": "relative_l2", "ce_weight": 0, "freeze_classifier": True},
     ),
     Case("kd", lambda w: kl(w.T(w.x), w.S(w.x), 4.0).mean()),
     Case(

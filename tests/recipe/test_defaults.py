@@ -76,7 +76,7 @@ def _documented(kind: str, size: str, row: TrainingDefaults) -> str:
     for name in ("jitter", "lighting"):
         augmentation += [f"{name} {value:g}"] if (value := getattr(change, name)) else []
     cells = [
-        kind, size, "pretrained" if row.pretrained else "from scratch", row.epochs, row.global_batch_size,
+        kind, size, row.epochs, row.global_batch_size,
         row.optimizer, f"{row.lr:g}", f"{row.weight_decay:g}", ", ".join(schedule), ", ".join(augmentation),
         row.source,
     ]  # fmt: skip

@@ -151,7 +151,7 @@ def test_the_teacher_is_named_and_is_no_base_model(
 def test_the_weights_that_it_started_from_are_its_base_model(taught: bool, tmp_path: Path) -> None:
     folder = fixtures.write_run(tmp_path / "run", taught=taught)
     recipe = yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))
-    recipe["student"] |= {"pretrained": True, "weights": None}
+    recipe["student"] |= {"start": "pretrained", "weights": None}
     folder.recipe.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     data = fixtures.metadata(render_card(read_run(folder, fixtures.metrics()), "user/name"))
     assert data["base_model"] == "timm/test_resnet.r160_in1k"

@@ -32,7 +32,7 @@ def test_a_named_student_starts_from_an_empty_recipe() -> None:
 def test_a_student_in_a_recipes_place_starts_as_the_recipe_says() -> None:
     named = "fashion-mnist/balanced"
     recipe = asked(QUICKSTART, named, student={"name": "test_vit"})
-    assert (recipe.student.name, recipe.student.args, recipe.student.pretrained) == ("test_vit", {}, False)
+    assert (recipe.student.name, recipe.student.args, recipe.student.start) == ("test_vit", {}, "scratch")
     assert recipe.train.epochs == read_recipe(named).train.epochs
 
 

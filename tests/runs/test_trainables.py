@@ -68,7 +68,15 @@ def test_a_network_that_timm_lacks_is_what_it_is(name: str, further: dict[str, A
 def test_an_outline_has_the_shapes_of_what_is_built() -> None:
     data = load_dataset_by_name("fashion-mnist-mini")
     for name, width in (("cifar_vgg11", None), ("test_vit", 7)):
-        plan = plan_trainable(StudentSection(name=name), data, image_size=32, pretrained=False, seed=0)
+        plan = plan_trainable(
+            StudentSection(name=name),
+            data,
+            image_size=32,
+            pretrained=False,
+            weights=None,
+            projected=False,
+            seed=0,
+        )
         outline, built = plan.outline(width), plan.build(width)
         assert {n: v.shape for n, v in outline.state_dict().items()} == {
             n: v.shape for n, v in built.state_dict().items()

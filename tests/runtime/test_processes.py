@@ -103,7 +103,7 @@ def _losses(run: Path) -> dict[str, float]:
             "--set",
             "objective.student_layers=0",
             "--set",
-            "objective.classifier=teacher",
+            "objective.freeze_classifier=true",
         ],
         ["--objective", "rdt", "--set", "objective.steps=2"],
     ],

@@ -44,8 +44,9 @@ OTHERS = {
     "--image-size/--input", "--images", "--json", "--launcher", "--launcher-arg", "--max-params", "--norm",
     "--objective", "--objectives", "--pretrained/--no-pretrained", "--private", "--push", "--quiet/-q",
     "--repo", "--restarts", "--seed", "--seeds", "--skip-bad-steps", "--skip-teacher-check", "--split",
-    "--skip", "--steps", "--strict-checks", "--student", "--student-arg", "--students", "--surrogate",
-    "--teacher", "--teacher-arch", "--teacher-normalization", "--teacher-weights", "--with-normalization",
+    "--skip", "--steps", "--strict-checks", "--student", "--student-arg", "--student-weights", "--students",
+    "--surrogate", "--teacher", "--teacher-arch", "--teacher-normalization", "--teacher-weights",
+    "--with-normalization",
     "NAME", "RUN", "RUNS",
 }  # fmt: skip
 """What says nothing of the kind, in any command."""

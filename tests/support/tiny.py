@@ -75,6 +75,7 @@ def settings(*, epochs: int = 2) -> list[str]:
         "train.lr": 0.02,
         "train.warmup_epochs": 0,
         "train.precision": "float32",
+        "train.ema": "null",
         "train.channels_last": "false",
         "train.checkpoint_minutes": 0,
         "train.log_every": 2,
@@ -109,7 +110,7 @@ def resolved(content: dict[str, Any], overrides: Iterable[str] = ()) -> Resolved
         and recipe.teacher.changed(
             cache=recipe.teacher.cache and recipe.teacher.cache.changed(seed=recipe.seed)
         ),
-        student=recipe.student.changed(pretrained=False),
+        student=recipe.student.changed(start="scratch", head="own"),
         data=recipe.data.changed(name="data", label_map=None, image_size=32),
         threat=recipe.threat.changed(norm="Linf", eps=8 / 255),
         evaluate=recipe.evaluate.changed(eps=[8 / 255]),

@@ -102,7 +102,7 @@ def test_no_dropout_stands_before_what_is_matched(tiny_teacher: Path) -> None:
         student = build_student(
             "test_vit", num_classes=4, channels=1, image_size=32, feature_width=teacher.width, args=args
         )
-        pair(student, teacher, build_objective(objective), seed=0)
+        pair(student, teacher, build_objective(objective), seed=0, takes_classifier=False)
 
     with pytest.raises(UserError, match=r"dropout stands in front[\s\S]*drop_rate=0.5"):
         paired("rrm", drop_rate=0.5)

@@ -13,9 +13,9 @@ from rrm_transfer.students.student import build_student
 
 STUDENTS = {
     "resnet18": {"name": "resnet18", "args": {"stem": "cifar"}},
-    "vit": {"name": "vit_tiny_patch16_224", "args": {"patch_size": 4, "img_size": 32}, "pretrained": False},
+    "vit": {"name": "vit_tiny_patch16_224", "args": {"patch_size": 4, "img_size": 32}, "start": "scratch"},
     "test_resnet": {"name": "test_resnet", "args": {"output_stride": 8}},
-    "test_vit": {"name": "test_vit", "pretrained": False},
+    "test_vit": {"name": "test_vit", "start": "scratch"},
 }
 TEACHER = ("resnet18", {"output_stride": 8})
 """Untrained: what a step costs does not depend on the weights."""
