@@ -273,6 +273,7 @@ def test_other_errors_of_a_worker_are_bugs(lazy: LazyImages, monkeypatch: pytest
         list(lazy_loader(lazy, workers=1).epoch(0))
 
 
+@pytest.mark.slow  # a rate; the machine should do nothing else
 def test_crop_and_flip_keep_up_with_training() -> None:
     images = memory_images(4096)
     made = loader(images, augmentation=Augmentation(crop_padding=4, flip=True), global_batch_size=128)
