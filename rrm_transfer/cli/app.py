@@ -41,6 +41,8 @@ _STORAGE_ERRORS = {
     errno.EPERM: "permission denied",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.EFBIG: "it would be larger than files may be here",
+    errno.ENOENT: "a folder of the path does not exist, or was removed meanwhile",
 }
 
 app = typer.Typer(

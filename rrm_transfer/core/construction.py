@@ -14,8 +14,8 @@ from torch.nn.modules.module import (
 
 from rrm_transfer.core.errors import UserError
 
-MODULES = 1 << 13
-"""That a network has at most; timm's largest have a quarter of that."""
+MODULES = 1 << 12
+"""That a network has at most; timm's largest have half of that."""
 PARAMETERS = 10**10
 """That a network has at most; timm's largest have half of that."""
 _LARGEST = 10**5

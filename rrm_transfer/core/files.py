@@ -18,6 +18,8 @@ from platformdirs import user_cache_path
 from rrm_transfer.core.errors import UserError
 
 _PARTIAL = re.compile(r"\.rrm-transfer-[0-9a-f]{16}\.partial(\.[^.]+)?")
+_DEEPEST = 255
+"""Folders in folders that are made."""
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFCHR: "a device",
@@ -38,12 +40,25 @@ def is_partial(path: Path) -> bool:
     return _PARTIAL.fullmatch(path.name) is not None
 
 
+def require_shallow(path: Path) -> None:
+    """Refuses a path of more folders than Python makes, which it does by recursion.
+
+    Raises:
+        UserError: It is such a path.
+    """
+    if len(path.parts) > _DEEPEST:
+        raise UserError(
+            "The path is too deep.", received=path, allowed=f"{_DEEPEST} folders", hint="another name"
+        )
+
+
 def place_of(path: Path) -> Path:
     """Returns where a file of this name stands or will stand; links are followed.
 
     Raises:
         UserError: Something stands there that is no regular file: it is not renamed over.
     """
+    require_shallow(path)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

@@ -122,7 +122,7 @@ def _apply(content: dict[str, Any], path: str, value: object) -> None:
 
 
 def _problem(detail: Any) -> tuple[str, str]:
-    location = [str(part) for part in detail["loc"]]
+    location = [str(part) for part in detail["loc"]] or ["recipe"]  # a key of it may be no text
     message = _MESSAGES.get(detail["type"], detail["msg"].removeprefix("Value error, "))
     if detail["type"] == "extra_forbidden":
         close = nearest(location[-1], _keys_beside(location))

@@ -15,7 +15,14 @@ from typing import Any
 
 from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.files import is_partial, place_of, remove_files, remove_partial, write_text
+from rrm_transfer.core.files import (
+    is_partial,
+    place_of,
+    remove_files,
+    remove_partial,
+    require_shallow,
+    write_text,
+)
 from rrm_transfer.core.locks import FileLock
 from rrm_transfer.core.stems import MARKED_WEIGHTS, STOCK_WEIGHTS
 from rrm_transfer.evaluation.metrics import is_evaluation
@@ -92,8 +99,9 @@ class RunFolder:
         """Checks that a run may write here.
 
         Raises:
-            UserError: The folder is taken.
+            UserError: The folder is taken, or cannot be made.
         """
+        require_shallow(self.path)
         if not self.path.is_dir():
             if self.path.exists() or self.path.is_symlink():
                 raise UserError("The output is a file, not a folder.", received=self.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import resource
@@ -87,7 +88,7 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
         assert "evaluate" in ended.stdout
         # Time of computation, so that a busy machine does not fail the test.
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.5
+    assert min(seconds) < 2  # a quarter on a machine of today; torch alone takes more
 
 
 def test_version(cli: Cli) -> None:
@@ -149,6 +150,8 @@ def test_an_interruption_is_exit_code_130(cli: Cli, monkeypatch: pytest.MonkeyPa
         (errno.EDQUOT, "quota"),
         (errno.EROFS, "read-only"),
         (errno.EACCES, "permission denied"),
+        (errno.EFBIG, "larger than files may be"),
+        (errno.ENOENT, "removed meanwhile"),
     ],
 )
 def test_storage_that_refuses_is_a_message(
@@ -161,6 +164,18 @@ def test_storage_that_refuses_is_a_message(
     assert "runs/a" in ended.err
     _fail(monkeypatch, OSError(number, os.strerror(number)))
     assert "received" not in cli("run").err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_an_encoding_cannot_write_is_spelled_out(
+    encoding: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding=encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    assert cli("inspect").code == 0
+    assert cli("run", "--seed", "–").code == 2
+    assert [stream.buffer.getvalue().isascii() for stream in streams.values()] == [True, True]  # type: ignore[attr-defined]
 
 
 def test_a_bug_is_not_dressed_up(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

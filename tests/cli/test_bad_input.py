@@ -53,6 +53,8 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["no customary eps for L2", "threat.eps"],
     ),
     "output below a file": (["--output", "/dev/null/run", "--skip-teacher-check"], ["/dev/null", "a file"]),
+    "a deep output": (["--output", "a/" * 1000 + "run"], ["too deep", "255 folders"]),
+    "an output that nobody can make": (["--output", "/proc/no/run", "--skip-teacher-check"], ["/proc/no"]),
     "batch size": (["--set", "train.global_batch_size=65"], ["65"]),
     "accumulation": (["--set", "train.accumulation=17"], ["17 accumulation steps"]),
     "a name without weights": (["--teacher", "test_vit4"], ["test_vit4"]),

@@ -139,13 +139,16 @@ def test_a_huge_data_set_is_refused_before_anything_is_downloaded(
     assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 
+def _forbidden(seconds: float) -> None:
+    raise AssertionError(f"waited for {seconds} s to try again")
+
+
 def test_offline_mode_answers_at_once_and_names_the_local_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    begun = time.monotonic()
+    monkeypatch.setattr(time, "sleep", _forbidden)
     with pytest.raises(UserError, match="cannot be had from the hub") as caught:
         load_dataset_by_name("fashon-mnist-mini")
-    assert time.monotonic() - begun < 5
     assert caught.value.hint is not None
     assert "did you mean fashion-mnist-mini?" in caught.value.hint
     assert "folder of images by class" in caught.value.hint
@@ -154,8 +157,7 @@ def test_offline_mode_answers_at_once_and_names_the_local_forms(monkeypatch: pyt
 def test_a_dead_hub_is_noticed_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    begun = time.monotonic()
+    monkeypatch.setattr(time, "sleep", _forbidden)
     with pytest.raises(UserError, match="cannot be reached") as caught:
         load_dataset_by_name("user/birds")
-    assert time.monotonic() - begun < 10
     assert "fashion-mnist-mini" in str(caught.value.hint)

@@ -331,6 +331,7 @@ def test_a_batch_takes_few_operations_as_its_numbers_are_drawn_ahead(
     assert len(operations.names) / 10 <= most
 
 
+@pytest.mark.slow  # a rate; the machine should do nothing else
 def test_crop_and_flip_keep_up_with_training() -> None:
     images = memory_images(4096)
     made = loader(images, augmentation=Augmentation(crop_padding=4, flip=True), global_batch_size=128)

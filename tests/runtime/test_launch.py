@@ -96,6 +96,8 @@ def test_those_of_several_machines_are_asked_where_they_meet() -> None:
     [
         ({"RANK": "abc", "WORLD_SIZE": "2"}, "RANK=abc"),
         ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE=two"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x"),
+        ({"RANK": "9" * 5000, "WORLD_SIZE": "2"}, "RANK=" + "9" * 5000),
         ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK=-1"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2, WORLD_SIZE=2"),
         ({"RANK": "1"}, "RANK=1, WORLD_SIZE=not set"),

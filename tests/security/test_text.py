@@ -14,7 +14,7 @@ from PIL import Image
 from rrm_transfer.core.documents import unwritable
 from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.data.sources import load_dataset_by_name
-from rrm_transfer.recipe.loading import build_recipe
+from rrm_transfer.recipe.loading import build_recipe, read_recipe
 from rrm_transfer.report.card import write_card
 from rrm_transfer.report.page import write_report
 from rrm_transfer.runs.finished import read_finished
@@ -41,6 +41,12 @@ def test_a_lone_surrogate_in_a_recipe_is_a_problem_of_the_recipe(key: str) -> No
         build_recipe(content, [f'{key}="a\\uD800"'])
     assert [path for path, _ in caught.value.problems] == [key]
     assert r"\ud800" in str(caught.value)
+
+
+def test_a_key_that_is_no_text_is_a_problem_of_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(r'{"student": {"name": "test_resnet"}, "\udab7\uddf2": 1}')
+    with pytest.raises(RecipeError, match="is not text"):
+        read_recipe(str(tmp_path / "r.yaml"))
 
 
 @pytest.mark.parametrize("setting", [r'description="\uDCE9"', r'student.license="\uDCE9"'])

@@ -85,10 +85,9 @@ def test_the_weights_of_a_run_are_read_by_the_same_reader(tmp_path: Path) -> Non
 def test_conversion_extracts_nothing_and_ends(name: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     HOSTILE[name][0](path)
-    begun = time.monotonic()
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as caught:
         convert(path, tmp_path / "out.safetensors")
-    assert time.monotonic() - begun < 100
+    assert "seconds" not in caught.value.what  # it ended by itself
     assert [file.name for file in tmp_path.iterdir()] == ["weights.pt"]
 
 
