@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 
 from rrm_transfer import load_student
 from rrm_transfer.core.files import sha256_of
+from rrm_transfer.costs.preview import preview
 from rrm_transfer.evaluation.metrics import read_metrics
 from rrm_transfer.recipe.loading import read_recipe
+from rrm_transfer.training.passes import Passes
 from tests.support import tiny
 from tests.support.command import Ended, command
 
@@ -137,7 +139,17 @@ def test_metrics_have_their_documented_form(finished: Finished) -> None:
     for model, steps in (("control", 4), ("student", 8)):
         assert content["timing"][model]["steps"] == steps
         assert content["timing"][model]["train_seconds"] > 0
+        assert content["timing"][model]["machine"].startswith("1 × ")
+        assert content["timing"][model]["load"] >= 0
     assert read_metrics(finished.run / "metrics.json").to_json() == content
+
+
+def test_a_dry_run_predicts_the_passes_that_the_run_counts(finished: Finished) -> None:
+    found = read_metrics(finished.run / "metrics.json").timing
+    predicted = preview(read_recipe(str(finished.run / "recipe.yaml")), steps=1).costs.passes
+    assert predicted.ratio > 1
+    assert found["student"]["passes"] == predicted.to_json()
+    assert found["control"]["passes"] == Passes(1, 1.0).to_json()
 
 
 def test_stock_timm_reloads_the_student_without_this_package(finished: Finished, tmp_path: Path) -> None:

@@ -18,8 +18,10 @@ from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.evaluation.metrics import Metrics, Model, Row, row
 from rrm_transfer.recipe.loading import build_recipe
 from rrm_transfer.runs.models import ModelFacts
-from rrm_transfer.runs.teacher import teacher_figures
+from rrm_transfer.runs.spent import Spent
+from rrm_transfer.runs.teacher import teacher_figures, teacher_spent
 from rrm_transfer.runtime.context import Context
+from rrm_transfer.training.passes import Passes
 from tests.training.small import small_images
 
 ATTACK = pgd_attack(ThreatModel("Linf", 8 / 255), steps=20, restarts=1, seed=0)
@@ -47,9 +49,9 @@ def rows(model: Model, clean: int = 15) -> list[Row]:
     return [row(model, "test", Proportion(clean, 20)), row(model, "test", Proportion(9, 20), **attack)]
 
 
-def figures(teacher: Teacher, *, size: int = 32, classes: int = 4, metrics: Path | None = None) -> list[Row]:
+def a_setup(teacher: Teacher, *, size: int = 32, classes: int = 4, metrics: Path | None = None) -> Any:
     context = Context.begin()
-    setup: Any = SimpleNamespace(
+    return SimpleNamespace(
         teacher=teacher,
         teacher_facts=ModelFacts(metrics=metrics),
         loaded=SimpleNamespace(
@@ -59,7 +61,10 @@ def figures(teacher: Teacher, *, size: int = 32, classes: int = 4, metrics: Path
         measurement=Measurement(size, 20, 0, context),
         context=context,
     )
-    found, _ = teacher_figures(setup, small_images(20), [ATTACK], teacher.measure)
+
+
+def figures(teacher: Teacher, **facts: Any) -> list[Row]:
+    found, _ = teacher_figures(a_setup(teacher, **facts), small_images(20), [ATTACK], teacher.measure)
     return found
 
 
@@ -76,6 +81,14 @@ def test_published_figures_hold_only_where_the_teacher_sees_images_of_its_size(
     teacher = Teacher()
     assert figures(teacher, size=size, metrics=tmp_path / "metrics.json") == rows("teacher")
     assert teacher.measured == ([] if taken else [1])
+
+
+def test_what_its_own_training_took_is_known_where_its_run_tells_it(tmp_path: Path) -> None:
+    spent = Spent(Passes(20, 3.0), 480.0, "1 × a GPU", 2.5)
+    timing = {"student": {**spent.to_json(), "steps": 9}}
+    Metrics(rows("student"), timing=timing).write(tmp_path / "metrics.json")
+    assert teacher_spent(a_setup(Teacher(), metrics=tmp_path / "metrics.json")) == spent
+    assert teacher_spent(a_setup(Teacher())) == Spent()
 
 
 def test_a_second_run_asks_about_clean_images_only() -> None:
