@@ -66,7 +66,7 @@ def rehearse(subjects: Subjects, findings: Findings) -> None:
 
 def _gradient(subjects: Subjects, device: torch.device) -> Tensor:
     student = subjects.student().to(device).train()
-    batch = next(subjects.batches(16, device=device))
+    batch = next(subjects.batches(8, device=device))
     with strict_float32(device):
         outputs = student(batch.x)
         (outputs.logits.square().mean() + outputs.features.square().mean()).backward()
@@ -118,7 +118,7 @@ def _two_steps(subjects: Subjects, form: str, objective: str, *, compiled: bool)
     updater.student, updater.optimizer = student, build_optimizer(student, PLAN.optimization)
     if compiled:
         student.compile()
-    batches = subjects.batches(16)
+    batches = subjects.batches(8)
     for _ in range(2):
         terms = updater.update(prepared, 0, next(batches))
     return {name: round(float(value), 4) for name, value in terms.items()}

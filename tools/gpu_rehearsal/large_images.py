@@ -38,7 +38,7 @@ def rehearse(subjects: Subjects, findings: Findings, *, imagenet: Path | None) -
     size, batch = (32, 8) if subjects.small else (224, 256)
     folder = subjects.folder / "pictures"
     if imagenet is None:
-        write_pictures(folder, 40 if subjects.small else 2000, size + 32, classes=4, kind="jpg")
+        write_pictures(folder, 16 if subjects.small else 2000, size + 32, classes=4, kind="jpg")
     else:
         write_links(imagenet / "validation.parquet", folder)
     data = load_dataset_by_name(str(folder))
