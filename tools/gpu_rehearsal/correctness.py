@@ -42,7 +42,8 @@ _WARMING = 3
 def rehearse(subjects: Subjects, findings: Findings) -> None:
     """Finds what a GPU computes otherwise than a CPU."""
     with findings.row("machine") as row:
-        row.update(circumstances() | {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()})
+        cudnn: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        row.update(circumstances(), cuda=torch.version.cuda, cudnn=cudnn)
     with findings.row("gradient against the CPU's") as row:
         here, there = (
             _gradient(subjects, device) for device in (subjects.runtime.device, torch.device("cpu"))

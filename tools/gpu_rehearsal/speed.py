@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from rrm_transfer.costs.bench import FeatureSample, sample_features
@@ -82,7 +83,8 @@ def _measured(subjects: Subjects, case: Case, folder: Path) -> Row:
 
         def take(count: int) -> float:
             """Returns the seconds that so many steps take."""
-            begun, losses = time.perf_counter(), []
+            begun = time.perf_counter()
+            losses: list[Tensor] = []
             for number in range(count):
                 batch: Batch = next(batches)
                 known = None if features is None else features.read(next(numbers))
@@ -113,9 +115,5 @@ def _on_the_device(take: object) -> Row:
         take(_PROFILED)
     events = profiler.events() or []
     launches = sum("LaunchKernel" in event.name or "GraphLaunch" in event.name for event in events)
-    busy = sum(
-        event.self_device_time_total
-        for event in events
-        if event.device_type == torch.autograd.DeviceType.CUDA
-    )
+    busy = sum(event.self_device_time_total for event in events if str(event.device_type).endswith("CUDA"))
     return {"launches": launches // _PROFILED, "device_ms": round(busy / _PROFILED / 1e3, 2)}
