@@ -215,7 +215,7 @@ class TrainingLoader:
         known = (self.images.index, self.images.labels, self._label_weights)
         index, y, label_weight = (send(values[positions], self.device) for values in known)
         drawn = self.augmentation.draw(Randomness(self.view_seed, view, index))
-        columns = [values.split(sizes) for values in (index, y, label_weight, *drawn.values())]
+        columns = [torch.split(values, sizes) for values in (index, y, label_weight, *drawn.values())]
         return [
             _Facts(index, y, label_weight, dict(zip(drawn, draws, strict=True)))
             for index, y, label_weight, *draws in zip(*columns, strict=True)
@@ -270,4 +270,4 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yields all images in order; the last batch may be smaller. See ``EvaluationLoader``."""
     loader = EvaluationLoader(images, fit=fit, device=device, workers=workers, substitute=substitute)
-    return loader.batches(torch.arange(len(images)).split(batch_size) if len(images) else [])
+    return loader.batches(torch.split(torch.arange(len(images)), batch_size) if len(images) else [])

@@ -46,7 +46,8 @@ def deterministic() -> Iterator[None]:
 
     Where it has none, it warns and goes on.
     """
-    cudnn, kernels = torch.backends.cudnn, torch.utils.deterministic
+    cudnn: Any = torch.backends.cudnn
+    kernels: Any = torch.utils.deterministic  # torch makes a module of it when it is imported
     before = (cudnn.deterministic, cudnn.benchmark, kernels.fill_uninitialized_memory)
     enabled, warns = (
         torch.are_deterministic_algorithms_enabled(),

@@ -221,7 +221,8 @@ class Runtime:
         """Gives all processes the mean of their batch-norm statistics; see ``batch_statistics``."""
         if self.world > 1 and statistics:
             means = self.mean(torch.cat(list(statistics)))
-            torch._foreach_copy_(list(statistics), means.split([len(each) for each in statistics]))
+            parts = torch.split(means, [len(each) for each in statistics])
+            torch._foreach_copy_(list(statistics), list(parts))
 
     @contextmanager
     def main_first(self) -> Iterator[None]:

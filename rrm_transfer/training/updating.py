@@ -173,7 +173,7 @@ class Updater:
         self._schedule.set(self.step)
         self.bad_steps.remember()
         if self._replayed:
-            torch.compiler.cudagraph_mark_step_begin()  # what the last step wrote may be written over
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # what the last step wrote may be written over
         try:
             totals = self._backward(prepared, epoch, batch, clean, plan.accumulation)
         except RuntimeError as error:

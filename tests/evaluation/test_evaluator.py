@@ -21,7 +21,7 @@ from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.core.weights.identity import weights_hash
 from rrm_transfer.data import framing
-from rrm_transfer.data.encoded import FileImages
+from rrm_transfer.data.encoded import FileImages, decode
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import LazyImages, MemoryImages
 from rrm_transfer.data.loader import evaluation_batches
@@ -83,7 +83,7 @@ def test_other_processes_decode_the_batches_to_come_and_figures_stay(
     pictures = LazyImages(
         encoded=FileImages(folder, files), labels=torch.arange(20) // 10, channels=1, size=(12, 14)
     )
-    here, decode = os.getpid(), framing.decode
+    here = os.getpid()
 
     def elsewhere(*args: Any, **kwargs: Any) -> Any:
         assert os.getpid() != here

@@ -45,7 +45,7 @@ def test_autoattack_finds_at_least_what_pgd_finds() -> None:
     pytest.importorskip("pyautoattack")
     tool = evaluator(deepcopy(robust_net()), 40)
     survivors = tool.survivors(build_attack("autoattack", THREAT, seed=0, classes=10))
-    found = tool.survivors(pgd_attack(THREAT, steps=5, seed=1))
+    found = tool.survivors(pgd_attack(THREAT, steps=5, restarts=1, seed=1))
     assert len(survivors) <= len(found) <= len(tool.survivors(CLEAN))
 
 
@@ -58,5 +58,5 @@ def test_memory_that_runs_out_names_the_batch_that_fits(gpu: torch.device) -> No
     limit = 2 << 30
     torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(gpu).total_memory)
     with pytest.raises(UserError, match=r"Memory ran out .* \d+ fit") as caught:
-        tool.survivors(pgd_attack(THREAT, steps=1, seed=0))
+        tool.survivors(pgd_attack(THREAT, steps=1, restarts=1, seed=0))
     assert "evaluate.batch_size=" in str(caught.value.hint)

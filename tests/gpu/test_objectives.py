@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from rrm_transfer.runtime.processes import Precision
 from tests.training.golden import CASES, losses
 from tests.training.test_golden import GOLDEN
 
@@ -22,12 +21,13 @@ def test_losses_are_those_of_a_cpu(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     ("precision", "tolerance"),
-    [("float32", {"rel": 0.01, "abs": 1e-4}), ("bf16", {"rel": 0.1, "abs": 0.02})],
+    [("float32", (0.01, 1e-4)), ("bf16", (0.1, 0.02))],
 )
 def test_the_first_losses_in_less_precision_are_near(
-    precision: Any, tolerance: dict[str, float], case: str
+    precision: Precision, tolerance: tuple[float, float], case: str
 ) -> None:
     if precision == "bf16" and case == "ard":
         pytest.skip("its τ² = 900 multiplies what bf16 leaves of two nearly equal logarithms")
     first = losses(case, precision=precision, steps=1)[0]
-    assert first == pytest.approx(GOLDEN[case][0], **tolerance)
+    relative, absolute = tolerance
+    assert first == pytest.approx(GOLDEN[case][0], rel=relative, abs=absolute)

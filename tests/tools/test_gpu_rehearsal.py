@@ -10,8 +10,13 @@ import pytest
 from tools.gpu_rehearsal.__main__ import PARTS, rehearse
 from tools.gpu_rehearsal.findings import Findings
 
+_SLOW = ("product",)
+"""Two whole runs, of which tests have many."""
 
-@pytest.mark.parametrize("part", PARTS)
+
+@pytest.mark.parametrize(
+    "part", [pytest.param(part, marks=pytest.mark.slow if part in _SLOW else ()) for part in PARTS]
+)
 def test_a_part_in_miniature(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RRM_TRANSFER_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -163,7 +163,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, at_last, begun = Run(tmp_path, plan=replace(PLAN, log_every=1)), threading.Event(), []
-    write = module.save_file
+    write = safetensors.torch.save_file
 
     def slow(tensors: dict[str, torch.Tensor], path: Path) -> None:
         begun.append(tensors)

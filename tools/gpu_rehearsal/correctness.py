@@ -42,7 +42,8 @@ _WARMING = 3
 def rehearse(subjects: Subjects, findings: Findings) -> None:
     """Finds what a GPU computes otherwise than a CPU."""
     with findings.row("machine") as row:
-        row.update(circumstances() | {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()})
+        cudnn: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        row.update(circumstances(), cuda=torch.version.cuda, cudnn=cudnn)
     with findings.row("gradient against the CPU's") as row:
         here, there = (
             _gradient(subjects, device) for device in (subjects.runtime.device, torch.device("cpu"))
@@ -66,7 +67,7 @@ def rehearse(subjects: Subjects, findings: Findings) -> None:
 
 def _gradient(subjects: Subjects, device: torch.device) -> Tensor:
     student = subjects.student().to(device).train()
-    batch = next(subjects.batches(16, device=device))
+    batch = next(subjects.batches(8, device=device))
     with strict_float32(device):
         outputs = student(batch.x)
         (outputs.logits.square().mean() + outputs.features.square().mean()).backward()
@@ -118,7 +119,7 @@ def _two_steps(subjects: Subjects, form: str, objective: str, *, compiled: bool)
     updater.student, updater.optimizer = student, build_optimizer(student, PLAN.optimization)
     if compiled:
         student.compile()
-    batches = subjects.batches(16)
+    batches = subjects.batches(8)
     for _ in range(2):
         terms = updater.update(prepared, 0, next(batches))
     return {name: round(float(value), 4) for name, value in terms.items()}

@@ -53,9 +53,6 @@ def rehearse(subjects: Subjects, findings: Findings, *, cifar10: Path | None) ->
             row["stopped"] = str(stopped).splitlines()[0]
         _train(subjects, data, "broken", resume=True)
         row["largest_relative_difference"] = _difference(subjects)
-    with findings.row("a checkpoint after each step") as row:
-        run = _train(subjects, data, "saving", {"train.checkpoint_minutes": 0})
-        row["train_s"] = run.metrics.timing["student"]["train_seconds"]
     with findings.row("AutoAttack") as row:
         metrics, _ = evaluate(
             subjects.folder / "whole",
@@ -69,6 +66,9 @@ def rehearse(subjects: Subjects, findings: Findings, *, cifar10: Path | None) ->
         row.update({f"{each.attack}_accuracy": each.accuracy for each in metrics.rows})
     if not subjects.on_gpu:
         return
+    with findings.row("a checkpoint after each step") as row:
+        run = _train(subjects, data, "saving", {"train.checkpoint_minutes": 0})
+        row["train_s"] = run.metrics.timing["student"]["train_seconds"]
     with findings.row("out of memory") as row:
         torch.cuda.empty_cache()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Callable
 from itertools import product
@@ -38,7 +39,7 @@ def rehearse(subjects: Subjects, findings: Findings, *, imagenet: Path | None) -
     size, batch = (32, 8) if subjects.small else (224, 256)
     folder = subjects.folder / "pictures"
     if imagenet is None:
-        write_pictures(folder, 40 if subjects.small else 2000, size + 32, classes=4, kind="jpg")
+        write_pictures(folder, 16 if subjects.small else 2000, size + 32, classes=4, kind="jpg")
     else:
         write_links(imagenet / "validation.parquet", folder)
     data = load_dataset_by_name(str(folder))
@@ -118,8 +119,7 @@ def _decoded_on_the_gpu(subjects: Subjects, folder: Path, together: int) -> int:
             decode_jpeg(files[start : start + together], device="cuda", mode=ImageReadMode.RGB)
 
     decode()
-    rounds = 5
-    return round(rounds * len(files) / _seconds(subjects, lambda: [decode() for _ in range(rounds)]))
+    return round(len(files) / statistics.median(_seconds(subjects, decode) for _ in range(5)))
 
 
 def _trained(subjects: Subjects, folder: Path, *, size: int, batch: int, workers: int) -> Row:

@@ -171,7 +171,7 @@ class FeatureBuilder:
     def _batches_of(self, number: int) -> tuple[Tensor, ...]:
         """Returns the positions of a shard's images, a tensor for each batch."""
         rows = self._shards.rows(number)
-        return torch.arange(rows.start, rows.stop).split(self._batch_size)
+        return torch.split(torch.arange(rows.start, rows.stop), self._batch_size)
 
     def _outputs(
         self, batches: Iterable[Batch], task: Task | None = None, done: int = 0
