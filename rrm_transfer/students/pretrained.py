@@ -118,8 +118,8 @@ def starting_weights(path: Path, architecture: str) -> StartingWeights:
     """Returns the weights of a user's own network.
 
     Args:
-        path: A weights file in any of the forms that docs/reference/teachers.md lists, or a folder as this package or
-            timm save it; a run folder is its student's.
+        path: A weights file in any of the forms that docs/reference/teachers.md lists, or a folder as this
+            package or timm save it; a run folder is its student's.
         architecture: The student's exact timm name, tags allowed.
 
     Raises:
