@@ -78,7 +78,7 @@ class Line:
 
     def passes(self, *, teacher: bool = False) -> Spread | None:
         """Returns the same in epochs of plain training."""
-        return self._over(lambda spent: spent.passes and spent.passes.total, teacher=teacher)
+        return self._over(lambda spent: None if spent.passes is None else spent.passes.total, teacher=teacher)
 
     def _over(self, value: Callable[[Spent], float | None], *, teacher: bool) -> Spread | None:
         spent = [entry.teacher if teacher else entry.spent for entry in self.entries]

@@ -227,7 +227,9 @@ def test_a_preview_tells_shapes_and_costs_and_writes_nothing(
     assert document["student"]["width"] == document["teacher"]["width"] == 96
     assert document["student"]["parameters"] > 100_000
     assert document["cost"]["recipe"]["train_hours"] > 0
-    assert document["cost"]["recipe"]["passes"]["per_image"] > 1
+    assert (
+        document["cost"]["recipe"]["passes"] == tiny.PASSES
+    )  # as a run counts them: tests/test_end_to_end.py
     assert {entry["name"] for entry in document["cost"]["objectives"]} == {"natural", "rrm", "pgd-at"}
 
 

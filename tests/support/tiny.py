@@ -17,10 +17,13 @@ from rrm_transfer.recipe.loading import build_recipe
 from rrm_transfer.recipe.resolved import ResolvedRecipe
 from rrm_transfer.students.saving import save_student
 from rrm_transfer.students.student import Student, build_student
+from rrm_transfer.training.passes import Passes
 from tests.data.fixtures import Pixels, idx_bytes
 
 CLASSES = 4
 TRAIN, TEST = 64, 32
+PASSES = Passes(2, 1.3338).to_json()
+"""Of two epochs of ``rrm``, with ``write_teacher``'s teacher and `test_resnet` as the student."""
 
 
 def quarters(count: int, seed: int) -> tuple[Pixels, Pixels]:
