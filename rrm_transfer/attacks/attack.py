@@ -59,6 +59,7 @@ class Attack:
         steps: Iterations, queries or draws of a stage; None where the word means nothing.
         restarts: Restarts of each stage; None where there are none.
         stages: In order.
+        seeks_minimum: Whether each image's smallest perturbation is looked for, with the ball as its limit.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Attack:
     steps: int | None
     restarts: int | None
     stages: tuple[Stage, ...]
+    seeks_minimum: bool = False
 
     @property
     def key(self) -> str:
@@ -79,6 +81,8 @@ class Attack:
         """Names it for people: ``pgd Linf 8/255``."""
         if self.threat is None:
             return "clean" if self.name == CLEAN.name else self.name
+        if self.seeks_minimum:
+            return f"{self.name} {self.threat.norm}"
         return f"{self.name} {self.threat}"
 
 

@@ -1,4 +1,7 @@
-"""AutoAttack (Croce and Hein, arXiv 2003.01690) and its parts, through the pyautoattack library."""
+"""AutoAttack (Croce and Hein, arXiv 2003.01690), its parts, and FAB as the search for a minimum.
+
+All through the pyautoattack library.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ _EOT = 20
 
 PARTS = ("apgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")
 SUITES = tuple(_VERSIONS)
+MINIMUM = "minimum-norm"
 _LEAST_CLASSES = {"apgd-dlr": 3, "apgd-t": 4}
 """DLR divides by the gap to the third-largest logit, its targeted form to the fourth."""
 
@@ -104,6 +108,44 @@ def part(
     restarts = restarts if stage.startswith("apgd") else 1
     built = _stage(stage, threat, "custom", seed=seed, classes=classes, steps=steps, restarts=restarts)
     return Attack(name, threat, steps, restarts, (built,))
+
+
+def minimum_norm(limit: ThreatModel, *, classes: int, steps: int | None) -> Attack:
+    """Makes FAB (Croce and Hein, arXiv 1907.02044) a search for each image's smallest perturbation.
+
+    As a part of AutoAttack it stops at the first point within eps; here it is left alone until it ends. Up to
+    ``TARGETS`` other classes are looked at together; of more, the likeliest ``TARGETS`` one after another.
+
+    Args:
+        limit: What is farther away is not found.
+        classes: How many classes the logits have.
+        steps: Iterations; None: as in AutoAttack.
+
+    Raises:
+        UserError: The library is not installed, or there is only one class.
+    """
+    _check_usable(MINIMUM, classes)
+    steps = steps or STEPS
+
+    def perturb(logits: Logits, victims: Victims) -> Tensor:
+        x, y = victims.x, victims.y
+        fab = _library("fab", logits, x.device, limit, "custom", 0, classes, steps, 1).fab
+        if classes - 1 <= TARGETS:
+            result: Tensor = fab.attack_single_run(x, y)
+            return result
+        nearest, sizes = x.clone(), x.new_full((len(x),), torch.inf)
+        for rank in range(2, TARGETS + 2):  # of the classes by their logits, the first being the image's own
+            fab.target_class = rank
+            found = fab.attack_single_run(x, y, is_targeted=True)
+            lost = logits(found).argmax(1) != y
+            size = limit.size(found - x).masked_fill(~lost, torch.inf)
+            nearer = size < sizes
+            nearest[nearer], sizes[nearer] = found[nearer], size[nearer]
+        return nearest
+
+    cost = (2 + 2 * classes) * steps if classes - 1 <= TARGETS else (GRADIENT_COST + 1) * steps * TARGETS
+    stage = Stage(MINIMUM, cost, torch.no_grad()(perturb))
+    return Attack(MINIMUM, limit, steps, None, (stage,), seeks_minimum=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor
 
 from rrm_transfer.attacks.attack import CLEAN, GRADIENT_COST, Attack, Logits, Stage, Victims
-from rrm_transfer.attacks.autoattack import PARTS, SUITES, part, suite
+from rrm_transfer.attacks.autoattack import MINIMUM, PARTS, SUITES, minimum_norm, part, suite
 from rrm_transfer.attacks.noise import random_noise
 from rrm_transfer.attacks.pgd import pgd
 from rrm_transfer.attacks.transfer import transfer
@@ -21,7 +21,7 @@ STEPS = 20
 """Steps of PGD and the transfer attack, and draws of random noise, where nothing else is asked for."""
 
 OWN = ("none", "pgd", "noise", "transfer")
-ATTACKS = (*OWN, *PARTS, *SUITES)
+ATTACKS = (*OWN, *PARTS, *SUITES, MINIMUM)
 """Every name that `build_attack` knows."""
 
 
@@ -52,7 +52,7 @@ def build_attack(
 
     Args:
         name: One of ``ATTACKS``.
-        threat: The ball to search; unused by ``none``.
+        threat: The ball to search; unused by ``none``. ``minimum-norm`` looks no farther.
         seed: Seeds everything random in the attack.
         classes: How many classes the logits have.
         steps: None: what is customary for the attack. AutoAttack's suites have their own, and so has what
@@ -70,6 +70,8 @@ def build_attack(
         return suite(name, threat, seed=seed, classes=classes)
     if name in PARTS:
         return part(name, threat, seed=seed, classes=classes, steps=steps, restarts=restarts)
+    if name == MINIMUM:
+        return minimum_norm(threat, classes=classes, steps=steps)
     steps = steps or STEPS
     if name == "noise":
         return noise_attack(threat, draws=steps, seed=seed)

@@ -29,7 +29,7 @@ def evaluate(
         str,
         typer.Option(
             help="Comma-separated: none, pgd, noise, transfer, apgd-ce (or apgd), apgd-dlr, apgd-t, fab-t, "
-            "square, autoattack, autoattack-plus, autoattack-rand."
+            "square, autoattack, autoattack-plus, autoattack-rand, minimum-norm."
         ),
     ] = "none,pgd",
     norm: Annotated[str | None, typer.Option(help="Linf or L2. Default: the model's threat model.")] = None,

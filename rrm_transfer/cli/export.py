@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from rrm_transfer.cli import options
-from rrm_transfer.cli.output import print_json
-from rrm_transfer.report.screen import show
+from rrm_transfer.cli.output import narrator, print_json
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run, or its student-best.")],
     output: Annotated[Path, typer.Option(help="File to write; robustbench writes two more beside it.")],
-    form: Annotated[str, typer.Option("--format", help="onnx, torch-export or robustbench.")] = "onnx",
+    form: Annotated[
+        str, typer.Option("--format", help="onnx, onnx-int8, torch-export or robustbench.")
+    ] = "onnx",
     with_normalization: Annotated[
         bool,
         typer.Option(
@@ -23,6 +24,13 @@ def export(
             help="Take pixels in [0, 1] instead of normalized images.",
         ),
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Measure accuracy before and after, clean and at the run's eps."),
+    ] = False,
+    images: Annotated[
+        int, typer.Option(min=1, help="Of the test split, for --check: a balanced sample.")
+    ] = 500,
     overwrite: options.OverwriteFile = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -33,25 +41,26 @@ def export(
 
         rrm-transfer export runs/quickstart --output student.onnx --with-normalization
 
+        rrm-transfer export runs/quickstart --format onnx-int8 --output student.int8.onnx --check
+
         rrm-transfer export runs/quickstart --format torch-export --output student.pt2
 
         rrm-transfer export runs/cifar --format robustbench --output Me2026Robust.py
     """
     from rrm_transfer import api
+    from rrm_transfer.report.exported import exported_document, print_exported
 
-    made = api.export(run, output, form=form, with_normalization=with_normalization, overwrite=overwrite)
+    made = api.export(
+        run,
+        output,
+        form=form,
+        with_normalization=with_normalization,
+        check=check,
+        images=images,
+        overwrite=overwrite,
+        narrator=narrator(quiet),
+    )
     if as_json:
-        print_json(
-            {
-                "format": made.format,
-                "files": [str(file) for file in made.files],
-                "normalizes": made.normalizes,
-                "relative_difference": made.error,
-                "images": made.images,
-            }
-        )
-        return
-    show(*map(str, made.files))
-    takes = "pixels in [0, 1]" if made.normalizes else "images normalized as the student's config.json says"
-    show(f"takes {takes}, any batch size")
-    show(f"differs from PyTorch by {made.error:.1e} of the largest logit on {made.images} test images")
+        print_json(exported_document(made))
+    else:
+        print_exported(made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rrm_transfer.core.errors import UserError
@@ -92,6 +93,27 @@ def wilson_interval(p: float, n: int, z: float = 1.959963984540054) -> tuple[flo
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # p itself is in the interval, which rounding forgets at 0 and at 1.
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+
+
+def median_interval(ordered: Sequence[float]) -> tuple[float, float]:
+    """Returns the 95 % interval of a median, for sizes of whatever distribution.
+
+    The ends are order statistics: of n values as many are below the true median as n throws have heads
+    (Thompson, "On confidence ranges for the median", Annals of Mathematical Statistics 1936).
+
+    Args:
+        ordered: Ascending, 0 or more.
+
+    Returns:
+        0 and infinity for fewer than six values, which allow no such interval.
+    """
+    n = len(ordered)
+    rank, term, below = 0, 1, 1  # below: how many of 2^n throws have at most ``rank`` heads
+    while 40 * below <= 2**n:
+        rank += 1
+        term = term * (n - rank + 1) // rank
+        below += term
+    return (ordered[rank - 1], ordered[n - rank]) if rank else (0.0, math.inf)
 
 
 @dataclass(frozen=True)

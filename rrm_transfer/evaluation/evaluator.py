@@ -129,6 +129,7 @@ class Evaluator:
             substitute=split != "test",
         )
         self._survivors: dict[str, list[int]] = {}
+        self._sizes: dict[str, dict[int, float | None]] = {}
         self._pace = _Pace(self.runtime.world)
         self._cost_of_other_attacks = 0.0
         self.survivors_by_stage: dict[str, dict[str, int]] = {}
@@ -179,6 +180,19 @@ class Evaluator:
             if len(attack.stages) > 1:
                 self.survivors_by_stage[attack.title] = after
         return self._survivors[attack.key]
+
+    def sizes(self, attack: Attack) -> list[float | None]:
+        """Returns the smallest perturbation that was found for each image, in pixel units.
+
+        Args:
+            attack: One that seeks it.
+
+        Returns:
+            0 where an image is misclassified as it is, None where nothing was found.
+        """
+        self.survivors(attack)
+        found = self._sizes[attack.key]
+        return [found.get(position, 0.0) for position in range(len(self.images))]
 
     def row(self, attack: Attack) -> Row:
         """Returns the accuracy under the attack."""
@@ -232,7 +246,7 @@ class Evaluator:
                     lost += result.lost
                     self._pace.add(stage.cost * len(result.kept), result.seconds)
                 kept = len(alive) - lost
-                facts = {"at most": f"{kept / len(self.images):.1%}"}
+                facts = {} if attack.seeks_minimum else {"at most": f"{kept / len(self.images):.1%}"}
                 if later:
                     seconds = self._pace.seconds(stage.cost * (len(alive) - tried) + later * kept)
                     facts["all attacks"] = f"{seconds:.0f} s left"
@@ -246,6 +260,12 @@ class Evaluator:
             for position, flag in zip(batch, result.kept, strict=True)
             if flag == "1"
         ]
+        if attack.seeks_minimum:
+            self._sizes[attack.key] = {
+                position: size
+                for batch, result in zip(batches, kept_by_batch, strict=True)
+                for position, size in zip(batch, result.sizes or [], strict=True)
+            }
         self.seconds[attack.title] = self.seconds.get(attack.title, 0.0) + sum(
             result.seconds for result in kept_by_batch
         )
@@ -279,7 +299,11 @@ class Evaluator:
             with torch.no_grad():
                 output = self.logits(x_adv)
                 kept = (output.argmax(1) == victims.y) & output.isfinite().all(1)
-        return Found("".join("01"[flag] for flag in kept.tolist()), time.perf_counter() - started)
+        flags, sizes = kept.tolist(), None
+        if attack.threat is not None and attack.seeks_minimum:
+            measured = attack.threat.size(x_adv - victims.x).tolist()
+            sizes = [None if flag else _rounded(size) for flag, size in zip(flags, measured, strict=True)]
+        return Found("".join("01"[flag] for flag in flags), time.perf_counter() - started, sizes)
 
     def _victims(self, parts: Sequence[list[int]]) -> Iterator[Victims]:
         for batch in self._loader.batches([torch.tensor(part) for part in parts]):
@@ -313,8 +337,13 @@ class _Pace:
 
 
 def _deserves_estimate(attack: Attack) -> bool:
-    """Corruptions are many and quick."""
-    return attack is CLEAN or attack.threat is not None
+    """Corruptions are many and quick; a search for minima ends with no accuracy."""
+    return attack is CLEAN or (attack.threat is not None and not attack.seeks_minimum)
+
+
+def _rounded(size: float) -> float:
+    """Keeps of a size what is known of it."""
+    return float(f"{size:.6g}")
 
 
 def _cost(stages: Sequence[Stage]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,8 +25,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from rrm_transfer.core.documents import as_form, parse_json, read_form
 from rrm_transfer.core.files import write_text
-from rrm_transfer.core.quantities import Proportion, format_eps
-from rrm_transfer.core.threat import Norm
+from rrm_transfer.core.quantities import Proportion, format_eps, median_interval
+from rrm_transfer.core.threat import Norm, ThreatModel
 
 SCHEMA = 1
 Model = Literal["teacher", "control", "student", "student-best"]
@@ -209,6 +210,79 @@ class CorruptionRow:
     high: Share
 
 
+@dataclass(frozen=True)
+class MinimumRow:
+    """The smallest perturbations that were found, image by image, in pixel units.
+
+    Attributes:
+        model: As of a `Row`.
+        split: Of the data set.
+        attack: What looked for them.
+        norm: That they are measured in.
+        limit: Nothing larger was looked for.
+        steps: Of the attack.
+        count: Images.
+        wrong: How many are misclassified as they are; their size is 0.
+        unbroken: For how many nothing was found.
+        median: Over all images; None where half of them are unbroken.
+        low: Lower end of its 95 % interval; see `median_interval`.
+        high: Upper end; None where there is none.
+        sizes: In the order of the measured images; None where nothing was found.
+    """
+
+    __pydantic_config__ = _CLOSED
+
+    model: Model
+    split: str
+    attack: str
+    norm: Norm
+    limit: Radius
+    steps: Whole
+    count: Count
+    wrong: Whole
+    unbroken: Whole
+    median: Radius | None
+    low: Radius
+    high: Radius | None
+    sizes: list[Radius | None]
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        split: str,
+        *,
+        attack: str,
+        limit: ThreatModel,
+        steps: int,
+        sizes: list[float | None],
+    ) -> MinimumRow:
+        """Sums sizes up."""
+        return cls(model, split, attack, limit.norm, limit.eps, steps, *_summary(sizes), sizes)
+
+    def __post_init__(self) -> None:
+        given = (self.count, self.wrong, self.unbroken, self.median, self.low, self.high)
+        if not self.sizes or given != _summary(self.sizes):
+            raise ValueError("count, wrong, unbroken, median, low and high that are those of the sizes")
+
+    def within(self, eps: float) -> Row:
+        """Returns the accuracy in the ball of a radius: images that need a larger perturbation are robust."""
+        kept = [place for place, size in enumerate(self.sizes) if size is None or size > eps]
+        return row(
+            self.model, self.split, Proportion(len(kept), self.count), kept=kept, attack=self.attack,
+            norm=self.norm, eps=eps, steps=self.steps,
+        )  # fmt: skip
+
+
+def _summary(sizes: list[float | None]) -> tuple[int, int, int, float | None, float, float | None]:
+    known = sorted(math.inf if size is None else size for size in sizes)
+    figures = (statistics.median(known), *median_interval(known))
+    median, low, high = (value if math.isfinite(value) else None for value in figures)
+    # Where most are unbroken, all that is known of the lower end is the largest size that was found.
+    largest = max((size for size in sizes if size is not None), default=0.0)
+    return len(sizes), sizes.count(0.0), sizes.count(None), median, largest if low is None else low, high
+
+
 class _Features(Facts):
     seconds: Seconds = 0.0
     build_seconds: Seconds = 0.0
@@ -266,6 +340,7 @@ class Metrics:
         checks: ``{name, status, figure, limit}`` each; see ``evaluation.checks``.
         survivors: Images left after each stage, by attack, where it has several.
         corruptions: Accuracies under common corruptions, where they were measured.
+        minima: Smallest perturbations, where they were looked for.
         conditions: What the figures depend on: hashes, versions, seed, batch size.
     """
 
@@ -278,6 +353,7 @@ class Metrics:
     checks: list[Annotated[dict[str, Any], _Is(_Check)]] = field(default_factory=list)
     survivors: dict[str, dict[str, Whole]] = field(default_factory=dict)
     corruptions: list[CorruptionRow] = field(default_factory=list)
+    minima: list[MinimumRow] = field(default_factory=list)
     conditions: Annotated[dict[str, Any], _Is(_Conditions)] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

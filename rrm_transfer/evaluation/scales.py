@@ -1,4 +1,7 @@
-"""Accuracy on a scale: of eps, up to where the network only guesses, and of the severity of corruptions."""
+"""Accuracy on a scale: of eps, up to where the network only guesses, and of the severity of corruptions.
+
+And the scale the other way round: at which eps each image falls.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from rrm_transfer.attacks.corruptions import CORRUPTIONS, SEVERITIES, corruption
 from rrm_transfer.core.quantities import wilson_interval
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.evaluation.evaluator import Evaluator
-from rrm_transfer.evaluation.metrics import MEAN, CorruptionRow, Row
+from rrm_transfer.evaluation.metrics import MEAN, CorruptionRow, MinimumRow, Row
 
 _FRACTIONS = (0.25, 0.5, 1.0)
 """Radii below and at the threat model's, in units of it; above, each is twice the one before."""
@@ -41,6 +44,24 @@ def eps_curve(
         if rows[-1].accuracy <= 1 / classes:
             break
     return rows
+
+
+def measure_minima(
+    evaluator: Evaluator, threat: ThreatModel, attack: Callable[[ThreatModel], Attack]
+) -> MinimumRow:
+    """Looks for each image's smallest perturbation, as far as one image is from any other.
+
+    Args:
+        evaluator: The network and the images.
+        threat: Its norm is that of the perturbations.
+        attack: One that seeks the smallest within a limit.
+    """
+    limit = threat.with_eps(_diameter(evaluator, threat))
+    search = attack(limit)
+    return MinimumRow.of(
+        evaluator.model, evaluator.split, attack=search.name, limit=limit, steps=search.steps or 0,
+        sizes=evaluator.sizes(search),
+    )  # fmt: skip
 
 
 def _radii(threat: ThreatModel, diameter: float) -> Iterator[float]:

@@ -21,14 +21,23 @@ class Found:
     Attributes:
         kept: One character per image in the batch's order: 1 survived, 0 lost.
         seconds: That it took.
+        sizes: Of the perturbations that lost an image, in pixel units, None for one that survived; where an
+            attack seeks the smallest.
     """
 
     kept: str
     seconds: float
+    sizes: list[float | None] | None = None
 
     @property
     def lost(self) -> int:
         return self.kept.count("0")
+
+
+def _are_sizes(value: object) -> bool:
+    return value is None or (
+        isinstance(value, list) and all(size is None or isinstance(size, float) for size in value)
+    )
 
 
 @dataclass
@@ -58,7 +67,7 @@ class EvaluationState:
             if content["schema"] != SCHEMA:
                 raise ValueError("another schema")
             found = {key: Found(**entry) for key, entry in content["found"].items()}
-            if not all(isinstance(entry.kept, str) for entry in found.values()):
+            if not all(isinstance(entry.kept, str) and _are_sizes(entry.sizes) for entry in found.values()):
                 raise TypeError("results that are none")
             before = dict(content["conditions"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,15 +10,18 @@ from typing import TypeVar
 
 from markupsafe import Markup
 
-from rrm_transfer.core.quantities import format_eps, wilson_interval
+from rrm_transfer.core.quantities import Proportion, format_eps, wilson_interval
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.evaluation.metrics import MEAN, MODELS, CorruptionRow, Model, Row
+from rrm_transfer.evaluation.metrics import MEAN, MODELS, CorruptionRow, MinimumRow, Model, Row
 from rrm_transfer.report.charts import LINES, MARKERS, STYLES, Curve, Scale, Style, line_chart
-from rrm_transfer.report.wording import percent
+from rrm_transfer.report.wording import minimum, percent
 from rrm_transfer.runs.finished import FinishedRun, SelectionEvent, StepEvent
 
 _WIDE = 12
 """Ratio of the largest to the smallest value above which an axis is logarithmic."""
+
+_POINTS = 40
+"""Of a curve that has one for every image."""
 
 _Key = tuple[str, str, str, str]
 """Images, split, norm and attack: what the points of one chart have in common."""
@@ -38,6 +42,8 @@ def robustness_charts(run: FinishedRun) -> list[Chart]:
     for source, metrics in run.measurements():
         images = metrics.data or source or ""
         for row in metrics.rows:
+            if row.attack in {found.attack for found in metrics.minima}:
+                continue  # has a chart of its own
             if row.attack == "none" or row.eps is None:
                 clean[images, row.split].setdefault(row.model, row)
             else:
@@ -61,7 +67,6 @@ def robustness_charts(run: FinishedRun) -> list[Chart]:
 def _robustness_chart(name: str, key: _Key, group: Mapping[str, Mapping[float, Row]], chance: float) -> Chart:
     _, split, norm, attack = key
     unit = 255 if norm == "Linf" else 1
-    title = f"eps in 1/255 ({norm})" if norm == "Linf" else f"eps in pixel units ({norm})"
     curves, words, counts = [], [], set()
     for model in MODELS:
         rows = [row for _, row in sorted(group.get(model, {}).items())]
@@ -87,13 +92,67 @@ def _robustness_chart(name: str, key: _Key, group: Mapping[str, Mapping[float, R
     svg = line_chart(
         name,
         curves,
-        x=Scale(title, log=wide, linear_until=positive[0] if wide else None, ticks=_ticks(x, wide=wide)),
+        x=Scale(
+            _eps_title(norm), log=wide, linear_until=positive[0] if wide else None, ticks=_ticks(x, wide=wide)
+        ),
         y=Scale("accuracy", top=1.0, percent=True),
         alt=f"Accuracy against eps under {attack}: {'; '.join(words)}.",
         reference=("chance", chance),
     )
     images = " or ".join(f"{count:,}" for count in sorted(counts))
     return Chart(svg, f"Accuracy under {attack} on {images} {split} images; bands are 95 % intervals.")
+
+
+def minimum_charts(run: FinishedRun) -> list[Chart]:
+    """Draws, for each set of images and norm, at which eps how many images have fallen."""
+    groups: dict[tuple[str, str, str], dict[str, MinimumRow]] = defaultdict(dict)
+    for source, metrics in run.measurements():
+        for row in metrics.minima:
+            groups[metrics.data or source or "", row.split, row.norm].setdefault(row.model, row)
+    chance = 1 / run.student.classes
+    return [
+        _minimum_chart(f"minimum{n}", norm, group, chance)
+        for n, ((_, _, norm), group) in enumerate(groups.items())
+    ]
+
+
+def _minimum_chart(name: str, norm: str, group: Mapping[str, MinimumRow], chance: float) -> Chart:
+    unit = 255 if norm == "Linf" else 1
+    curves = []
+    for model in MODELS:
+        if model not in group:
+            continue
+        row = group[model]
+        found = sorted(size for size in row.sizes if size is not None)
+        # As many points as a curve of this size can show.
+        eps = sorted({0.0, *found[:: max(1, len(found) // _POINTS)], *found[-1:]})
+        kept = [row.count - bisect_right(found, value) for value in eps]
+        low, high = zip(*(Proportion(count, row.count).interval() for count in kept), strict=True)
+        curves.append(
+            Curve(
+                model,
+                STYLES[model],
+                x=[unit * value for value in eps],
+                y=[count / row.count for count in kept],
+                low=low,
+                high=high,
+            )
+        )
+    svg = line_chart(
+        name,
+        curves,
+        x=Scale(_eps_title(norm)),
+        y=Scale("accuracy", top=1.0, percent=True),
+        alt="Share of images that need a larger perturbation, against eps. "
+        + " ".join(f"{model}: {minimum(row)}." for model, row in group.items()),
+        reference=("chance", chance),
+    )
+    words = " ".join(f"{model.capitalize()}: {minimum(row)}." for model, row in group.items())
+    return Chart(svg, f"Images that need a larger perturbation than eps; bands are 95 % intervals. {words}")
+
+
+def _eps_title(norm: str) -> str:
+    return f"eps in 1/255 ({norm})" if norm == "Linf" else f"eps in pixel units ({norm})"
 
 
 def _ticks(values: list[float], *, wide: bool) -> list[float]:

@@ -13,7 +13,7 @@ from rich.text import Text
 from rrm_transfer.evaluation.checks import KINDS
 from rrm_transfer.evaluation.metrics import MEAN, CorruptionRow, Metrics, Row
 from rrm_transfer.report.screen import new_table, show
-from rrm_transfer.report.wording import figure
+from rrm_transfer.report.wording import figure, minimum
 
 _STYLES = {"pass": "green", "suspicious": "bold red"}
 
@@ -24,6 +24,8 @@ def print_evaluation(metrics: Metrics) -> None:
     for title, after in metrics.survivors.items():
         left = ", ".join(f"{'clean' if name == 'none' else name} {count:,}" for name, count in after.items())
         show(f"{title}, images left after: {left}")
+    for row in metrics.minima:
+        show(minimum(row))
     if metrics.corruptions:
         show(_corruptions(metrics.corruptions))
     made = [check for check in metrics.checks if check["status"] != "not-run"]

@@ -13,7 +13,7 @@ from rrm_transfer.core.files import write_text
 from rrm_transfer.evaluation.checks import KINDS
 from rrm_transfer.evaluation.metrics import MODELS, Metrics, Model, Row
 from rrm_transfer.evaluation.paired import difference
-from rrm_transfer.report.curves import corruption_charts, robustness_charts, training_charts
+from rrm_transfer.report.curves import corruption_charts, minimum_charts, robustness_charts, training_charts
 from rrm_transfer.report.evaluation import corruption_lines
 from rrm_transfer.report.pictures import exhibition
 from rrm_transfer.report.verdict import headline, verdict
@@ -41,7 +41,7 @@ def render(run: FinishedRun) -> str:
         weaker=None if chosen is None else _weaker(run, chosen.student),
         clean=next((row for row in run.metrics.of(run.model) if row.ball == "clean"), None),
         tables=[table for name, metrics in run.measurements() for table in _tables(name, metrics)],
-        robustness=robustness_charts(run),
+        robustness=[*robustness_charts(run), *minimum_charts(run)],
         training=training_charts(run),
         costs=_costs(run),
         checks=[(name, _by_status(metrics.checks)) for name, metrics in run.measurements()],

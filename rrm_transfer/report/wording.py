@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rrm_transfer.evaluation.metrics import Row
+from rrm_transfer.evaluation.metrics import MinimumRow, Row
 from rrm_transfer.training.passes import Passes
 
 MINUS = "\N{MINUS SIGN}"
@@ -43,6 +43,24 @@ def factors(passes: Passes) -> str:
 def epochs(count: int) -> str:
     """Writes ``1 epoch``, ``18 epochs``."""
     return f"{count} epoch{'s' * (count != 1)}"
+
+
+def radius(value: float | None, norm: str) -> str:
+    """Writes a perturbation's size in pixel units: ``0.124 (31.6/255)``; None as ``none``."""
+    if value is None:
+        return "none"
+    return f"{value:.3g} ({255 * value:.1f}/255)" if norm == "Linf" else f"{value:.3g}"
+
+
+def minimum(row: MinimumRow) -> str:
+    """Sums smallest perturbations up in a sentence."""
+    high = "without upper end" if row.high is None else f"to {radius(row.high, row.norm)}"
+    return (
+        f"Median of the smallest {row.norm} perturbations found ({row.attack}-{row.steps}): "
+        f"{radius(row.median, row.norm)}, interval {radius(row.low, row.norm)} {high}, over {row.count:,} "
+        f"{row.split} images; {row.wrong:,} are wrong without any and count as 0, for {row.unbroken:,} none "
+        f"was found up to {row.limit:.3g}"
+    )
 
 
 def at(row: Row) -> str:

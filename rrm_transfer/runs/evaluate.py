@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from rrm_transfer import __version__
 from rrm_transfer.attacks.attack import CLEAN, Attack
-from rrm_transfer.attacks.autoattack import library_version
+from rrm_transfer.attacks.autoattack import MINIMUM, library_version
 from rrm_transfer.attacks.catalogue import STEPS, build_attack, check_attack_names
 from rrm_transfer.attacks.corruptions import check_corruptions_usable, corruptions_version
 from rrm_transfer.core.errors import Interrupted, UserError
@@ -29,13 +30,14 @@ from rrm_transfer.evaluation.metrics import (
     MODELS,
     CorruptionRow,
     Metrics,
+    MinimumRow,
     Model,
     Row,
     is_evaluation,
     read_metrics,
     row,
 )
-from rrm_transfer.evaluation.scales import eps_curve, measure_corruptions
+from rrm_transfer.evaluation.scales import eps_curve, measure_corruptions, measure_minima
 from rrm_transfer.evaluation.state import EvaluationState
 from rrm_transfer.recipe.schema import TeacherSection
 from rrm_transfer.runs.models import SPLITS, ModelFacts, load_control, load_surrogate, load_with_data
@@ -225,14 +227,16 @@ def _measure(
         build_attack, seed=wanted.seed, classes=classes, steps=wanted.steps, restarts=wanted.restarts,
         surrogate=transferred,
     )  # fmt: skip
-    names = [name for name in wanted.attacks if name != "none"]
+    names = [name for name in wanted.attacks if name not in ("none", MINIMUM)]
     by_threat = {threat: [build(name, threat) for name in names] for threat in wanted.threats}
     evaluator.run([CLEAN, *(attack for attacks in by_threat.values() for attack in attacks)])
+    minima: list[MinimumRow] = []
+    if MINIMUM in wanted.attacks:
+        minima.append(measure_minima(evaluator, wanted.main_threat, partial(build, MINIMUM)))
     rows = [evaluator.row(CLEAN)]
     for threat, attacks in by_threat.items():
-        rows += [evaluator.row(attack) for attack in attacks]
-        if len(attacks) > 1:
-            rows.append(_worst_case(evaluator, threat, attacks))
+        found = [*map(evaluator.row, attacks), *(minimum.within(threat.eps) for minimum in minima)]
+        rows += [*found, *([_worst_case(found)] if len(found) > 1 else [])]
 
     def pgd(threat: ThreatModel) -> Attack:
         return evaluator.measurement.pgd(threat, steps=wanted.steps or STEPS, restarts=wanted.restarts)
@@ -253,20 +257,18 @@ def _measure(
         checks=[check.to_json() for check in checks],
         survivors=evaluator.survivors_by_stage,
         corruptions=corrupted,
+        minima=minima,
     )
 
 
-def _worst_case(evaluator: Evaluator, threat: ThreatModel, attacks: Sequence[Attack]) -> Row:
-    survivors = set.intersection(*(set(evaluator.survivors(attack)) for attack in attacks))
+def _worst_case(rows: Sequence[Row]) -> Row:
+    """Returns the accuracy on the images that are right in every row; all are of one ball."""
+    right = np.logical_and.reduce([known for each in rows if (known := each.right()) is not None])
+    kept, first = np.flatnonzero(right).tolist(), rows[0]
     return row(
-        evaluator.model,
-        evaluator.split,
-        Proportion(len(survivors), len(evaluator.images)),
-        kept=survivors,
-        attack=WORST,
-        norm=threat.norm,
-        eps=threat.eps,
-    )
+        first.model, first.split, Proportion(len(kept), first.count), kept=kept, attack=WORST,
+        norm=first.norm, eps=first.eps,
+    )  # fmt: skip
 
 
 def _control_rows(known: ModelFacts) -> list[Row]:

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from rrm_transfer.attacks import autoattack
 from rrm_transfer.attacks.attack import Attack, Victims
 from rrm_transfer.attacks.autoattack import PARTS, SUITES, library_warnings, part, suite
+from rrm_transfer.attacks.catalogue import build_attack
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.core.threat import Norm, ThreatModel
 from tests.attacks.toys import Toy, toy
 
 pyautoattack: Any = pytest.importorskip("pyautoattack")
@@ -136,6 +138,29 @@ def test_the_callers_random_numbers_are_left_alone() -> None:
     first = stage.perturb(model.logits, model.victims())
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(stage.perturb(model.logits, model.victims()), first)
+
+
+@pytest.mark.parametrize("classes", [2, 5, 14])
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_the_smallest_perturbation_of_a_linear_network_is_its_distance(norm: Norm, classes: int) -> None:
+    generator = torch.Generator().manual_seed(classes)
+    weight, x = torch.randn(classes, 9, generator=generator), torch.rand(6, 1, 3, 3, generator=generator)
+    x = 0.4 + 0.2 * x  # far from where the image range ends
+
+    def logits(x: Tensor) -> Tensor:
+        return 0.1 * (x.flatten(1) - 0.5) @ weight.T
+
+    y = logits(x).argmax(1)
+    attack = build_attack("minimum-norm", ThreatModel(norm, 3.0), seed=0, classes=classes, steps=10)
+    found = attack.stages[0].perturb(logits, Victims(torch.arange(6), x, y))
+    assert (logits(found).argmax(1) != y).all()
+    dual = 1 if norm == "Linf" else 2
+    normals = torch.linalg.vector_norm(weight[y][:, None] - weight[None], ord=dual, dim=2)
+    gaps = logits(x).gather(1, y[:, None]) - logits(x)
+    nearest = (gaps / (0.1 * normals)).masked_fill(normals == 0, torch.inf).amin(1)
+    size = ThreatModel(norm, 3.0).size(found - x)
+    assert (size >= nearest * (1 - 1e-4)).all()
+    assert (size <= nearest * 1.06).all()  # it overshoots by 5 %, to be across
 
 
 def test_without_the_library_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,33 @@ def robust_logits(x: Tensor) -> Tensor:
     return output
 
 
+@pytest.mark.parametrize("batch_size", [20, 60])
+def test_smallest_perturbations_are_classified_again_and_measured(batch_size: int) -> None:
+    tool, every = evaluator(plain_net(), batch_size=batch_size), everything(60)
+
+    def nudge(_: Any, victims: Victims) -> Tensor:
+        # Says to have moved every image, each by its own amount; few of them are misclassified for it.
+        amount = 0.2 * (victims.index % 5) / 5
+        return (victims.x + amount.view(-1, 1, 1, 1) * (victims.x < 0.5)).clamp(0, 1)
+
+    stages = (Stage("nudge", 1.0, nudge),)
+    attack = Attack("nudge", ThreatModel("Linf", 1.0), 1, None, stages, seeks_minimum=True)
+    sizes = tool.sizes(attack)
+    moved = nudge(None, every)
+    with torch.no_grad():
+        clean, after = (plain_net()(x).logits.argmax(1) == every.y for x in (every.x, moved))
+    assert (~clean).any()
+    assert (clean & after).any()
+    assert (clean & ~after).any()
+    for place, size in enumerate(sizes):
+        if not clean[place]:
+            assert size == 0.0
+        elif after[place]:
+            assert size is None
+        else:
+            assert size == pytest.approx(float((moved - every.x)[place].abs().amax()), rel=1e-5)
+
+
 def test_figures_are_those_of_a_plain_loop() -> None:
     tool, all_at_once = evaluator(robust_net()), everything(60)
     attack = pgd_attack(THREAT, steps=5, restarts=2, seed=1)

@@ -11,7 +11,13 @@ import pytest
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.evaluation.metrics import CorruptionRow, Metrics, read_metrics, row
+from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.evaluation.metrics import CorruptionRow, Metrics, MinimumRow, read_metrics, row
+
+
+def _minimum(sizes: list[float | None]) -> MinimumRow:
+    limit = ThreatModel("Linf", 1.0)
+    return MinimumRow.of("student", "test", attack="minimum-norm", limit=limit, steps=100, sizes=sizes)
 
 
 def _metrics() -> Metrics:
@@ -26,6 +32,7 @@ def _metrics() -> Metrics:
         checks=[{"name": "deterministic", "status": "suspicious", "figure": None, "limit": 0.1}],
         survivors={"autoattack": {"none": 9, "square": 0}},
         corruptions=corrupted,
+        minima=[_minimum([0.0, 0.25, None, 0.5, 0.125])],
         conditions={"attacks": ["pgd"], "weights": "ab", "surrogate": None},
     )
 
@@ -33,6 +40,24 @@ def _metrics() -> Metrics:
 def test_what_was_written_comes_back(tmp_path: Path) -> None:
     _metrics().write(tmp_path / "metrics.json")
     assert read_metrics(tmp_path / "metrics.json") == _metrics()
+
+
+def test_smallest_perturbations_are_summed_up() -> None:
+    few = _minimum([0.0, 0.25, None, 0.5, 0.125])
+    assert (few.count, few.wrong, few.unbroken, few.median, few.low, few.high) == (5, 1, 1, 0.25, 0.0, None)
+    # Ten values: the second and the ninth hold the median with 97.9 %, the third and the eighth with 89 %.
+    ten = _minimum([0.01 * (1 + (7 * n) % 10) for n in range(10)])
+    assert (ten.median, ten.low, ten.high) == pytest.approx((0.055, 0.02, 0.09))
+    hundred = _minimum([0.001 * (n + 1) for n in range(100)])
+    assert (hundred.low, hundred.high) == pytest.approx((0.040, 0.061))  # the tables' ranks 40 and 61
+    most = _minimum([0.1, 0.2, *[None] * 8])
+    assert (most.median, most.low, most.high) == (None, 0.2, None)
+
+
+def test_what_needs_a_larger_perturbation_is_robust_within() -> None:
+    within = _minimum([0.0, 0.25, None, 0.5, 0.125]).within(0.25)
+    assert (within.correct, within.count, within.eps, within.norm) == (2, 5, 0.25, "Linf")
+    assert np.flatnonzero(np.asarray(within.right())).tolist() == [2, 3]
 
 
 def test_a_row_knows_its_images_and_its_names() -> None:
@@ -50,6 +75,9 @@ def test_a_row_knows_its_images_and_its_names() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
+        (("minima", 0, "median"), 0.3, r"minima\.0 holds[^$]*those of the sizes"),
+        (("minima", 0, "sizes"), [0.0], r"minima\.0 holds[^$]*those of the sizes"),
+        (("minima", 0, "sizes", 0), -1.0, r"minima\.0\.sizes\.0 holds"),
         (("rows", 0, "count"), "10", r"rows\.0\.count holds '10'"),
         (("rows", 0, "count"), True, r"rows\.0\.count holds True"),
         (("rows", 0, "count"), 11, r"rows\.0 holds"),

@@ -13,11 +13,13 @@ CONDITIONS = {"weights": "ab", "eps": [8 / 255, 0.1], "seed": 0, "surrogate": No
 
 def test_what_was_found_comes_back_under_the_same_conditions(tmp_path: Path) -> None:
     state = EvaluationState(tmp_path / "deep" / "x.state.json", CONDITIONS)
-    state.add({"a": Found("0110", 1.5)})
+    state.add({"a": Found("0110", 1.5, [0.25, None, None, 0.125])})
     state.add({"b": Found("1", 0.1 + 0.2)})
     again = EvaluationState(state.path, dict(CONDITIONS))
     again.load()
-    assert again.found == state.found == {"a": Found("0110", 1.5), "b": Found("1", 0.1 + 0.2)}
+    assert again.found == state.found == {
+        "a": Found("0110", 1.5, [0.25, None, None, 0.125]), "b": Found("1", 0.1 + 0.2)
+    }  # fmt: skip
     assert again.found["a"].lost == 2
     again.remove()
     assert not list((tmp_path / "deep").iterdir())

@@ -12,7 +12,8 @@ import pytest
 
 from rrm_transfer import report
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.evaluation.metrics import Metrics, row
+from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.evaluation.metrics import Metrics, MinimumRow, row
 from rrm_transfer.report.page import write_report
 from rrm_transfer.runs.finished import read_run
 from rrm_transfer.runs.folder import RunFolder
@@ -254,6 +255,23 @@ def test_corruptions_have_a_section_where_they_were_measured(tmp_path: Path) -> 
     assert "at severity 1 2 3 4 5 mean fog 80.0 70.0 60.0 50.0 40.0 60.0 jpeg compression 80.0" in words
     alt = "control from 80.0\xa0% to 40.0\xa0%; student from 80.0\xa0% to 40.0\xa0%."
     assert any(str(drawing["aria-label"]).endswith(alt) for drawing in page.drawings)
+
+
+def test_smallest_perturbations_are_drawn_with_their_median(tmp_path: Path) -> None:
+    folder = fixtures.write_run(tmp_path / "run")
+    sizes: list[float | None] = [0.0] * 20 + [0.002 * n for n in range(1, 80)] + [None]
+    found = MinimumRow.of(
+        "student", "test", attack="minimum-norm", limit=ThreatModel("Linf", 1.0), steps=100, sizes=sizes
+    )
+    rows = [row("student", "test", Proportion(80, 100)), found.within(0.05), found.within(0.1)]
+    fixtures.write_evaluation(folder, "far", Metrics(rows, data="ab" * 32, minima=[found]))
+    page = Page(written(folder, fixtures.metrics()))
+    words = page.words("robustness")
+    assert "Student: Median of the smallest Linf perturbations found (minimum-norm-100): 0.061" in words
+    assert "20 are wrong without any and count as 0, for 1 none was found up to 1." in words
+    drawn = [drawing for drawing in page.drawings if "larger perturbation" in str(drawing["aria-label"])]
+    assert len(drawn) == 1
+    assert "Accuracy under minimum-norm" not in words  # once is enough
 
 
 def test_the_control_keeps_its_name_and_its_checks_to_itself(tmp_path: Path) -> None:

@@ -70,6 +70,23 @@ def test_rows_say_what_was_measured(folder: Path, tmp_path: Path) -> None:
     assert [path.name for path in output.parent.iterdir()] == ["x.json"]
 
 
+def test_smallest_perturbations_are_part_of_the_figures(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyautoattack")
+    output = tmp_path / "x.json"
+    metrics, _ = run(folder, attacks=["pgd", "minimum-norm"], output=output)
+    [minimum] = read_metrics(output).minima
+    assert [minimum] == metrics.minima
+    assert (minimum.count, minimum.limit, minimum.steps) == (40, 1.0, 3)
+    assert minimum.wrong == 40 - metrics.rows[0].correct
+    assert [(row.attack, row.eps) for row in metrics.rows[1:]] == [
+        (name, eps) for eps in RADII for name in ("pgd", "minimum-norm", "worst-case")
+    ]
+    for start, eps in zip((1, 4), RADII, strict=True):
+        pgd, within, worst = metrics.rows[start : start + 3]
+        assert within.correct == sum(size is None or size > eps for size in minimum.sizes)
+        assert worst.correct <= min(pgd.correct, within.correct)
+
+
 def test_the_curve_and_the_quick_checks(folder: Path) -> None:
     metrics, _ = run(folder, eps=[0.05], curve=True, checks="quick", steps=5)
     curve = [row for row in metrics.rows if row.attack == "pgd"]
