@@ -316,6 +316,21 @@ def test_readings_that_interrupt_each_other_get_what_each_asked_for(workers: int
     assert_equal(between, expected[1])
 
 
+@pytest.mark.parametrize("resident", [True, False])
+def test_of_a_resident_set_only_positions_cross_the_bus(
+    resident: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels, ids and random numbers are there already, those of 64 batches at once."""
+    monkeypatch.setattr(images_module, "spare_bytes", lambda device: (1 << 30) * resident)
+    made = loader(memory_images(400), augmentation=Augmentation(crop_padding=4, flip=True), device="meta")
+    batches = made.epoch(0)
+    next(batches)
+    with Operations() as operations:
+        for _ in range(10):
+            assert next(batches).x.is_meta
+    assert operations.bytes_moved / 10 == 8 * (8 if resident else 3 * 32 * 32)
+
+
 @pytest.mark.parametrize(
     ("augmentation", "most"),
     [(Augmentation(crop_padding=4, flip=True), 12), (Augmentation(jitter=0.1, lighting=0.05), 26)],
@@ -330,21 +345,6 @@ def test_a_batch_takes_few_operations_as_its_numbers_are_drawn_ahead(
         for _ in range(10):
             next(batches)
     assert len(operations.names) / 10 <= most
-
-
-@pytest.mark.parametrize("resident", [True, False])
-def test_of_a_resident_set_only_positions_cross_the_bus(
-    resident: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Labels, ids and random numbers are there already, those of 64 batches at once."""
-    monkeypatch.setattr(images_module, "spare_bytes", lambda device: (1 << 30) * resident)
-    made = loader(memory_images(400), augmentation=Augmentation(crop_padding=4, flip=True), device="meta")
-    batches = made.epoch(0)
-    next(batches)
-    with Operations() as operations:
-        for _ in range(10):
-            assert next(batches).x.is_meta
-    assert operations.bytes_moved / 10 == 8 * (8 if resident else 3 * 32 * 32)
 
 
 def test_crop_and_flip_keep_up_with_training() -> None:
