@@ -260,6 +260,7 @@ class Trainer:
             return 0.0
         if not saved:
             self._save()
+            self._finish_saving()  # an evaluation takes longer, and may be killed
         found = selection.evaluate(self._result(), self._step)
         self._log("selection", {"model": self.plan.model, "step": self._step, **found})
         self._narrator.note(

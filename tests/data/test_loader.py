@@ -13,6 +13,7 @@ import torch
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.data import framing
+from rrm_transfer.data import images as images_module
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.encoded import FileImages, decode
@@ -315,9 +316,24 @@ def test_readings_that_interrupt_each_other_get_what_each_asked_for(workers: int
     assert_equal(between, expected[1])
 
 
+@pytest.mark.parametrize("resident", [True, False])
+def test_of_a_resident_set_only_positions_cross_the_bus(
+    resident: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels, ids and random numbers are there already, those of 64 batches at once."""
+    monkeypatch.setattr(images_module, "spare_bytes", lambda device: (1 << 30) * resident)
+    made = loader(memory_images(400), augmentation=Augmentation(crop_padding=4, flip=True), device="meta")
+    batches = made.epoch(0)
+    next(batches)
+    with Operations() as operations:
+        for _ in range(10):
+            assert next(batches).x.is_meta
+    assert operations.bytes_moved / 10 == 8 * (8 if resident else 3 * 32 * 32)
+
+
 @pytest.mark.parametrize(
     ("augmentation", "most"),
-    [(Augmentation(crop_padding=4, flip=True), 20), (Augmentation(jitter=0.1, lighting=0.05), 45)],
+    [(Augmentation(crop_padding=4, flip=True), 12), (Augmentation(jitter=0.1, lighting=0.05), 26)],
 )
 def test_a_batch_takes_few_operations_as_its_numbers_are_drawn_ahead(
     augmentation: Augmentation, most: int

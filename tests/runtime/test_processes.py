@@ -134,7 +134,7 @@ def test_a_killed_run_of_two_processes_goes_on_bit_for_bit(
 
     assert _codes(together([*options, "--output", "killed"], folder=tmp_path)) == [0, 0]
     events = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
-    assert [event["step"] for event in events if event["event"] == "resume"] == [3]
+    assert [event["step"] for event in events if event["event"] == "resume"] == [4]
     first, second = (_final_state(tmp_path / name) for name in ("alone", "killed"))
     assert all(torch.equal(first[name], value) for name, value in second.items())
     weights = [sha256_of(tmp_path / n / "student" / "model.safetensors") for n in ("alone", "killed")]

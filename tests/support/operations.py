@@ -15,14 +15,19 @@ class Operations(TorchDispatchMode):
 
     Attributes:
         names: In order.
+        bytes_moved: From one device to another; ``meta`` stands for a GPU.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
+        self.bytes_moved = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func._schema.name).removeprefix("aten::")
         if not name.removeprefix("_").startswith(_FREE):
             self.names.append(name)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if name == "_to_copy" and result.device != args[0].device:
+            self.bytes_moved += args[0].nbytes
+        return result

@@ -6,7 +6,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
@@ -36,6 +36,7 @@ from rrm_transfer.training.features import shards as feature_shards
 from rrm_transfer.training.features.building import FeatureBuilder
 from rrm_transfer.training.features.cache import FeatureCache, feature_cache
 from rrm_transfer.training.updating import TrainingPlan
+from tests.support.operations import Operations
 from tests.training.small import PLAN, SIZE, Network, Run, equal, small_images, small_loader
 
 IMAGES = 45
@@ -130,6 +131,21 @@ def test_student_and_teacher_see_the_same_pixels(tmp_path: Path) -> None:
     assert not torch.equal(taught[0], taught[1])
 
 
+def test_the_images_of_a_view_are_one_stream_so_that_the_next_shard_is_decoded_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup, streams = Setup(), []
+    batches = setup.batches.batches
+
+    def counted(parts: Sequence[Tensor], *, view: int) -> Any:
+        streams.append((view, sum(map(len, parts))))
+        return batches(parts, view=view)
+
+    monkeypatch.setattr(setup.batches, "batches", counted)
+    setup.fill()
+    assert streams == [(0, IMAGES), (1, IMAGES)]
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 5e-4), ("bf16", 4e-3)])
 def test_what_is_read_is_what_the_teacher_said(dtype: feature_shards.Dtype, tolerance: float) -> None:
     setup = Setup(objective="rrm", arguments={"kd_weight": 1.0}, dtype=dtype)
@@ -162,6 +178,21 @@ def test_a_cache_moves_to_an_accelerator_with_room_for_it(
         assert torch.equal(expected.logits, found.logits)
         assert torch.equal(expected.features, found.features)
     assert on_disk._residence is None
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_of_a_resident_cache_only_positions_cross_the_bus(
+    resident: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = Setup()
+    setup.fill()
+    cache = replace(setup.cache, device=torch.device("meta"))
+    monkeypatch.setattr(feature_cache_module, "spare_bytes", lambda device: cache.nbytes * resident)
+    cache.read(0, torch.arange(20))
+    with Operations() as operations:
+        features = cache.read(0, torch.arange(20)).features
+    assert features.shape == (20, 5)
+    assert operations.bytes_moved == 20 * (8 if resident else 5 * 2)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bf16"])
