@@ -3,19 +3,57 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from rrm_transfer.core.quantities import format_count, format_eps
 from rrm_transfer.teachers.loading import load_teacher
+from rrm_transfer.teachers.networks.building import is_timm
+from rrm_transfer.teachers.zoo import ZooEntry, zoo, zoo_origin
 from tests.teachers.fixtures import tiny_folder
 from tests.teachers.forms import FORMS
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "teachers.md"
 
 
+_GOT = {"embedded": "with the package", "hub": "downloaded", "web": "downloaded", "by hand": "by hand"}
+
+
+def table() -> Iterator[str]:
+    """Yields the table of the zoo, by data set and norm, the small ones first."""
+    yield "| `--teacher` | network | parameters | threat | clean % | robust % | measured by | got | license |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    dataset = ""
+
+    def order(entry: ZooEntry) -> tuple[str, bool, int, float]:
+        return entry.dataset, entry.norm != "Linf", entry.parameters, entry.robust or 0.0
+
+    for entry in sorted(zoo(), key=order):
+        if entry.dataset != dataset:
+            dataset = entry.dataset
+            yield f"| **{dataset}** | | | | | | | | |"
+        architecture = str(entry.architecture or zoo_origin(entry).architecture)
+        network = f"`{architecture}`" + ("" if is_timm(architecture) else ", ours")
+        figures = ["–" if figure is None else f"{figure:g}" for figure in (entry.clean, entry.robust)]
+        cells = [
+            f"`{entry.name}`",
+            network,
+            format_count(entry.parameters),
+            f"{entry.norm} {format_eps(entry.eps)}",
+            *figures,
+            entry.attack or "–",
+            _GOT[entry.got],
+            entry.license or "not stated",
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
 def page() -> str:
     """Returns docs/reference/teachers.md."""
     lines = [
         (Path(__file__).parent / "teachers_head.md").read_text(encoding="utf-8").rstrip(),
+        "",
+        *table(),
         "",
         "## Forms",
         "",

@@ -159,16 +159,23 @@ def _print_zoo(as_json: bool) -> None:
     if as_json:
         print_json([asdict(entry) for entry in zoo()])
         return
-    from rrm_transfer.core.quantities import format_eps
+    from rrm_transfer.core.quantities import format_count, format_eps
     from rrm_transfer.report.screen import new_table, show
 
     table = new_table(
-        "robust teachers by name", "name", "architecture", "data", "threat", figures=("clean %", "robust %")
+        "robust teachers by name",
+        "name",
+        "architecture",
+        "data",
+        "threat",
+        "got",
+        figures=("parameters", "clean %", "robust %"),
     )
     for entry in zoo():
-        figures = ["–" if value is None else f"{value:g}" for value in (entry.clean, entry.robust)]
-        threat = f"{entry.norm} {format_eps(entry.eps)}"
-        table.add_row(entry.name, entry.architecture or "see its folder", entry.dataset, threat, *figures)
+        accuracies = ["–" if value is None else f"{value:g}" for value in (entry.clean, entry.robust)]
+        figures = format_count(entry.parameters), *accuracies
+        threat, architecture = f"{entry.norm} {format_eps(entry.eps)}", entry.architecture or "see its folder"
+        table.add_row(entry.name, architecture, entry.dataset, threat, entry.got, *figures)
     show(table)
 
 

@@ -123,10 +123,10 @@ def _from_splits(
 
 def _check_access(name: HubName, hint: str) -> int:
     """Returns the bytes of the repository's files."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    api = HfApi()
+    api, page = HfApi(), f"{constants.ENDPOINT}/datasets/{name.repo}"
     try:
         with patient():
             api.auth_check(name.repo, repo_type="dataset")
@@ -138,7 +138,7 @@ def _check_access(name: HubName, hint: str) -> int:
         raise UserError(
             "The hub gives this data set only to users who accepted its terms.",
             received=name.repo,
-            hint="accept them on the data set's page, then: hf auth login",
+            hint=f"accept them on {page}, then: hf auth login, or set HF_TOKEN",
         ) from None
     except RevisionNotFoundError:
         raise UserError(

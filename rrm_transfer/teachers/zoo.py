@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -17,12 +17,13 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import cache_folder, sha256_of, write_text
 from rrm_transfer.core.hub import hub_file
 from rrm_transfer.core.pixels import parse_statistics
-from rrm_transfer.core.quantities import format_eps, parse_fraction
+from rrm_transfer.core.quantities import format_eps, parse_count, parse_fraction
 from rrm_transfer.core.threat import Norm
+from rrm_transfer.core.web import web_file
 from rrm_transfer.teachers.origins import Origin, folder_origin
 
 EMBEDDED = Path(__file__).parent / "embedded"
-_HUB = "hf-hub:"
+_HUB, _WEB = "hf-hub:", "https://"
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class ZooEntry:
 
     Attributes:
         name: After ``--teacher``.
-        source: ``embedded``, ``hf-hub:USER/REPOSITORY``, or where people find the file.
+        source: ``embedded``, ``hf-hub:USER/REPOSITORY``, ``https://FOLDER/``, or the page where people find
+            the file.
+        parameters: Of the network; three digits of their number.
         dataset: That it was trained on, as ``--dataset`` takes it.
         norm: Of the threat model it was trained for.
         eps: Of that threat model, in pixel units.
         citation: Whose work it is.
-        file: Its name at the source.
+        file: Its name at the source; None: what it is called there is not known.
         sha256: That the file must have.
         architecture: As ``--teacher-arch`` takes it; None: the embedded folder says it.
         args: For the architecture's constructor.
@@ -50,6 +53,7 @@ class ZooEntry:
 
     name: str
     source: str
+    parameters: int
     dataset: str
     norm: Norm
     eps: float
@@ -64,6 +68,15 @@ class ZooEntry:
     robust: float | None = None
     attack: str | None = None
     license: str | None = None
+
+    @property
+    def got(self) -> Literal["embedded", "hub", "web", "by hand"]:
+        """How the weights are got: with the package, downloaded, or by the user."""
+        if self.source == "embedded":
+            return "embedded"
+        if self.source.startswith(_HUB):
+            return "hub"
+        return "web" if self.source.startswith(_WEB) and self.source.endswith("/") else "by hand"
 
     @property
     def published(self) -> str | None:
@@ -89,7 +102,14 @@ class ZooEntry:
 def _table() -> dict[str, ZooEntry]:
     content = yaml.safe_load(files("rrm_transfer.teachers").joinpath("zoo.yaml").read_text(encoding="utf-8"))
     return {
-        name: ZooEntry(name=name, **{**entry, "eps": parse_fraction(entry["eps"])})
+        name: ZooEntry(
+            name=name,
+            **{
+                **entry,
+                "eps": parse_fraction(entry["eps"]),
+                "parameters": parse_count(entry["parameters"]),
+            },
+        )
         for name, entry in content.items()
     }
 
@@ -146,18 +166,17 @@ def _embedded(entry: ZooEntry) -> Origin:
 
 
 def _download(entry: ZooEntry) -> Path:
-    mend = f"--teacher {entry.name} --teacher-weights FILE"
-    if not entry.source.startswith(_HUB) or entry.file is None:
-        raise UserError(
-            "This teacher's weights cannot be fetched automatically.",
-            received=entry.name,
-            allowed=f"{entry.file or 'the file'} from: {entry.source}",
-            hint=f"fetch the file, then: {mend}",
-        )
-    return hub_file(
-        entry.source.removeprefix(_HUB),
-        entry.file,
-        hint=f"on a machine with network access fetch {entry.file} from that repository, then: {mend}",
+    mend = f"--teacher {entry.name} --teacher-weights {entry.file or 'FILE'}"
+    elsewhere = f"on a machine with network access fetch {entry.file} from there, then: {mend}"
+    if entry.got == "hub" and entry.file is not None:
+        return hub_file(entry.source.removeprefix(_HUB), entry.file, hint=elsewhere)
+    if entry.got == "web" and entry.file is not None:
+        return web_file(entry.source + entry.file, hint=elsewhere)
+    raise UserError(
+        "This teacher's weights cannot be fetched automatically.",
+        received=entry.name,
+        allowed=f"{entry.file or 'the file'} from {entry.source}",
+        hint=f"fetch it with a browser, then: {mend}",
     )
 
 

@@ -1,4 +1,4 @@
-"""A model hub on the loopback interface: the endpoints that pushing and loading a model use."""
+"""A hub on the loopback interface: the endpoints that pushing and loading a model or a data set use."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ TOKEN = "hf_" + "s3cr3t" * 5
 
 @dataclass
 class Repository:
-    """One repository: its files, and those of proposed commits."""
+    """One repository: its files, and those of proposed commits; a gated one is ``TOKEN``'s to read."""
 
     private: bool = False
+    gated: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
     proposed: list[dict[str, bytes]] = field(default_factory=list)
     commits: int = 0
@@ -42,13 +43,15 @@ class Fault:
         request: Pattern of ``METHOD /path``.
         status: Of the answer; None: the connection is dropped in the middle.
         times: How often it happens.
-        delay: Seconds before anything is said.
+        delay: Seconds before anything is said, or before the connection is dropped.
+        part: Bytes of the answer that are sent before it is dropped; None: the request is not even read.
     """
 
     request: str
     status: int | None = None
     times: int = 1_000
     delay: float = 0.0
+    part: int | None = None
 
 
 class Hub:
@@ -56,9 +59,9 @@ class Hub:
 
     Attributes:
         writable: Users and organisations that ``TOKEN`` may write to.
-        repositories: By ``user/name``.
+        repositories: By ``user/name``, data sets by ``datasets/user/name``.
         large: Contents by SHA-256: large files that were sent, committed or not.
-        requests: ``METHOD /path`` of every request, in order.
+        requests: ``METHOD /path`` of every request, in order; `` from N`` follows where a part was asked for.
     """
 
     def __init__(self) -> None:
@@ -121,6 +124,7 @@ def serving() -> Iterator[Hub]:
 
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
+    _cut: Fault | None = None
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
@@ -140,10 +144,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         split = urlsplit(self.path)
         request = f"{self.command} {split.path}"
-        self.hub.requests.append(request)
+        self.hub.requests.append(request + (f" from {self._first}" if self._first else ""))
         fault = self.hub.fault(request)
         length = int(self.headers.get("Content-Length") or 0)
-        if fault is not None:
+        self._cut = None if fault is None or fault.part is None else fault
+        if fault is not None and fault.part is None:
             time.sleep(fault.delay)
             if fault.status is None:
                 self.rfile.read(length // 2)
@@ -160,14 +165,24 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         self._answer(404, {"error": "no such page"})
 
+    @property
+    def _first(self) -> int:
+        """The byte that the wanted part of a file begins with."""
+        return int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+
     def _answer(self, status: int, content: Any = None, headers: dict[str, str] | None = None) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for key, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
             self.send_header(key, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
+        if self.command == "HEAD":
+            return
+        self.wfile.write(data if self._cut is None else data[: self._cut.part])
+        if self._cut is not None:
+            self.wfile.flush()
+            time.sleep(self._cut.delay)
+            self.close_connection = True
 
     def _authorised(self, name: str | None = None, *, write: bool = False) -> bool:
         """Answers for the request where the token does not suffice."""
@@ -263,19 +278,56 @@ class _Handler(BaseHTTPRequestHandler):
             content = {"id": name, "modelId": name, "sha": repository.revision, "siblings": siblings}
             self._answer(200, {**content, "private": repository.private, "tags": []})
 
-    def _resolve(self, _body: bytes, _query: Any, name: str, path: str) -> None:
+    def _dataset_info(self, _body: bytes, _query: Any, name: str) -> None:
+        if self._admitted(f"datasets/{name}"):
+            repository = self.hub.repositories[f"datasets/{name}"]
+            siblings = [{"rfilename": path, "size": len(data)} for path, data in repository.files.items()]
+            self._answer(200, {"id": name, "sha": repository.revision, "siblings": siblings, "tags": []})
+
+    def _dataset_access(self, _body: bytes, _query: Any, name: str) -> None:
+        if self._admitted(f"datasets/{name}"):
+            self._answer(200, {})
+
+    def _tree(self, _body: bytes, _query: Any, name: str, folder: str | None) -> None:
+        if not self._admitted(f"datasets/{name}"):
+            return
+        files, start = self.hub.repositories[f"datasets/{name}"].files, f"{folder}/" if folder else ""
+        inside = {path: data for path, data in files.items() if path.startswith(start)}
+        entries = [
+            {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+            for path, data in inside.items()
+        ]
+        folders = {path.rpartition("/")[0] for path in inside} - {"", folder}
+        entries += [{"type": "directory", "path": path, "size": 0, "oid": "0" * 40} for path in folders]
+        self._answer(200, entries)
+
+    def _admitted(self, name: str) -> bool:
+        """Answers for the request where the repository is not there or its terms are not accepted."""
         repository = self.hub.repositories.get(name)
-        if repository is None or repository.private:
+        if repository is None:
+            self._answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+        elif repository.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._answer(401, {"error": "Access is restricted"}, {"X-Error-Code": "GatedRepo"})
+        else:
+            return True
+        return False
+
+    def _resolve(self, _body: bytes, _query: Any, name: str, path: str) -> None:
+        if not self._admitted(name):
+            return
+        repository = self.hub.repositories[name]
+        if repository.private:
             self._answer(404, {}, {"X-Error-Code": "RepoNotFound"})
         elif path not in repository.files:
             revision = {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repository.revision}
             self._answer(404, {}, revision)
         else:
             headers = {"X-Repo-Commit": repository.revision, "ETag": f'"{self._oid(name, path)}"'}
-            self._answer(200, repository.files[path], headers)
+            self._answer(206 if self._first else 200, repository.files[path][self._first :], headers)
 
 
 _NAME = r"([^/]+/[^/]+)"
+_COMMIT = r"(?:main|[0-9a-f]{40})"
 _ROUTES = {
     r"GET /api/whoami-v2": "_whoami",
     r"POST /api/repos/create": "_create",
@@ -284,7 +336,10 @@ _ROUTES = {
     rf"POST /api/models/{_NAME}/preupload/main": "_preupload",
     rf"POST /api/models/{_NAME}/commit/main": "_commit",
     rf"GET /api/models/{_NAME}(?:/revision/main)?": "_info",
+    rf"GET /api/datasets/{_NAME}/auth-check": "_dataset_access",
+    rf"GET /api/datasets/{_NAME}(?:/revision/{_COMMIT})?": "_dataset_info",
+    rf"GET /api/datasets/{_NAME}/tree/{_COMMIT}(?:/(.+))?": "_tree",
     rf"POST /{_NAME}\.git/info/lfs/objects/batch": "_batch",
     r"PUT /lfs/(\w+)": "_large",
-    rf"(?:GET|HEAD) /{_NAME}/resolve/\w+/(.+)": "_resolve",
+    r"(?:GET|HEAD) /((?:datasets/)?[^/]+/[^/]+)/resolve/\w+/(.+)": "_resolve",
 }

@@ -10,8 +10,9 @@ import torch
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import sha256_of
 from rrm_transfer.core.pixels import parse_statistics
+from rrm_transfer.core.quantities import format_count
 from rrm_transfer.teachers.loading import load_teacher
-from rrm_transfer.teachers.networks.building import is_known
+from rrm_transfer.teachers.networks.building import Blueprint, build_model, is_known
 from rrm_transfer.teachers.zoo import EMBEDDED, ZooEntry, zoo, zoo_entry, zoo_origin
 from tests.teachers.fixtures import pixels, tiny
 
@@ -27,6 +28,49 @@ def test_every_entry_is_usable(entry: ZooEntry) -> None:
     assert (entry.clean is None) == (entry.robust is None) == (entry.attack is None)
     assert entry.clean is None or 0 < (entry.robust or 0) < entry.clean < 100
     assert zoo_entry(entry.name) is entry
+    assert entry.got == "by hand" or entry.file is not None
+    assert entry.got != "by hand" or " on GitHub" in entry.source or entry.source.startswith("https://")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", zoo(), ids=lambda entry: entry.name)
+def test_the_number_of_parameters_is_the_networks(entry: ZooEntry) -> None:
+    if entry.architecture is None:
+        count = sum(p.numel() for p in load_teacher(entry.name, channels=1, image_size=32).parameters())
+    else:
+        classes = {"ILSVRC/imagenet-1k": 1000, "uoft-cs/cifar100": 100}.get(entry.dataset, 10)
+        with torch.device("meta"):
+            network = build_model(Blueprint(entry.architecture, {"num_classes": classes, **entry.args}))
+        count = sum(parameter.numel() for parameter in network.parameters())
+    assert format_count(entry.parameters) == format_count(count)
+
+
+def test_what_is_fetched_by_hand_is_told_with_page_file_and_what_to_type_then() -> None:
+    with pytest.raises(UserError) as caught:
+        load_teacher("Sehwag2021Proxy_R18", channels=3, image_size=32)
+    told = str(caught.value)
+    assert "Sehwag2021Proxy_R18.pt from https://drive.google.com/file/d/1-Zgo" in told
+    assert "--teacher Sehwag2021Proxy_R18 --teacher-weights Sehwag2021Proxy_R18.pt" in told
+
+
+def test_a_file_at_a_web_address_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(tiny().state_dict(), file)
+    asked = []
+
+    def web_file(address: str, *, hint: str) -> Path:
+        asked.append(address)
+        assert "--teacher ARES_ConvNext_Base_AT --teacher-weights ARES_ConvNext_Base_AT.pth" in hint
+        return file
+
+    entry = zoo_entry("ARES_ConvNext_Base_AT")
+    assert entry is not None
+    monkeypatch.setenv("RRM_TRANSFER_CACHE", str(tmp_path))
+    monkeypatch.setattr("rrm_transfer.teachers.zoo.web_file", web_file)
+    assert zoo_origin(entry).file == file
+    assert asked == [
+        "https://ml.cs.tsinghua.edu.cn/~xiaoyang/aresbench/ckpt-imagenet/ARES_ConvNext_Base_AT.pth"
+    ]
 
 
 def test_robust_resnet50_is_what_its_name_says() -> None:
@@ -46,7 +90,7 @@ def test_without_network_the_file_and_the_alternative_are_named(monkeypatch: pyt
     with pytest.raises(UserError) as caught:
         load_teacher("robust_resnet50", channels=3, image_size=224)
     assert "resnet50_linf_eps4.0.ckpt" in str(caught.value)
-    assert "--teacher-weights FILE" in str(caught.value)
+    assert "--teacher robust_resnet50 --teacher-weights resnet50_linf_eps4.0.ckpt" in str(caught.value)
 
 
 def test_dead_hub_answers_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
