@@ -27,8 +27,8 @@ from rrm_transfer.training.step import TrainingStep, infer
 
 _IMAGES = 2
 """Of the step that is counted: the fewest that batch norms take."""
-_HALVINGS = 7
-"""After which the moment when an objective's step changes is known to a hundredth of training."""
+_HALVINGS = 10
+"""After which the moment when an objective's step changes is known to a thousandth of training."""
 
 
 @shape_wrapper  # type: ignore[untyped-decorator]
@@ -175,8 +175,8 @@ def _invert(teacher: nn.Module, x: Tensor) -> None:
 
 def _mean_over_training(cost: Callable[[float], float]) -> float:
     """Averages a step's cost, which changes once at most in the course of training (``begin``)."""
-    low, high = 0.0, 1.0 - 1e-6
-    first, last = cost(low), cost(high)
+    low, high = 0.0, 1.0
+    first, last = cost(low), cost(high - 1e-6)
     if first == last:
         return first
     for _ in range(_HALVINGS):
