@@ -25,6 +25,8 @@ _DAMAGED = (
 )  # fmt: skip
 
 _OLDER_WEIGHTS = "pytorch_model.bin"
+_COPIES, _ROOM = 2, 1 << 20
+"""How many parameters a network may have on its way, by those of its weights: timm makes some anew."""
 
 
 class LoadedStudent(nn.Module):
@@ -97,6 +99,7 @@ def _network(folder: Path, config: dict[str, Any]) -> nn.Module:
     recorded, args = config["pretrained_cfg"], dict(config.get("model_args") or {})
     names = (MARKED_WEIGHTS,) if stem else (STOCK_WEIGHTS, _OLDER_WEIGHTS)
     file = next((folder / name for name in names if (folder / name).exists()), folder / names[0])
+    tensors = read_state_dict(file).tensors
     model = create_timm(
         architecture,
         num_classes=args.pop("num_classes", config.get("num_classes", recorded.get("num_classes"))),
@@ -104,9 +107,8 @@ def _network(folder: Path, config: dict[str, Any]) -> nn.Module:
         args=args,
         stem=stem,
         images={key: tuple(recorded[key]) for key in ("input_size", "mean", "std")},
-        parameters=file.stat().st_size,  # each takes a byte at least
+        parameters=_ROOM + _COPIES * sum(tensor.numel() for tensor in tensors.values()),
     )
-    tensors = read_state_dict(file).tensors
     if stem:
         tensors = {key.removeprefix(MARKED_PREFIX): tensor for key, tensor in tensors.items()}
     require_same_kinds(model, tensors, source=file)
