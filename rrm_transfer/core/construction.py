@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.nn.parameter import UninitializedParameter
 
 from rrm_transfer.core.errors import UserError
 
@@ -31,7 +31,7 @@ def bounded(args: Mapping[str, object], *, parameters: int = PARAMETERS) -> Iter
         parameters: That it may have, where less than in any network is known.
 
     Raises:
-        UserError: It is too large.
+        UserError: It becomes too large.
     """
     for name, value in args.items():
         if not _is_modest(value):
@@ -50,8 +50,7 @@ def bounded(args: Mapping[str, object], *, parameters: int = PARAMETERS) -> Iter
 
     def count_parameter(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal numbers
-        # What a lazy module will have is not known yet.
-        if parameter is not None and not torch.nn.parameter.is_lazy(parameter):
+        if parameter is not None and not isinstance(parameter, UninitializedParameter):
             numbers += parameter.numel()
         if numbers > parameters:
             raise _too_large(f"more than {parameters:,} parameters")
@@ -76,4 +75,4 @@ def _is_modest(value: object) -> bool:
 
 
 def _too_large(received: str) -> UserError:
-    return UserError("The network would be larger than any known.", received=received)
+    return UserError("The network becomes too large.", received=received)

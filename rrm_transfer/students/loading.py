@@ -14,6 +14,9 @@ from rrm_transfer.core.weights.state_dict import require_same_kinds
 from rrm_transfer.students.creation import create_timm
 from rrm_transfer.students.folder import StudentFolder
 
+_COPIES, _ROOM = 2, 1 << 20
+"""How many parameters a network may have on its way, by those of its weights: timm makes some anew."""
+
 
 class LoadedStudent(nn.Module):
     """An exported student that takes pixels in [0, 1] and returns logits.
@@ -64,6 +67,7 @@ def _network(folder: StudentFolder) -> nn.Module:
         UserError: They name another network, or the weights are not its own.
     """
     architecture, recorded, args = folder.architecture, folder.recorded, folder.args
+    tensors = folder.tensors()
     model = create_timm(
         architecture,
         num_classes=args.pop("num_classes", folder.config.get("num_classes", recorded.get("num_classes"))),
@@ -71,9 +75,8 @@ def _network(folder: StudentFolder) -> nn.Module:
         args=args,
         stem=folder.stem,
         images={key: tuple(recorded[key]) for key in ("input_size", "mean", "std")},
-        parameters=folder.weights.stat().st_size,  # each takes a byte at least
+        parameters=_ROOM + _COPIES * sum(tensor.numel() for tensor in tensors.values()),
     )
-    tensors = folder.tensors()
     require_same_kinds(model, tensors, source=folder.weights)
     model.load_state_dict(tensors)
     return model

@@ -176,7 +176,7 @@ def test_what_an_encoding_cannot_write_is_spelled_out(
         monkeypatch.setattr(sys, name, stream)
     assert cli("inspect").code == 0
     assert cli("run", "--seed", "–").code == 2
-    assert [stream.buffer.getvalue().isascii() for stream in streams.values()] == [True, True]  # type: ignore[attr-defined]
+    assert [stream.buffer.getvalue().isascii() for stream in streams.values()] == [True, True]
 
 
 def test_a_bug_is_not_dressed_up(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def test_a_network_of_any_size_is_refused(
         lambda: create_timm(name, num_classes=2, channels=3, args=args),
         lambda: build_model(Blueprint(name, {"num_classes": 2, "in_chans": 3, **args})),
     ):
-        with torch.device("meta"), pytest.raises(UserError, match=r"larger than any known|is too large"):
+        with torch.device("meta"), pytest.raises(UserError, match="too large"):
             build()
 
 

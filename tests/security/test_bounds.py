@@ -34,7 +34,10 @@ def _weights(name: str) -> Write:
 
 
 def _text(name: str, text: str) -> Write:
-    return lambda folder, _: (folder / name).write_text(text, encoding="utf-8") and None
+    def write(folder: Path, _: Path) -> None:
+        (folder / name).write_text(text, encoding="utf-8")
+
+    return write
 
 
 def _teacher(**changes: Any) -> Write:
