@@ -198,7 +198,11 @@ def _sections(
     student_weights: str | Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     return {
-        "student": {"name": student, "weights": student_weights},
+        "student": {
+            "name": student,
+            "start": None if student_weights is None else "pretrained",
+            "weights": student_weights,
+        },
         "data": {"name": None if dataset is None else str(dataset)},
         "objective": {"name": objective},
         "train": {"epochs": epochs},

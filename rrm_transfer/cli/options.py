@@ -202,7 +202,10 @@ class Training:
     @property
     def student(self) -> dict[str, Any]:
         """Returns what a recipe's ``student`` section is told."""
-        start = None if self.pretrained is None else "pretrained" if self.pretrained else "scratch"
+        pretrained = self.pretrained
+        if pretrained is None and self.student_weights is not None:
+            pretrained = True
+        start = {True: "pretrained", False: "scratch", None: None}[pretrained]
         return {"start": start, "weights": self.student_weights}
 
 

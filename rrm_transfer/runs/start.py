@@ -173,7 +173,7 @@ def begin(student: Trainable, setup: Setup) -> dict[str, Any]:
     if section.head != "ridge":
         return {}
     begun, runtime = time.monotonic(), setup.context.runtime
-    found = runtime.from_main(_solve(student, teacher, setup) if runtime.is_main else None)
+    found = runtime.on_main(lambda: _solve(student, teacher, setup))
     student.head.set_projection(found.weight, found.bias)
     setup.context.narrator.note(
         f"student: projection solved on {setup.solved_images:,} training images; it explains "

@@ -24,8 +24,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PROMISED = {
     "run": """--teacher --student --dataset --objective --recipe --set --output --overwrite --resume --seed
         --pretrained/--no-pretrained --student-weights --student-arg --control/--no-control
-        --skip-teacher-check --dry-run --json --quiet/-q --push
-        --teacher-arch --teacher-weights --teacher-normalization""",
+        --skip-teacher-check --dry-run --json --quiet/-q --push --teacher-arch --teacher-weights
+        --teacher-normalization""",
     "teach": "--student --objective --dataset --recipe --set --output --resume --seed",
     "evaluate": """MODEL --dataset --split --attack --norm --eps --steps --restarts --images --seed --output
         --json --teacher-arch --teacher-weights --teacher-normalization""",

@@ -34,6 +34,8 @@ LITTLE = {
 }
 TRAINS = ("run", "teach", "sweep", "bench")
 EVALUATED = 8
+LONG = ("docs/start/your-clean-network.md",)
+"""Pages with many trainings."""
 
 
 def write_photos(folder: Path, *, each: int = 6) -> None:
@@ -51,6 +53,7 @@ def write_photos(folder: Path, *, each: int = 6) -> None:
 @pytest.fixture(autouse=True)
 def little_work(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.limit_steps(monkeypatch, 2)
+    monkeypatch.setattr("rrm_transfer.runs.setup.SOLVED", 16)
 
     balanced = ImageSet.balanced
 
@@ -110,7 +113,11 @@ def test_every_block_names_its_language(page: Path) -> None:
     assert unnamed(page) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=title)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if title(page) in LONG else ()) for page in PAGES],
+    ids=title,
+)
 def test_a_page_does_what_it_says(page: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in blocks(page, "bash", "python"):
         if block.reason is not None:

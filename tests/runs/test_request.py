@@ -36,6 +36,13 @@ def test_a_student_in_a_recipes_place_starts_as_the_recipe_says() -> None:
     assert recipe.train.epochs == read_recipe(named).train.epochs
 
 
+def test_weights_of_ones_own_win_over_a_start_from_scratch() -> None:
+    given = {"start": "pretrained", "weights": "mine.pt"}
+    recipe = asked(QUICKSTART, "fashion-mnist/frontier", student=given)
+    assert (recipe.student.start, str(recipe.student.weights)) == ("pretrained", "mine.pt")
+    assert recipe.student.args == read_recipe("fashion-mnist/frontier").student.args
+
+
 def test_a_network_is_taught_by_the_base_objective_with_its_own_defaults() -> None:
     recipe = asked(TEACHING, student={"name": "test_vit"})
     assert (recipe.objective.name, recipe.objective.arguments) == ("pgd-at", {})

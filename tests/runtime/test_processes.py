@@ -103,6 +103,8 @@ def _losses(run: Path) -> dict[str, float]:
             "objective.student_layers=0",
             "--set",
             "objective.freeze_classifier=true",
+            "--set",
+            "student.head=ridge",
         ],
         ["--objective", "rdt", "--set", "objective.steps=2"],
     ],
