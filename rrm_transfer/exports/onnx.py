@@ -73,7 +73,7 @@ def quantize(exact: Path, file: Path, calibration: Iterable[Tensor]) -> Callable
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._batches = iter(calibration)
 

@@ -5,8 +5,8 @@
 
 MODEL is what ``rrm-transfer evaluate`` takes. AutoAttack is compared with pyautoattack: code 1 where a single
 image differs. PGD is compared with foolbox (``pip install foolbox``), from the same starts, with as many
-steps of the same size: code 1 where the paired 95 % interval of the difference does not hold 0. Foolbox looks
-at last points alone, ours at every one, so that ours may find a few more.
+steps of the same size: code 1 where the paired 95 % interval of the difference does not hold 0. Foolbox
+looks at last points alone, ours at every one, so that ours may find a few more.
 """
 
 from __future__ import annotations
