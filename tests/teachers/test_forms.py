@@ -110,7 +110,8 @@ def test_conversion_imports_nothing_from_beside_the_file(
 
 
 @pytest.mark.parametrize(
-    ("target", "message"), [("out.pt", "must end in .safetensors"), ("there.safetensors", "stands there")]
+    ("target", "message"),
+    [("out.pt", "must end in .safetensors"), ("there.safetensors", "stands here already")],
 )
 def test_conversion_refuses_bad_targets(tmp_path: Path, target: str, message: str) -> None:
     (tmp_path / "there.safetensors").touch()
