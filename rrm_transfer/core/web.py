@@ -129,10 +129,11 @@ def _fetch(address: str, part: Path, tag: Path, hint: str | None) -> None:
 
 
 def _copy(answer: Any, stream: IO[bytes], total: int | None, *, name: str) -> None:
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     # In a terminal only, as the hub's client shows it.
-    with tqdm(desc=name, initial=stream.tell(), total=total, unit="B", unit_scale=True, disable=None) as bar:
+    size = {"initial": stream.tell(), "total": total, "unit": "B", "unit_scale": True}
+    with tqdm(desc=name, disable=None, **size) as bar:  # type: ignore[no-untyped-call]
         while chunk := answer.read(_CHUNK):
             stream.write(chunk)
             bar.update(len(chunk))
