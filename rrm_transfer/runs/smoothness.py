@@ -25,7 +25,9 @@ _SMOOTH = "a student with GELU or SiLU; many architectures have them with --stud
 class _Activations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
     """Counts piecewise linear activations, whether they are modules or function calls."""
 
-    count = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count: int = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -41,7 +43,8 @@ def piecewise_linear_activations(network: nn.Module, images: Tensor) -> int:
         network: On the meta device.
         images: On the meta device, ``(B, C, H, W)``.
     """
-    with _Activations() as found, torch.no_grad():
+    found = _Activations()
+    with found, torch.no_grad():
         network(images)
     return found.count
 
@@ -57,7 +60,7 @@ def missing_derivative(network: nn.Module, images: Tensor) -> str | None:
         logits = network(x).logits
     try:
         (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
-        gradient.sum().backward()
+        gradient.sum().backward()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         if "derivative for" in str(error):
             return str(error)
