@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,9 +143,10 @@ def _graph(
     with_normalization: bool,
 ) -> tuple[Exported, Compute]:
     """Writes what other programs run; returns with it what it computes from pixels in [0, 1]."""
+    normalize = deepcopy(student.normalize)  # stays here where a check measures the student on a GPU
 
     def prepare(pixels: Tensor) -> Tensor:
-        return pixels if with_normalization else student.normalize(pixels)
+        return pixels if with_normalization else normalize(pixels)
 
     network = student if with_normalization else student.model
     images = prepare(sample)
