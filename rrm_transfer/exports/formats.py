@@ -243,12 +243,11 @@ _WRITERS: dict[str, Callable[[nn.Module, Tensor, Path], Compute]] = {
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the exporters' notes about themselves from the user."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))  # onnxruntime speaks through the root logger
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        exporter.setLevel(level)
+        logging.disable(before)
