@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,9 +142,10 @@ def _graph(
     with_normalization: bool,
 ) -> tuple[Exported, Compute]:
     """Writes what other programs run; returns with it what it computes from pixels in [0, 1]."""
+    normalize = deepcopy(student.normalize)  # stays here where a check measures the student on a GPU
 
     def prepare(pixels: Tensor) -> Tensor:
-        return pixels if with_normalization else student.normalize(pixels)
+        return pixels if with_normalization else normalize(pixels)
 
     network = student if with_normalization else student.model
     images = prepare(sample)
@@ -240,12 +242,11 @@ _WRITERS: dict[str, Callable[[nn.Module, Tensor, Path], Compute]] = {
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the exporters' notes about themselves from the user."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))  # onnxruntime speaks through the root logger
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        exporter.setLevel(level)
+        logging.disable(before)
