@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -78,21 +77,13 @@ class MovingAverage(WeightAverage):
     def __init__(self, student: nn.Module, *, decay: float) -> None:
         self._ema = ModelEmaV3(student, decay=decay, use_warmup=True)
         super().__init__(self._ema)
-        # Found once, as asking a network for its tensors takes longer than the average itself.
-        pairs = list(zip(self.network.state_dict().values(), student.state_dict().values(), strict=True))
-        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        counted = [pair for pair in pairs if not pair[0].is_floating_point()]
-        self._averages, self._weights = [own for own, _ in averaged], [its for _, its in averaged]
-        self._counts, self._its_counts = [own for own, _ in counted], [its for _, its in counted]
 
     @property
     def begun(self) -> bool:
         return True
 
     def update(self, student: nn.Module, step: int) -> None:
-        torch._foreach_lerp_(self._averages, self._weights, 1 - self._ema.get_decay(step))
-        if self._counts:
-            torch._foreach_copy_(self._counts, self._its_counts)
+        self._ema.update(student, step)
 
 
 class LastEpochs(WeightAverage):

@@ -296,7 +296,7 @@ class Trainer:
         self._window.check()
         self._check_weights()
         parts = {"objective": self._objective_state()}
-        facts: dict[str, Any] = {"seconds": self._seconds, "skipped": self._updater.bad_steps.found}
+        facts: dict[str, Any] = {"seconds": self._seconds, "skipped": [*self._updater.bad_steps.found]}
         if self._average is not None:
             parts["average"] = self._average.state_dict()
         if self._selection is not None:

@@ -121,7 +121,6 @@ class Updater:
         self._given = student.to(memory_format=self._format)
         self.student = runtime.training_form(student, sync_batchnorm=plan.sync_batchnorm)
         self.teacher = None if teacher is None else teacher.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
-        self._statistics = batch_statistics(self.student)
         self.optimizer = build_optimizer(self.student, plan.optimization)
         self._schedule = Schedule(
             self.optimizer, plan.optimization, epochs=plan.epochs, steps_per_epoch=steps_per_epoch
@@ -194,7 +193,8 @@ class Updater:
                 self.runtime.accelerator.clip_grad_norm_(self.student.parameters(), plan.clip_grad)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            self.runtime.average(self._statistics)
+            if self.runtime.world > 1:  # found anew, as DDP may have put others in their place
+                self.runtime.average(batch_statistics(self.student))
         return totals
 
     def _backward(

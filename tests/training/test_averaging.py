@@ -12,17 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from rrm_transfer.training.averaging import (
-    STATISTICS_BATCHES,
-    LastEpochs,
-    MovingAverage,
-    describe_average,
-)
-from tests.support.operations import Operations
-from tests.training.small import PLAN, Network, Run, equal
+from rrm_transfer.training.averaging import STATISTICS_BATCHES, LastEpochs, describe_average
+from tests.training.small import PLAN, Run, equal
 
 WEIGHTS = ("convolution.weight", "hidden.bias", "classifier.weight")
 STATISTICS = ("norm.running_mean", "norm.running_var")
@@ -48,21 +41,6 @@ def test_the_moving_average_is_that_of_the_equation(decay: float, tmp_path: Path
     for name in (*WEIGHTS, *STATISTICS):
         torch.testing.assert_close(run.weights[name].double(), expected[name], rtol=1e-5, atol=1e-6)
     assert run.weights["norm.num_batches_tracked"] == len(states)
-
-
-def test_the_moving_average_takes_two_operations_and_no_walk(monkeypatch: pytest.MonkeyPatch) -> None:
-    student = Network()
-    average, its = MovingAverage(student, decay=0.9), ModelEmaV3(student, decay=0.9, use_warmup=True)
-    with torch.no_grad():
-        for weight in student.parameters():
-            weight.add_(1)
-    its.update(student, 30)
-    monkeypatch.setattr(nn.Module, "state_dict", lambda *_: pytest.fail("asked for its tensors"))
-    with Operations() as operations:
-        average.update(student, 30)
-    monkeypatch.undo()
-    assert operations.names == ["_foreach_lerp_", "_foreach_copy_"]
-    assert equal(dict(average.network.state_dict()), dict(its.module.state_dict()))
 
 
 def test_the_mean_over_the_last_epochs_is_that_of_their_ends(tmp_path: Path) -> None:
