@@ -156,9 +156,13 @@ def test_a_hub_that_fails_is_told_and_leaves_nothing_half_written(
     assert hub_file("user/model", "weights.bin").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("mood", ["trickles", "hesitates"])
 @pytest.mark.parametrize(
-    "load", [lambda: hub_file("user/model", "x.bin"), lambda: load_dataset_by_name("u/d")]
+    ("mood", "load"),
+    [
+        ("trickles", lambda: hub_file("user/model", "x.bin")),
+        ("hesitates", lambda: hub_file("user/model", "x.bin")),
+        ("trickles", lambda: load_dataset_by_name("user/birds")),
+    ],
 )
 def test_a_trickle_is_not_waited_for(
     mood: str, load: Callable[[], object], server: Server, monkeypatch: pytest.MonkeyPatch
