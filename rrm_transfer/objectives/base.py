@@ -124,6 +124,7 @@ class Objective(ABC):
             the loop has no teacher unless ``other`` is among them.
         labels_optional: Whether an image without a label takes part: no attack follows its label, and a term
             beside the cross-entropy is left.
+        borrows_classifier: Whether a student from scratch starts better with the teacher's classifier.
         attacks: Whether the student itself is attacked in training.
         replays: How often the loop uses each batch, with one optimizer step each time (Free AT).
         differentiates_twice: Whether a term is a gradient itself: the student needs second derivatives.
@@ -134,6 +135,7 @@ class Objective(ABC):
     inversion: Inversion | None = None
     teacher_sees: frozenset[TeacherInput] = frozenset({"clean", "other"})
     labels_optional: bool = False
+    borrows_classifier: bool = False
     attacks: bool = False
     replays: int = 1
     differentiates_twice: bool = False

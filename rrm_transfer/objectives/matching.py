@@ -167,6 +167,10 @@ class Matching(Objective):
         self.needs = self._asked(weights) | self._classifier_need(weights)
         self.teacher_sees = self._teacher_inputs() if self.asks else frozenset()
         self.labels_optional = self._learns_without_labels(weights)
+        # The cosine leaves the length of what the classifier reads free: by a weak cross-entropy alone it
+        # learns slowly. The relative distance fixes it, and a classifier that learns is the more robust one.
+        angles_alone = self.distance == "cosine" and weights.features > 0 and not weights.kd
+        self.borrows_classifier = angles_alone or "frozen_classifier" in self.needs
 
     def _learns_without_labels(self, weights: Balance) -> bool:
         return bool(weights.features or weights.kd)

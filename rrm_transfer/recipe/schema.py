@@ -131,7 +131,7 @@ class StudentSection(Section):
             ``teacher``, the teacher's classifier; or ``ridge``, that classifier behind a projection that is
             solved in closed form, so that training begins as a working classifier. ``auto``: ``ridge`` where
             the student starts from a network of its own, ``teacher`` where from the teacher's or where the
-            objective keeps that classifier, else ``own``.
+            objective borrows that classifier, else ``own``.
         args: Arguments for ``timm.create_model``, such as ``output_stride: 8``; ``stem: cifar`` is ours.
         projection: ``auto`` inserts the linear layer only where widths differ; ``always`` inserts it.
         license: Of the trained weights, as an SPDX or hub identifier; null: not stated.

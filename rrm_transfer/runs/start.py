@@ -98,8 +98,7 @@ def choose_head(
 ) -> HeadStart:
     """Tells what stands behind the student's representation at first.
 
-    From scratch that is the student's own, unless the objective keeps the teacher's classifier: one that
-    learns from a weak cross-entropy reads matched features more robustly than the teacher's does.
+    From scratch that is the student's own, unless the objective borrows the teacher's classifier.
 
     Args:
         recipe: With what is asked for.
@@ -120,7 +119,8 @@ def choose_head(
             return "teacher"
         if start != "scratch":
             return "ridge"
-        return "teacher" if "frozen_classifier" in objective.needs else "own"
+        borrowed = objective.borrows_classifier and teacher.classifier() is not None
+        return "teacher" if borrowed else "own"
     if asked != "own" and teacher is None:
         raise UserError(
             "What stands behind the student's representation is to come from a teacher, and this objective "

@@ -161,7 +161,8 @@ def plan_trainable(
             received=", ".join(section.args),
             hint="leave out --student-arg",
         )
-    if pretrained or section.start in ("pretrained", "teacher") or section.projection != "auto":
+    from_weights = pretrained or section.weights is not None or section.start == "teacher"
+    if from_weights or section.projection != "auto":
         raise UserError(
             "A network that timm lacks is trained from scratch and has no projection.",
             received=f"{section.name} with student.start, student.weights or student.projection",

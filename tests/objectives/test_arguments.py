@@ -120,6 +120,9 @@ def test_needs_follow_the_arguments() -> None:
     assert build_objective("natural").needs == frozenset()
     assert build_objective("rrm").needs == {"features"}
     assert build_objective("rrm", ce_weight=0).needs == {"features", "frozen_classifier"}
+    assert build_objective("rrm").borrows_classifier
+    assert not build_objective("rrm", distance="relative_l2").borrows_classifier
+    assert not build_objective("rrm", kd_weight=1).borrows_classifier
     assert build_objective("rrm", freeze_classifier=True).needs == {"features", "frozen_classifier"}
     assert build_objective("rrm", freeze_classifier=False).needs == {"features"}
     assert build_objective("rrm-adv", ce_weight=0, clean_ce_weight=1).needs == {"features"}

@@ -66,7 +66,8 @@ def _images(setup: Setup) -> Tensor:
 @pytest.mark.parametrize(
     ("overrides", "start", "head", "lr"),
     [
-        ([], "scratch", "own", 0.1),
+        ([], "scratch", "teacher", 0.1),
+        (["objective.distance=relative_l2"], "scratch", "own", 0.1),
         (["objective.ce_weight=0"], "scratch", "teacher", 0.1),
         (["student.head=ridge"], "scratch", "ridge", 0.1),
         (["objective.name=pgd-at"], "scratch", "own", 0.1),
