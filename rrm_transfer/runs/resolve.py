@@ -277,7 +277,7 @@ def _check_source(recipe: Recipe, objective: Objective, *, is_teacher: bool) -> 
         raise UserError(
             "A robust teacher is made from scratch, and this objective learns from another.",
             received=name,
-            allowed="an objective without a teacher: pgd-at, trades, fast-at, n-fgsm, free-at or natural",
+            allowed="one without a teacher: pgd-at, trades, fast-at, n-fgsm, free-at, gradnorm or natural",
             hint="--objective pgd-at, or rrm-transfer run to learn from a teacher",
         )
     if recipe.teacher is None:

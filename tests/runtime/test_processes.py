@@ -95,6 +95,7 @@ def _losses(run: Path) -> dict[str, float]:
         ["--set", "objective.ce_weight=0"],  # a classifier that is not trained
         ["--objective", "free-at", "--set", "objective.replays=2", "--set", "train.accumulation=2"],
         ["--objective", "igdm"],
+        ["--set", "objective.gradient_weight=1"],  # a gradient of the image before that of the weights
         ["--set", "objective.student_layers=[blocks.0, -1]", "--set", "objective.teacher_layers=[layer2, 3]"],
         [
             "--objective",
