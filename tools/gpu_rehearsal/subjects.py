@@ -116,7 +116,7 @@ class Subjects:
         teacher = self.teacher() if wanted.needs else None
         student = self.student(feature_width=None if teacher is None else teacher.width)
         if teacher is not None:
-            pair(student, teacher, wanted, seed=0)
+            pair(student, teacher, wanted, seed=0, takes_classifier=False)
         return Updater(
             plan,
             runtime=self.runtime,
