@@ -16,7 +16,7 @@ from rrm_transfer.data.images import ImageSet
 from rrm_transfer.evaluation.checks import QUERIES
 from rrm_transfer.evaluation.evaluator import Evaluator, Measurement, to_channels_last
 from rrm_transfer.evaluation.metrics import Row
-from rrm_transfer.evaluation.paired import Difference, difference
+from rrm_transfer.evaluation.paired import Interval, difference
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Kept:
     exported: Row
 
     @property
-    def difference(self) -> Difference:
+    def difference(self) -> Interval:
         """The exported accuracy less the other, image by image."""
-        return difference(self.exported, self.network)
+        return difference(self.exported, self.network).interval
 
 
 class _Answering(nn.Module):
