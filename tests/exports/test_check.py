@@ -104,8 +104,8 @@ def test_quantized_images_are_training_images(
     monkeypatch.setattr(formats, "quantize", remember)
     monkeypatch.setattr(formats, "CALIBRATION", 40)
     export(run, tmp_path / "a.onnx", form="onnx-int8")
-    train = fixtures.data().train.balanced(40).pixels
-    inputs = nn.functional.pad(train.float() / 255, (2, 2, 2, 2))  # type: ignore[attr-defined]
+    train = fixtures.data().train.balanced(40).pixels  # type: ignore[attr-defined]
+    inputs = nn.functional.pad(train.float() / 255, (2, 2, 2, 2))
     torch.testing.assert_close(torch.cat(seen), load_student(run).normalize(inputs))
 
 
@@ -116,7 +116,7 @@ def test_both_networks_meet_the_same_adversarial_images(lost: float, monkeypatch
     net = Answers(fixtures.plain_net())
 
     def exported(x: Tensor) -> Tensor:
-        logits = net(x)
+        logits: Tensor = net(x)
         return logits - lost * nn.functional.one_hot(
             logits.argmax(1), 10
         )  # answers that were not sure change

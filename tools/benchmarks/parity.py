@@ -124,7 +124,9 @@ def _pgd(tool: Evaluator, victims: Victims, threat: ThreatModel) -> Tensor:
 
     base: Any = {"Linf": foolbox.attacks.LinfPGD, "L2": foolbox.attacks.L2PGD}[threat.norm]
     kept = []
-    for index, x, y in zip(*(part.split(tool.measurement.batch_size) for part in victims), strict=True):
+    for index, x, y in zip(
+        *(torch.split(part, tool.measurement.batch_size) for part in victims), strict=True
+    ):
         start = threat.random_start(x, Randomness(tool.measurement.seed, 0, index), "pgd/0")
 
         class FromOurStart(base):  # type: ignore[misc]
@@ -148,7 +150,7 @@ class _Logits(nn.Module):
 
 @torch.no_grad()
 def _kept(tool: Evaluator, x: Tensor, y: Tensor) -> Tensor:
-    parts = x.split(tool.measurement.batch_size)
+    parts = torch.split(x, tool.measurement.batch_size)
     return torch.cat([tool.logits(part).argmax(1) for part in parts]) == y
 
 
