@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -105,8 +104,8 @@ def test_quantized_images_are_training_images(
     monkeypatch.setattr(formats, "quantize", remember)
     monkeypatch.setattr(formats, "CALIBRATION", 40)
     export(run, tmp_path / "a.onnx", form="onnx-int8")
-    train: Any = fixtures.data().train.balanced(40)
-    inputs = nn.functional.pad(train.pixels.float() / 255, (2, 2, 2, 2))
+    train = fixtures.data().train.balanced(40).pixels  # type: ignore[attr-defined]
+    inputs = nn.functional.pad(train.float() / 255, (2, 2, 2, 2))
     torch.testing.assert_close(torch.cat(seen), load_student(run).normalize(inputs))
 
 
@@ -117,10 +116,10 @@ def test_both_networks_meet_the_same_adversarial_images(lost: float, monkeypatch
     net = Answers(fixtures.plain_net())
 
     def exported(x: Tensor) -> Tensor:
-        logits = net(x)
-        taken = lost * nn.functional.one_hot(logits.argmax(1), 10)
-        changed: Tensor = logits - taken  # answers that were not sure change
-        return changed
+        logits: Tensor = net(x)
+        return logits - lost * nn.functional.one_hot(
+            logits.argmax(1), 10
+        )  # answers that were not sure change
 
     kept = check_export(
         net, exported, fixtures.images(60), fixtures.measurement(60), threat=THREAT,
