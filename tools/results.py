@@ -242,7 +242,9 @@ def read_entries(file: Path) -> tuple[Entry, ...]:
     return tuple(Entry.from_json(file.stem, entry) for entry in document["entries"])
 
 
-def entry_of(dataset: str, run: FinishedRun, evaluation: Metrics, series: str, method: str) -> Entry:
+def entry_of(
+    dataset: str, run: FinishedRun, evaluation: Metrics, series: str, method: str, made_at: str | None
+) -> Entry:
     """Collects what a finished run and one evaluation of it tell.
 
     The cost is told in epochs over the whole set: epochs of a tenth of the images are a tenth of them.
@@ -257,7 +259,7 @@ def entry_of(dataset: str, run: FinishedRun, evaluation: Metrics, series: str, m
         "passes": passes,
         "labels": int(run.environment.training_images.partition(", ")[0].replace(",", "")),
         "train_seconds": run.spent("student").seconds,
-        "commit": commit(),
+        "commit": made_at or commit(),
         "machine": {"processor": processor(), "devices": run.environment.devices},
         "versions": run.environment.versions,
         "conditions": {key: value for key, value in evaluation.conditions.items() if key != "weights"},
@@ -266,7 +268,14 @@ def entry_of(dataset: str, run: FinishedRun, evaluation: Metrics, series: str, m
     return Entry(dataset, series, method, run.recipe.seed, facts, rows, evaluation.data or "")
 
 
-def add(file: Path, paths: Sequence[Path], series: str, method: str | None, part: str) -> None:
+def add(
+    file: Path,
+    paths: Sequence[Path],
+    series: str,
+    method: str | None = None,
+    part: str = "skip",
+    made_at: str | None = None,
+) -> None:
     """Adds runs with their evaluations on images that chose nothing; replaces earlier entries of theirs."""
     known = read_entries(file) if file.is_file() else ()
     for path in paths:
@@ -276,7 +285,8 @@ def add(file: Path, paths: Sequence[Path], series: str, method: str | None, part
             found = ", ".join(run.evaluations)
             raise SystemExit(f"{path}: no evaluation with {part!r} in its name; there are: {found}")
         for evaluation in evaluations:
-            entry = entry_of(file.stem, run, evaluation, series, method or run.recipe.objective.name)
+            named = method or run.recipe.objective.name
+            entry = entry_of(file.stem, run, evaluation, series, named, made_at)
             known = (*(old for old in known if _identity(old) != _identity(entry)), entry)
     write_entries(file, known)
 
@@ -302,10 +312,11 @@ def main() -> None:
     adding.add_argument("--series", default="all-labels")
     adding.add_argument("--method")
     adding.add_argument("--evaluation", default="skip", help="part of their names")
+    adding.add_argument("--commit", help="at which the runs were made, where that is not this checkout's")
     commands.add_parser("page")
     given = parser.parse_args()
     if given.command == "add":
-        add(given.file, given.runs, given.series, given.method, given.evaluation)
+        add(given.file, given.runs, given.series, given.method, given.evaluation, given.commit)
     else:
         results = Results.read()
         draw(results)
