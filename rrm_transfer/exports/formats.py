@@ -103,11 +103,11 @@ def export(
     """
     if form not in FORMATS:
         raise UserError("Unknown format.", received=form, allowed=FORMATS, hint=did_you_mean(form, FORMATS))
+    if form in _ONNX:
+        require_onnx()
     file, finished = Path(file), read_handed_over(Path(run))
     files = adapter_files(file, finished.folder) if form == "robustbench" else (file,)
     require_writable(*files, overwrite=overwrite)
-    if form in _ONNX:
-        require_onnx()
     student, sample = load_student(finished.network).requires_grad_(False), sample_of(finished)
     context = Context.begin(narrator)
     with StopRequest():

@@ -30,7 +30,7 @@ from rrm_transfer.evaluation.state import EvaluationState
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 from tests.attacks.toys import toy
-from tests.data.fixtures import write_class_folders
+from tests.data.fixtures import encode, noise
 from tests.evaluation.fixtures import EPS, evaluator, images, measurement, plain_net, robust_net
 
 THREAT = ThreatModel("Linf", EPS)
@@ -105,10 +105,11 @@ def test_measure_returns_clean_accuracy_and_each_attack() -> None:
 def test_other_processes_decode_the_batches_to_come_and_figures_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_class_folders(tmp_path, count=10, size=(12, 14))
-    files = sorted(folder.rglob("*.png"))
+    files = [tmp_path / f"{number:02}.png" for number in range(20)]
+    for number, file in enumerate(files):
+        file.write_bytes(encode(noise(12, 14, seed=number)))
     pictures = LazyImages(
-        encoded=FileImages(folder, files), labels=torch.arange(20) // 10, channels=1, size=(12, 14)
+        encoded=FileImages(tmp_path, files), labels=torch.arange(20) // 10, channels=1, size=(12, 14)
     )
     here = os.getpid()
 

@@ -52,7 +52,7 @@ def test_arguments_are_described_in_words() -> None:
     assert described["layer_weights"].type == "list of: number, above 0"
     assert "2.5 / steps" in described["step_size"].doc
     assert described["feature_weight"].doc.startswith("λ_feat")  # its own
-    assert described["kd_weight"].doc.startswith("Weight of the divergence")  # inherited
+    assert described["kd_weight"].doc.startswith("λ_kd")  # inherited
 
 
 def test_lists_may_be_given_as_one_value() -> None:

@@ -190,7 +190,7 @@ def test_pretrained_without_network_is_a_clear_error_in_seconds(monkeypatch: pyt
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="cannot be reached") as caught:
         small("resnet50", pretrained=True)
-    assert "local file" in str(caught.value)
+    assert "--student-weights" in str(caught.value)
 
 
 def test_pretrained_without_published_weights_is_a_clear_error() -> None:
