@@ -212,13 +212,15 @@ def draw(results: Results, file: Path = PLOT) -> None:
     mpl.rcParams["svg.hashsalt"] = "rrm-transfer"
     from matplotlib import pyplot as plt
 
+    fashion = results.of("fashion-mnist")
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for series, marker, title in (
-        ("all-labels", "o", "all labels"),
-        ("tenth-labels", "s", "labels for a tenth"),
+        ("all-labels", "o", "60,000 labels"),
+        ("tenth-labels", "s", "6,000 labels"),
+        ("thousand-labels", "D", "1,000 labels"),
         ("undefended-teacher", "^", "undefended teacher"),
     ):
-        groups = [group for group in results.members(series) if group.passes is not None]
+        groups = [group for group in fashion.members(series) if group.passes is not None]
         if not groups:
             continue
         values = [statistics.fmean(group.accuracies("pgd", 0.1)) for group in groups]
@@ -229,7 +231,7 @@ def draw(results: Results, file: Path = PLOT) -> None:
                 group.first.method, (cost, 100 * value), xytext=(5, 4), textcoords="offset points", fontsize=8
             )
     axes.set_xlabel("cost, in epochs of plain training of the student (passes)")
-    axes.set_ylabel("% right at Linf 0.1, PGD-20")
+    axes.set_ylabel("% right at Linf 0.1, PGD-20, Fashion-MNIST")
     axes.grid(alpha=0.3)
     axes.legend(loc="center right", fontsize=8)
     figure.savefig(file, metadata={"Date": None, "Creator": None})
