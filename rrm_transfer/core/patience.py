@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -99,7 +99,7 @@ def _give_up(late: threading.Event) -> None:
 
 def _paced(response: Any) -> Any:
     """Returns an answer's stream, which ends in an error where it is a trickle."""
-    client = importlib.import_module(type(response).__module__.partition(".")[0])
+    client: Any = sys.modules[type(response).__module__.partition(".")[0]]
     inner = response.stream
 
     class Paced(client.SyncByteStream):  # type: ignore[misc, name-defined]

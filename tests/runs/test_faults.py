@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import select
+import sys
 import termios
 import threading
 import time
@@ -107,6 +108,7 @@ class _ClosingTerminal(Moment):
         fcntl.ioctl(its, termios.TIOCSCTTY, 0)
         for stream in (1, 2):
             os.dup2(its, stream)
+        sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # no files any more
         os.close(its)
         threading.Thread(target=_drain, args=(mine,), daemon=True).start()
         original, calls = Updater.update, itertools.count(1)

@@ -39,7 +39,7 @@ PLACES = {
 """What says where a command writes on this machine, or gives leave to replace: each is tried below."""
 
 OTHERS = {
-    "--allow-code", "--attack", "--batch-size", "--channels", "--checks", "--control/--no-control",
+    "--allow-code", "--attack", "--batch-size", "--channels", "--check", "--checks", "--control/--no-control",
     "--corruptions", "--create-pr", "--curve", "--dataset", "--dry-run", "--eps", "--help-objective",
     "--image-size/--input", "--images", "--json", "--launcher", "--launcher-arg", "--max-params", "--norm",
     "--objective", "--objectives", "--pretrained/--no-pretrained", "--private", "--push", "--quiet/-q",

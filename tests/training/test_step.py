@@ -191,8 +191,9 @@ def test_a_step_reads_no_value_of_the_device(objective: str, tmp_path: Path) -> 
     trainer = Run(tmp_path, objective=objective, plan=plan).trainer
     batches, updater = trainer._batches(), trainer._updater
     updater.update(updater.student, *next(batches))  # creates the optimizer's state
+    batch = next(batches)
     with _Reads() as reads:
-        updater.update(updater.student, *next(batches))
+        updater.update(updater.student, *batch)
     assert reads.found == []
 
 
