@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rrm_transfer import __version__
 from rrm_transfer.core.documents import differences, parse_json, read_text
-from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.files import is_partial, remove_partial, require_shallow, write_text
 from rrm_transfer.core.locks import FileLock
 from rrm_transfer.data.broken import BrokenImages
@@ -32,9 +32,6 @@ from rrm_transfer.data.workers import explaining_workers
 from rrm_transfer.runtime.cores import Cores, decoding_workers
 from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.progress import Narrator
-
-SIDE = 288
-"""Pixels of the shorter side: an input of 224 px is cut from 256, and this leaves something to vary."""
 
 SHARD = 1024
 """Images of one file: what an interruption can lose, and what is in memory at a time."""
@@ -78,7 +75,7 @@ def prepare(
     source: str,
     output: Path,
     *,
-    side: int = SIDE,
+    side: int,
     max_broken: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -133,7 +130,10 @@ def prepare(
             if overwrite:
                 _clear(unfinished)
                 _clear(output)
-            kept = work.write(unfinished)
+            try:
+                kept = work.write(unfinished)
+            except Interrupted as stopped:
+                raise Interrupted(f"{stopped}\n  next:     --resume continues it") from None
         output.mkdir(parents=True, exist_ok=True)
         output.rmdir()
         unfinished.replace(output)
@@ -407,7 +407,8 @@ def _clear(folder: Path) -> None:
     """Removes what was prepared in a folder of which nothing else is known."""
     if folder.is_dir():
         remove_partial(folder)
-        for entry in folder.iterdir():
+        # What tells that the rest is ours goes last.
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == _FACTS):
             if _OURS.fullmatch(entry.name) and entry.name != _LOCK:
                 entry.unlink()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rrm_transfer.core.errors import UserError
+from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.files import sha256_of
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.encoded import decode
@@ -114,7 +115,7 @@ def test_a_set_that_is_not_divided_has_the_same_test_part(tmp_path: Path) -> Non
     assert torch.equal(after.test.pixels, before.test.pixels)  # type: ignore[attr-defined]  # PNG, not enlarged
 
 
-def test_a_killed_session_is_resumed_between_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_session_is_resumed_between_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = write_photos(tmp_path / "photos")
     whole = prepare(str(photos), tmp_path / "whole", side=SIDE)
     write = preparation.write_shard
@@ -122,12 +123,12 @@ def test_a_killed_session_is_resumed_between_shards(tmp_path: Path, monkeypatch:
     def killed(file: Path, *arguments: Any, **options: Any) -> None:
         if "train-00002" in file.name:
             file.with_name(".rrm-transfer-0123456789abcdef.partial.parquet").write_bytes(b"half")
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
         write(file, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "write_shard", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted, match="--resume continues it"):
             small(photos)
     assert not (tmp_path / "small").exists()
     with pytest.raises(UserError, match="was begun") as caught:
@@ -160,7 +161,7 @@ def test_a_finished_folder_is_checked_or_replaced_and_nothing_else(tmp_path: Pat
         small(photos, overwrite=True)
     for output in (photos, photos / "train" / "small", tmp_path):
         with pytest.raises(UserError, match="within the"):
-            prepare(str(photos), output, overwrite=True)
+            prepare(str(photos), output, side=SIDE, overwrite=True)
 
 
 def test_broken_images_are_left_out_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
