@@ -22,6 +22,7 @@ from rrm_transfer.data.encoded import decode
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import ImageSet, LazyImages, MemoryImages
 from rrm_transfer.data.loader import TrainingLoader
+from rrm_transfer.data.shards import write_shard
 from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.runs import prepare as preparation
 from rrm_transfer.runs.prepare import Prepared, prepare
@@ -118,13 +119,12 @@ def test_a_set_that_is_not_divided_has_the_same_test_part(tmp_path: Path) -> Non
 def test_a_stopped_session_is_resumed_between_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = write_photos(tmp_path / "photos")
     whole = prepare(str(photos), tmp_path / "whole", side=SIDE)
-    write = preparation.write_shard
 
     def killed(file: Path, *arguments: Any, **options: Any) -> None:
         if "train-00002" in file.name:
             file.with_name(".rrm-transfer-0123456789abcdef.partial.parquet").write_bytes(b"half")
             signal.raise_signal(signal.SIGTERM)
-        write(file, *arguments, **options)
+        write_shard(file, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "write_shard", killed)
