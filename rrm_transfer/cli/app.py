@@ -19,6 +19,7 @@ from rrm_transfer.cli import (
     evaluate,
     export,
     inspect,
+    prepare,
     push,
     recipes,
     run,
@@ -63,6 +64,7 @@ app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.add_typer(recipes.app, name="recipes")
 app.command("export")(export.export)
+app.command("prepare")(prepare.prepare)
 app.command("push")(push.push)
 
 

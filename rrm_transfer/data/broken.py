@@ -15,16 +15,24 @@ class BrokenImages:
     Args:
         limit: How many are tolerated.
         warn: Told about each.
+        option: Of the command line, that sets the limit.
 
     Attributes:
         limit: How many are tolerated.
         found: What is wrong, by where the image is.
     """
 
-    def __init__(self, limit: int = 0, warn: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        limit: int = 0,
+        warn: Callable[[str], None] = lambda _: None,
+        *,
+        option: str = "--set data.max_broken",
+    ) -> None:
         self.limit = limit
         self.found: dict[str, str] = {}
         self._warn = warn
+        self._option = option
 
     def add(self, problems: Mapping[str, UserError]) -> None:
         """Counts images, each once.
@@ -50,6 +58,6 @@ class BrokenImages:
         raise UserError(
             f"{count:,} image{'s' * (count > 1)} cannot be read.",
             received="\n            ".join([*lines, *[f"and {more:,} more"] * bool(more)]),
-            allowed=f"{self.limit:,} (data.max_broken)" if self.limit else None,
-            hint=f"mend or remove {them}, or --set data.max_broken={count} to train without {them}",
+            allowed=f"{self.limit:,} ({self._option})" if self.limit else None,
+            hint=f"mend or remove {them}, or {self._option}={count} to go on without {them}",
         )

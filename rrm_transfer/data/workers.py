@@ -12,8 +12,13 @@ _ENDED = re.compile(r"DataLoader worker \(pid.*?(?:exited unexpectedly|killed by
 
 
 @contextmanager
-def explaining_workers() -> Iterator[None]:
+def explaining_workers(
+    hint: str = "--resume with fewer data.workers; --set data.workers=0 needs none",
+) -> Iterator[None]:
     """Tells of a worker that ended, wherever the block is: the system says so by a signal.
+
+    Args:
+        hint: What to do then.
 
     Raises:
         UserError: One ended.
@@ -27,5 +32,5 @@ def explaining_workers() -> Iterator[None]:
         raise UserError(
             "A process that decodes images was ended from outside, as happens when memory runs out.",
             received=ended[0],
-            hint="--resume with fewer data.workers; --set data.workers=0 needs none",
+            hint=hint,
         ) from error

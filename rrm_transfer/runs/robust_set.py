@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
@@ -10,17 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from torch import Tensor
 
 from rrm_transfer.attacks.ascent import ascend
 from rrm_transfer.core.documents import differences, parse_json, read_text
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.files import replacing_file, write_text
+from rrm_transfer.core.files import write_text
 from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.broken import BrokenImages
@@ -28,6 +24,7 @@ from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.data.parquet_source import load_parquet
+from rrm_transfer.data.shards import png, shard_name, write_shard
 from rrm_transfer.objectives.base import Inversion
 from rrm_transfer.runs.setup import Setup
 from rrm_transfer.runtime.context import Context
@@ -172,7 +169,7 @@ class RobustSet:
         return MadeImages(images, sum(map(float, stored)))
 
     def _file(self, number: int) -> Path:
-        return self.folder / f"train-{number:05d}-of-{self._count:05d}.parquet"
+        return self.folder / shard_name("train", number, self._count)
 
     def _invert(
         self, teacher: Teacher, positions: Sequence[int], device: torch.device
@@ -220,18 +217,13 @@ class RobustSet:
         return (found * 255).round().clamp(0, 255).to(torch.uint8).cpu(), targets.y.cpu()
 
     def _write(self, number: int, pixels: Tensor, labels: Tensor, seconds: float) -> None:
-        import datasets
-
-        names = self._data.class_names
-        label = (
-            datasets.ClassLabel(names=list(names)) if names else datasets.ClassLabel(self._data.num_classes)
+        write_shard(
+            self._file(number),
+            [png(image.numpy()) for image in pixels],
+            labels.tolist(),
+            class_names=self._data.class_names,
+            facts={_SECONDS: repr(seconds).encode()},
         )
-        schema = datasets.Features({"image": datasets.Image(), "label": label}).arrow_schema
-        rows = {"image": [{"bytes": _png(image), "path": None} for image in pixels], "label": labels.tolist()}
-        table = pa.Table.from_pydict(rows, schema=schema)
-        table = table.replace_schema_metadata({**(schema.metadata or {}), _SECONDS: repr(seconds).encode()})
-        with replacing_file(self._file(number)) as temporary:
-            pq.write_table(table, temporary)
 
 
 def robust_set_of(setup: Setup, folder: Path) -> RobustSet | None:
@@ -253,13 +245,3 @@ def robust_set_of(setup: Setup, folder: Path) -> RobustSet | None:
         seed=setup.recipe.seed,
         batch_size=setup.recipe.evaluate.batch_size,
     )
-
-
-def _png(image: Tensor) -> bytes:
-    """Encodes an image, uint8 ``(C, H, W)`` with one or three channels."""
-    array = image.permute(1, 2, 0).numpy()
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array)).save(
-        stream, "PNG"
-    )
-    return stream.getvalue()
