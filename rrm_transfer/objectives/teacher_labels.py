@@ -31,6 +31,7 @@ class TeacherLabels(Objective):
         self.teacher_sees = teacher_inputs(clean=True, other=bool(asks) and "other" in objective.teacher_sees)
         self.layers = objective.layers
         self.inversion = objective.inversion
+        self.borrows_classifier = objective.borrows_classifier
         self.replays = objective.replays
         self.attacks = objective.attacks
         self.differentiates_twice = objective.differentiates_twice

@@ -43,6 +43,12 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert dead(page) == []
 
 
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").rglob("*.yaml")), ids=title)
+def test_pages_that_a_recipe_names_are_there(recipe: Path) -> None:
+    named = re.findall(r"docs/[\w/-]+\.md", recipe.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 def test_dead_links_are_found(tmp_path: Path) -> None:
     (tmp_path / "other.md").write_text("# What is `promised`, and why\n")
     page = tmp_path / "page.md"

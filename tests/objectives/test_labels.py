@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -122,6 +123,15 @@ def test_it_asks_for_logits_of_clean_images_beside_what_the_objective_asks() -> 
     assert asked(TeacherLabels(build_objective("rrm"))) == ({"features", "logits"}, {"clean"})
     assert asked(TeacherLabels(build_objective("iad"))) == ({"logits"}, {"clean", "other"})
     assert TeacherLabels(build_objective("free-at", replays=3)).replays == 3
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_it_is_what_the_objective_is_in_all_else(name: str) -> None:
+    objective = build_objective(name)
+    wrapped = TeacherLabels(objective)
+    changed = {"needs", "teacher_sees", "labels_optional"}
+    for attribute in inspect.get_annotations(Objective).keys() - changed:
+        assert getattr(wrapped, attribute) == getattr(objective, attribute), attribute
 
 
 def test_its_state_is_the_objectives() -> None:

@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -83,6 +84,16 @@ def test_what_is_left_open_follows_from_weights_and_objective(
     setup = resolved(*given, student="test_efficientnet")
     student = setup.recipe.student
     assert (student.start, student.head, setup.recipe.train.lr) == (start, head, lr)
+
+
+@pytest.mark.parametrize("weight", [0, 0.005])
+def test_the_teachers_labels_leave_the_start_as_it_is(
+    weight: float, resolved: Resolve, tmp_path: Path
+) -> None:
+    images, labels = tiny.quarters(8, 3)
+    np.savez(tmp_path / "more.npz", image=images, label=labels)
+    extra = [f"data.extra={tmp_path / 'more.npz'}", "data.extra_labels=teacher"]
+    assert resolved(f"objective.ce_weight={weight}", *extra).recipe.student.head == "teacher"
 
 
 @pytest.mark.parametrize(
