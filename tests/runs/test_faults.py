@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import itertools
 import json
 import os
@@ -99,6 +100,10 @@ def test_a_run_whose_terminal_closes_stops_at_a_checkpoint(options: list[str], t
     assert 4 <= checkpoint.step < 8, "not the end, at which a checkpoint is written anyway"
 
 
+def _text(number: int) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.FileIO(number, "w", closefd=False), line_buffering=True)
+
+
 class _ClosingTerminal(Moment):
     """Gives the command a terminal that is closed at the end of a call."""
 
@@ -108,7 +113,7 @@ class _ClosingTerminal(Moment):
         fcntl.ioctl(its, termios.TIOCSCTTY, 0)
         for stream in (1, 2):
             os.dup2(its, stream)
-        sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # no files any more
+        sys.stdout, sys.stderr = (_text(number) for number in (1, 2))  # no files any more
         os.close(its)
         threading.Thread(target=_drain, args=(mine,), daemon=True).start()
         original, calls = Updater.update, itertools.count(1)
