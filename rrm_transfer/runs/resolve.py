@@ -118,6 +118,11 @@ def resolve(
     start = choose_start(recipe, row, teacher, recorded, narrator)
     head = choose_head(recipe, start, objective, teacher, recorded)
     check_head(head, objective)
+    if start == "teacher" and recipe.control.enabled:
+        narrator.warn(
+            "the control starts from scratch with settings for a student that has weights: what the student is "
+            "ahead of it says little (--no-control leaves it out)"
+        )
     student = plan_trainable(
         recipe.student,
         data,
