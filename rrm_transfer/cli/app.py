@@ -52,6 +52,7 @@ app = typer.Typer(
     epilog="Without arguments, `rrm-transfer run` runs the quickstart: offline, on embedded data.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut option names short in 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run.run)

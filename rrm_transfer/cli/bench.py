@@ -27,9 +27,9 @@ def bench(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, max=MOST, help="Measured steps of each objective.")] = 20,
 ) -> None:
-    """Measure what each objective costs on this machine, per step and for the whole recipe.
+    """Measure what each objective costs on this machine.
 
-    Without arguments: with the quickstart's teacher, student and data.
+    Per step, and for the whole recipe. Without arguments: with the quickstart's teacher, student and data.
 
     For example:
 

@@ -30,7 +30,7 @@ def compare(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Put runs side by side: clean and robust accuracy, cost of training in passes.
+    """Put accuracies and training costs of runs side by side.
 
     Runs that differ in nothing but the seed become one line. What cannot be compared is told on standard
     error.

@@ -7,7 +7,9 @@ from rrm_transfer.cli.output import print_facts, print_json
 
 
 def doctor(as_json: options.AsJson = False, quiet: options.Quiet = False) -> None:
-    """Tell what of this machine a run depends on: versions, devices, precision, disk, hub access.
+    """Tell what of this machine a run depends on.
+
+    Versions, optional packages, devices, memory, free disk space, and access to the model hub.
 
     For example:
 

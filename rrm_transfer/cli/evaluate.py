@@ -79,7 +79,9 @@ def evaluate(
         bool, typer.Option("--strict-checks", help="Exit with code 3 if a check is suspicious.")
     ] = False,
 ) -> None:
-    """Measure clean and robust accuracy, in float32 and evaluation mode.
+    """Measure clean and robust accuracy.
+
+    It is measured in float32 and evaluation mode.
 
     For example:
 

@@ -35,7 +35,9 @@ def export(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write a run's student in another form, compared with PyTorch on test images.
+    """Write a run's student in another form.
+
+    It is compared with PyTorch on test images before it is written.
 
     For example:
 

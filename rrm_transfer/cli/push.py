@@ -27,7 +27,9 @@ def push(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Push a finished run to a model hub: stock timm folder, model card, report and recipe.
+    """Push a finished run to a model hub.
+
+    The stock timm folder, the model card, the report and the recipe, in one commit.
 
     For example:
 

@@ -49,7 +49,7 @@ def run(
     ] = False,
     allow_code: options.AllowCode = False,
 ) -> None:
-    """Transfer a teacher's robustness into a student: train, evaluate, export.
+    """Train a student to match a robust teacher, and measure it.
 
     Without arguments: the quickstart, offline on embedded data.
 

@@ -50,10 +50,10 @@ def sweep(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Run students × objectives × seeds, each in a process of its own, and compare them.
+    """Run students × objectives × seeds, and compare them.
 
-    The same command continues a sweep: finished runs are skipped. Plain training (natural) is run once for
-    each student and seed in the place of a control in every run.
+    Each run is a process of its own. The same command continues a sweep: finished runs are skipped. Plain
+    training (natural) is run once for each student and seed in the place of a control in every run.
 
     For example:
 

@@ -20,7 +20,7 @@ def teach(
     dataset: options.OwnDataset = None,
     objective: Annotated[str | None, typer.Option(help="pgd-at, trades, fast-at, …")] = None,
 ) -> None:
-    """Make a robust teacher by adversarial training; its run folder is a --teacher.
+    """Make a robust teacher by adversarial training. Its run folder is a --teacher.
 
     For example:
 

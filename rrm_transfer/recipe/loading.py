@@ -16,7 +16,11 @@ from rrm_transfer.core.printing import brief, shortened
 from rrm_transfer.recipe.schema import AUTO, Auto, Recipe
 from rrm_transfer.recipe.shelf import find_recipe
 
-_MESSAGES = {"extra_forbidden": "unknown key", "missing": "is required"}
+_MESSAGES = {
+    "extra_forbidden": "unknown key",
+    "missing": "is required",
+    "tuple_type": "should be a list, such as [a, b]",
+}
 
 
 Problems = list[tuple[str, str]]

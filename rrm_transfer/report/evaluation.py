@@ -31,9 +31,9 @@ def print_evaluation(metrics: Metrics) -> None:
     made = [check for check in metrics.checks if check["status"] != "not-run"]
     if made:
         show(_checks(made))
-    left_out = ", ".join(check["name"] for check in metrics.checks if check["status"] == "not-run")
+    left_out = [check["name"] for check in metrics.checks if check["status"] == "not-run"]
     if left_out:
-        show(f"not run: {left_out}")
+        show(f"checks not run: {', '.join(left_out) if made else 'all'}")
 
 
 def checks_line(metrics: Metrics) -> str:

@@ -57,11 +57,15 @@ def _origin(source: str, weights: Path | None) -> Origin:
         return Origin(name=source, file=weights, architecture=source, own_code=is_factory(source))
     if is_timm(source):
         return _timm_origin(source)
+    if "/" in source:
+        hint: str | None = "no file or folder of that name is here; a hub's model is hf-hub:USER/NAME"
+    else:
+        hint = did_you_mean(source, [*(entry.name for entry in zoo()), *known_architectures()])
     raise UserError(
         "Unknown teacher.",
         received=source,
         allowed="a zoo name, a timm name, hf-hub:USER/NAME, local-dir:FOLDER, a run folder or a weights file",
-        hint=did_you_mean(source, [*(entry.name for entry in zoo()), *known_architectures()]),
+        hint=hint,
     )
 
 

@@ -60,10 +60,18 @@ def test_every_command_can_be_read_by_programs_and_kept_quiet(name: str) -> None
 
 
 @pytest.mark.parametrize("name", commands())
-def test_every_command_has_help(name: str, cli: Cli) -> None:
+def test_every_command_has_help(name: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     ended = cli(*name.split(), "--help")
     assert ended.code == 0
     assert "Usage" in ended.out
+    options = {option for names in commands()[name] for option in names.split("/") if option.startswith("-")}
+    assert {option for option in options if option not in ended.out} == set()
+
+
+def test_the_list_of_commands_cuts_no_description_short(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "..." not in cli("--help").out.partition("Commands:")[2]
 
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:

@@ -40,6 +40,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "recipe file": (["--recipe", "missing.yaml"], ["Unknown recipe", "missing.yaml"]),
     "recipe key": (["--set", "train.eposch=1"], ["train.eposch: unknown key", "epochs"]),
     "recipe value": (["--set", "threat.eps=8/0"], ["threat.eps", "8/0"]),
+    "recipe list": (["--set", "evaluate.eps=8/255"], ["evaluate.eps: should be a list", "8/255"]),
     "override": (["--set", "train.epochs"], ["Not an override", "key.subkey=value"]),
     "optimizer": (["--set", "train.optimizer=adamv"], ["Unknown optimizer", "adamw"]),
     "optimizer without a learning rate": (
@@ -83,7 +84,8 @@ def _is_one_message(code: int, err: str, words: list[str]) -> None:
 
 def test_a_run_that_is_not_there_is_not_evaluated(cli: Cli) -> None:
     ended = cli("evaluate", "runs/nothing")
-    _is_one_message(ended.code, ended.err, ["Unknown teacher", "runs/nothing"])
+    _is_one_message(ended.code, ended.err, ["Unknown teacher", "runs/nothing", "no file or folder"])
+    assert "did you mean" not in ended.err  # a network whose name looks like the path
 
 
 def test_all_problems_of_a_recipe_at_once(cli: Cli, tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ def test_attacks_stages_and_checks_are_printed(capsys: pytest.CaptureFixture[str
         "39.0%",
         "images left after: clean 90, apgd-ce 45, apgd-t 40",
         "suspicious",
-        "not run: gradients-not-zero",
+        "checks not run: gradients-not-zero",
     ):
         assert words in printed
+
+
+def test_that_no_check_was_made_is_one_word(capsys: pytest.CaptureFixture[str]) -> None:
+    print_evaluation(metrics())
+    assert capsys.readouterr().out.endswith("checks not run: all\n")
