@@ -31,7 +31,7 @@ def prepare(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write a large image set once as shards of small images, which decode faster.
+    """Write a large image set once as small, fast images.
 
     For example:
 

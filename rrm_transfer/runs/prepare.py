@@ -387,6 +387,10 @@ def _is_prepared(folder: Path) -> bool:
     Raises:
         UserError: Something else stands there.
     """
+    if folder.is_symlink():  # its target is looked at in its place, unless there is none
+        raise UserError(
+            "The output is a link that leads to itself.", received=folder, hint="another --output"
+        )
     if not folder.exists():
         return False
     if not folder.is_dir():

@@ -120,8 +120,8 @@ def resolve(
     check_head(head, objective)
     if start == "teacher" and recipe.control.enabled:
         narrator.warn(
-            "the control starts from scratch with settings for a student that has weights: what the student is "
-            "ahead of it says little (--no-control leaves it out)"
+            "the control starts from scratch with settings for a student that has weights: what the student "
+            "is ahead of it says little (--no-control leaves it out)"
         )
     student = plan_trainable(
         recipe.student,

@@ -29,6 +29,7 @@ PLACES = {
     ("evaluate", "MODEL"), ("evaluate", "--output"), ("evaluate", "--overwrite"), ("evaluate", "--resume"),
     ("export", "--output"), ("export", "--overwrite"), ("export", "--format"),
     ("inspect", "--convert"),
+    ("prepare", "--output"), ("prepare", "--overwrite"), ("prepare", "--resume"),
     ("recipes cp", "TARGET"), ("recipes cp", "--overwrite"),
     ("run", "--output"), ("run", "--overwrite"), ("run", "--resume"), ("run", "--resume-anyway"),
     ("run", "--set"), ("run", "--recipe"), ("run", "--tracker"),
@@ -39,15 +40,15 @@ PLACES = {
 """What says where a command writes on this machine, or gives leave to replace: each is tried below."""
 
 OTHERS = {
-    "--allow-code", "--attack", "--batch-size", "--channels", "--check", "--checks", "--control/--no-control",
-    "--corruptions", "--create-pr", "--curve", "--dataset", "--dry-run", "--eps", "--help-objective",
-    "--image-size/--input", "--images", "--json", "--launcher", "--launcher-arg", "--max-params", "--norm",
-    "--objective", "--objectives", "--pretrained/--no-pretrained", "--private", "--push", "--quiet/-q",
-    "--repo", "--restarts", "--seed", "--seeds", "--skip-bad-steps", "--skip-teacher-check", "--split",
-    "--skip", "--steps", "--strict-checks", "--student", "--student-arg", "--student-weights", "--students",
-    "--surrogate", "--teacher", "--teacher-arch", "--teacher-normalization", "--teacher-weights",
-    "--with-normalization",
-    "NAME", "RUN", "RUNS",
+    "--allow-code", "--attack", "--batch-size", "--channels", "--check", "--checks",
+    "--control/--no-control", "--corruptions", "--create-pr", "--curve", "--dataset", "--dry-run", "--eps",
+    "--help-objective", "--image-size/--input", "--images", "--json", "--launcher", "--launcher-arg",
+    "--max-broken", "--max-params", "--norm", "--objective", "--objectives", "--pretrained/--no-pretrained",
+    "--private", "--push", "--quiet/-q", "--repo", "--restarts", "--seed", "--seeds", "--side",
+    "--skip-bad-steps", "--skip-teacher-check", "--split", "--skip", "--steps", "--strict-checks",
+    "--student", "--student-arg", "--student-weights", "--students", "--surrogate", "--teacher",
+    "--teacher-arch", "--teacher-normalization", "--teacher-weights", "--with-normalization",
+    "DATA", "NAME", "RUN", "RUNS",
 }  # fmt: skip
 """What says nothing of the kind, in any command."""
 
@@ -222,6 +223,7 @@ def test_every_option_that_says_where_is_tried() -> None:
     for name in ("run", "teach"):
         tried |= {(name, option) for option in ("--output", "--set", "--recipe", "--tracker")}
         tried |= {(name, leave[0]) for leave in LEAVES if leave}
+    tried |= {("prepare", option) for option in ("--output", "--overwrite", "--resume")}
     assert tried | {("sweep", "--output")} == PLACES
 
 
@@ -302,6 +304,22 @@ def test_a_run_takes_no_folder_of_a_users(
         assert "output" in ended.err, given
         assert "--overwrite" not in ended.err, given
         assert _unharmed(before, home) == set()
+
+
+@pytest.mark.parametrize("leave", [[], ["--overwrite"], ["--resume"]], ids="".join)
+def test_a_prepared_set_takes_no_folder_of_a_users(
+    leave: list[str], home: Path, tiny_data: Path, cli: Cli
+) -> None:
+    for kind in ("pipe", "socket", "dangling", "loop", "linked", "device"):
+        _put(kind, home / kind)
+    (home / "taken.unfinished").mkdir()
+    (home / "taken.unfinished" / "mine").write_text("mine", encoding="utf-8")
+    before = _look(home)
+    # A link that leads nowhere is followed: nobody's file is there.
+    for place in (*FOLDERS, *(set(NO_FOLDERS) - {"dangling"}), "taken"):
+        ended = cli("prepare", str(tiny_data), "--output", place, "--quiet", *leave)
+        assert (ended.code, "Traceback" in ended.err) == (2, False), (place, ended.err)
+        assert _unharmed(before, home) == set(), place
 
 
 @pytest.mark.parametrize("place", ["others", "robust", "student", "pipe"])
