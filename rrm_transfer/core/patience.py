@@ -102,7 +102,7 @@ def _paced(response: Any) -> Any:
     client: Any = sys.modules[type(response).__module__.partition(".")[0]]
     inner = response.stream
 
-    class Paced(client.SyncByteStream):  # type: ignore[misc, name-defined]
+    class Paced(client.SyncByteStream):  # type: ignore[misc]
         def __iter__(self) -> Iterator[bytes]:
             begun, received = time.monotonic(), 0
             for part in inner:
