@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -83,3 +84,28 @@ class FileLock:
             return os.path.samestat(os.fstat(file.fileno()), self._path.stat())
         except FileNotFoundError:
             return False
+
+
+@contextmanager
+def hold(path: Path, *, taken: str) -> Iterator[None]:
+    """Keeps an output folder, which is created where it is missing, to this process for the block.
+
+    Args:
+        path: The lock's file in it.
+        taken: What a user is told where another process has it.
+
+    Raises:
+        UserError: Another process has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    if not lock.take():
+        raise UserError(
+            taken,
+            received=f"{path.parent}, held by {lock.holder}",
+            hint="another --output, or wait for it",
+        )
+    try:
+        yield
+    finally:
+        lock.release()

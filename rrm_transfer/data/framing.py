@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,7 +20,7 @@ from rrm_transfer.data.augment import draw_boxes, random_box
 from rrm_transfer.data.encoded import BrokenImageError, decode
 from rrm_transfer.data.fit import Box, Fit, resize
 from rrm_transfer.data.images import ImageSet, LazyImages, MemoryImages
-from rrm_transfer.data.workers import explaining_workers
+from rrm_transfer.data.workers import decoder, explaining_workers
 
 PREFETCH = 2
 """Batches that each decoding process makes ahead."""
@@ -128,18 +127,13 @@ class Reader:
     @cached_property
     def _decoder(self) -> DataLoader[_Decoded | UserError]:
         images, workers = self._lazy, self._workers
-        # Forked workers share the table of images; elsewhere each would get a copy.
-        fork = workers and "fork" in multiprocessing.get_all_start_methods()
-        return DataLoader(
+        return decoder(
             _DecodedBatches(images, images.broken.limit if self._substitute else 0),
-            batch_size=None,
-            sampler=self._schedule,
-            collate_fn=_as_it_is,
-            num_workers=workers,
-            prefetch_factor=PREFETCH if workers else None,
+            self._schedule,
+            workers=workers,
+            ahead=PREFETCH,
             persistent_workers=workers > 0,
             pin_memory=self._device.type == "cuda",
-            multiprocessing_context="fork" if fork else None,
         )
 
 
@@ -178,10 +172,6 @@ def _from_memory(
 
 _Problems = dict[str, BrokenImageError]
 _Decoded = tuple[list[int], Tensor | npt.NDArray[np.uint8], _Problems]
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def _collate(images: list[Tensor]) -> Tensor | npt.NDArray[np.uint8]:

@@ -23,7 +23,7 @@ from rrm_transfer.core.files import (
     require_shallow,
     write_text,
 )
-from rrm_transfer.core.locks import FileLock
+from rrm_transfer.core.locks import hold
 from rrm_transfer.core.stems import MARKED_WEIGHTS, STOCK_WEIGHTS
 from rrm_transfer.evaluation.metrics import is_evaluation
 from rrm_transfer.recipe.schema import Recipe
@@ -190,18 +190,8 @@ class RunFolder:
         Raises:
             UserError: Another run has it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._lock)
-        if not lock.take():
-            raise UserError(
-                "Another run is working in the output folder.",
-                received=f"{self.path}, held by {lock.holder}",
-                hint="another --output, or wait for it",
-            )
-        try:
+        with hold(self._lock, taken="Another run is working in the output folder."):
             yield
-        finally:
-            lock.release()
 
     def open(
         self,

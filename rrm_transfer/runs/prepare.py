@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,20 +13,20 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from rrm_transfer import __version__
 from rrm_transfer.core.documents import differences, parse_json, read_text
 from rrm_transfer.core.errors import Interrupted, UserError
 from rrm_transfer.core.files import is_partial, remove_partial, require_shallow, write_text
-from rrm_transfer.core.locks import FileLock
+from rrm_transfer.core.locks import hold
 from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.encoded import BrokenImageError, ColumnImages, read_header
 from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.parts import SourceParts, assemble
 from rrm_transfer.data.shards import JPEG_QUALITY, encoded_small, locate, shard_name, write_shard
 from rrm_transfer.data.sources import find_parts
-from rrm_transfer.data.workers import explaining_workers
+from rrm_transfer.data.workers import decoder, explaining_workers
 from rrm_transfer.runtime.cores import Cores, decoding_workers
 from rrm_transfer.runtime.interruption import StopRequest
 from rrm_transfer.runtime.progress import Narrator
@@ -126,7 +124,7 @@ def prepare(
         if finished and resume:
             work.require_same(output)
             return work.finish(output, kept=work.check(output))
-        with _locked(unfinished):
+        with hold(unfinished / _LOCK, taken="Another process is preparing this folder."):
             if overwrite:
                 _clear(unfinished)
                 _clear(output)
@@ -316,15 +314,7 @@ class _Preparation:
             column = ColumnImages(table["image"], origin=shard.name, identity="", roots=())
             for row in range(len(column)):
                 read_header(column, row)
-        except (
-            pa.ArrowException,
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            BrokenImageError,
-        ):
+        except _DAMAGE:
             return False
         self._broken.add({locate(images, position): UserError(what) for position, what in problems.items()})
         return True
@@ -347,23 +337,8 @@ class _SmallImages(Dataset[bytes | UserError]):
 def _encoded(images: ImageSet, positions: list[int], side: int) -> Iterator[bytes | UserError]:
     """Yields images as they are written, made by as many processes as there are cores for them."""
     workers = decoding_workers([Cores.of_this_process()])
-    # Forked workers share the table of images; elsewhere each would get a copy.
-    fork = workers and "fork" in multiprocessing.get_all_start_methods()
-    loader = DataLoader(
-        _SmallImages(images, side),
-        batch_size=None,
-        sampler=positions,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        prefetch_factor=_AHEAD if workers else None,
-        multiprocessing_context="fork" if fork else None,
-    )
     with explaining_workers("free some memory, then --resume"):
-        yield from loader
-
-
-def _as_it_is(image: Any) -> Any:
-    return image
+        yield from decoder(_SmallImages(images, side), positions, workers=workers, ahead=_AHEAD)
 
 
 def _require_apart(source: str, output: Path, unfinished: Path) -> None:
@@ -415,19 +390,3 @@ def _clear(folder: Path) -> None:
         for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == _FACTS):
             if _OURS.fullmatch(entry.name) and entry.name != _LOCK:
                 entry.unlink()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
-    if not lock.take():
-        raise UserError(
-            "Another process is preparing this folder.",
-            received=f"{folder}, held by {lock.holder}",
-            hint="another --output, or wait for it",
-        )
-    try:
-        yield
-    finally:
-        lock.release()
