@@ -24,6 +24,10 @@ WEAK = 0.2
 FURTHER = 0.05
 """Share at 2 eps below which what is kept at eps owes to a radius that is small for the data: a robust
 network's accuracy falls slowly with the radius, an undefended one's is soon gone."""
+SURE = 0.8
+"""Share at eps that says enough whatever is left at 2 eps: who keeps nearly all at eps and nothing at twice that
+was trained for eps. The embedded teacher keeps 94 % at 0.1 and 2 % at 0.2; an undefended network that keeps as much
+keeps most of it at twice the radius, which is then small for the data."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Standing:
         """The source's word lowers the limit where it is kept, and nobody is robust who falls short of it."""
         near, far = self.kept
         limit = ROBUST if self.stated is None else min(ROBUST, 0.9 * self.stated)  # 0.9: on few images
-        if near >= max(limit, WEAK) and far >= FURTHER and not self.falls_short:
+        lasting = far >= FURTHER or near >= SURE or self.stated is not None
+        if near >= max(limit, WEAK) and lasting and not self.falls_short:
             return "robust"
         if near >= ROBUST or (near >= WEAK and far >= FURTHER):
             return "weak"
