@@ -35,8 +35,8 @@ PAGE = DOCS / "results.md"
 PLOT = FOLDER / "frontier.svg"
 TEMPLATE = Path(__file__).with_name("results.md.jinja")
 
-Key = tuple[str, float | None, str]
-"""Attack, eps, and the images by their fingerprint."""
+WHOLE = {"fashion-mnist": 60_000, "cifar10": 50_000}
+"""Training images of each set: costs are told in epochs over all of them."""
 
 
 @dataclass(frozen=True)
@@ -204,36 +204,47 @@ def render(results: Results) -> str:
     return environment.get_template(TEMPLATE.name).render(results=results, eps=8 / 255, radius=0.1)
 
 
+STUDENTS = {"test_efficientnet": "o", "test_byobnet": "s", "xcit_nano_12_p8_224": "^"}
+METHODS = {"kd-adv": "tab:blue", "n-fgsm": "tab:orange", "pgd-at, 2 steps": "tab:green", "rrm": "tab:red"}
+DRAWN = ("all-labels", "byobnet", "xcit", "budget-4", "budget-45", "undefended-teacher", "thousand-labels")
+
+
 def draw(results: Results, file: Path = PLOT) -> None:
-    """Draws robust accuracy at the threat model's eps against passes, one colour for each series."""
+    """Draws robust accuracy at two radii against passes: colours are methods, marks students."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = "rrm-transfer"
     from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
 
     fashion = results.of("fashion-mnist")
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for series, marker, title in (
-        ("all-labels", "o", "60,000 labels"),
-        ("tenth-labels", "s", "6,000 labels"),
-        ("thousand-labels", "D", "1,000 labels"),
-        ("undefended-teacher", "^", "undefended teacher"),
-    ):
-        groups = [group for group in fashion.members(series) if group.passes is not None]
-        if not groups:
-            continue
-        values = [statistics.fmean(group.accuracies("pgd", 0.1)) for group in groups]
-        costs = [group.passes or 0.0 for group in groups]
-        axes.scatter(costs, [100 * value for value in values], marker=marker, label=title, s=42)
-        for group, cost, value in zip(groups, costs, values, strict=True):
-            axes.annotate(
-                group.first.method, (cost, 100 * value), xytext=(5, 4), textcoords="offset points", fontsize=8
-            )
-    axes.set_xlabel("cost, in epochs of plain training of the student (passes)")
-    axes.set_ylabel("% right at Linf 0.1, PGD-20, Fashion-MNIST")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="center right", fontsize=8)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained", sharex=True)
+    for axes, eps, title in ((left, 8 / 255, "8/255"), (right, 0.1, "0.1")):
+        for series in DRAWN:
+            for group in fashion.members(series):
+                facts, accuracy = group.first.facts, group.accuracies("pgd", eps)
+                mark, colour = STUDENTS[facts["architecture"]], METHODS[group.first.method]
+                hollow = series in ("undefended-teacher", "thousand-labels")
+                axes.scatter(
+                    [group.passes], [100 * statistics.fmean(accuracy)], s=46, marker=mark, edgecolors=colour,
+                    facecolors="none" if hollow else colour,
+                )  # fmt: skip
+                if hollow:
+                    word = "1,000 labels" if series == "thousand-labels" else "undefended"
+                    axes.annotate(
+                        word, (group.passes, 100 * statistics.fmean(accuracy)), xytext=(6, -3),
+                        textcoords="offset points", fontsize=7,
+                    )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xticks([4, 12, 45], ["4", "12", "45"])
+        axes.minorticks_off()
+        axes.set_xlabel("passes: epochs of plain training of the student")
+        axes.set_title(f"Fashion-MNIST, % right at Linf {title}, PGD-20", fontsize=10)
+        axes.grid(alpha=0.3)
+    names = [Line2D([], [], marker="o", ls="", color=colour, label=name) for name, colour in METHODS.items()]
+    names += [Line2D([], [], marker=mark, ls="", color="gray", label=name) for name, mark in STUDENTS.items()]
+    right.legend(handles=names, loc="center right", fontsize=8)
     figure.savefig(file, metadata={"Date": None, "Creator": None})
     plt.close(figure)
 
@@ -251,15 +262,17 @@ def entry_of(
 
     The cost is told in epochs over the whole set: epochs of a tenth of the images are a tenth of them.
     """
+    labels = int(run.environment.training_images.partition(", ")[0].replace(",", ""))
     timing = run.metrics.timing.get("student", {})
     passes = timing.get("passes")
     if passes is not None:
-        passes = {**passes, "total": round(passes["total"] * (1 - run.recipe.data.held_out), 4)}
+        share = labels / WHOLE[dataset]
+        passes = {key: round(value * share, 4) for key, value in passes.items() if key in ("total", "before")}
     facts = {
         "recipe": run.written_recipe,
         "architecture": run.architecture,
         "passes": passes,
-        "labels": int(run.environment.training_images.partition(", ")[0].replace(",", "")),
+        "labels": labels,
         "train_seconds": run.spent("student").seconds,
         "commit": made_at or commit(),
         "machine": {"processor": processor(), "devices": run.environment.devices},
