@@ -25,9 +25,9 @@ FURTHER = 0.05
 """Share at 2 eps below which what is kept at eps owes to a radius that is small for the data: a robust
 network's accuracy falls slowly with the radius, an undefended one's is soon gone."""
 SURE = 0.8
-"""Share at eps that says enough whatever is left at 2 eps: who keeps nearly all at eps and nothing at twice that
-was trained for eps. The embedded teacher keeps 94 % at 0.1 and 2 % at 0.2; an undefended network that keeps as much
-keeps most of it at twice the radius, which is then small for the data."""
+"""Share at eps that says enough whatever is left at 2 eps: who keeps nearly all at eps and nothing at twice
+that was trained for eps. The embedded teacher keeps 94 % at 0.1 and 2 % at 0.2; an undefended network that
+keeps as much keeps most of it at twice the radius, which is then small for the data."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 python -m tools.benchmarks.few_labels FOLDER OUTPUT --labels 1000
 
-Writes ``OUTPUT/labelled``, with the test images, and ``OUTPUT/unlabelled``, both idx: the data and ``data.extra``
-of the rows with few labels in docs/results.md. The commands are in the head of recipes/fashion-mnist/frontier.yaml.
+Writes ``OUTPUT/labelled``, with the test images, and ``OUTPUT/unlabelled``, both idx: the data and
+``data.extra`` of the rows with few labels in docs/results.md. Commands: the head of
+recipes/fashion-mnist/frontier.yaml.
 """
 
 from __future__ import annotations
