@@ -23,12 +23,29 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 gc.freeze()  # what was imported stays: collections need not look at it
 
+LONG = (
+    "tests/documentation/test_snippets.py",
+    "tests/runtime/test_processes.py",
+    "tests/test_recipes.py",
+    "tests/runs/test_survival.py",
+    "tests/documentation/test_site.py",
+    "tests/runtime/test_parallel.py",
+    "tests/test_hub.py",
+)
+"""Files whose tests take half a minute or more, the longest first: begun last, one would run alone."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Pins tests to the CPU, unless those of a GPU are asked for."""
     asked = str(config.option.markexpr)
     if "gpu" not in asked or "not gpu" in asked:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the long files first, each of which one process works through."""
+    begun = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: begun.get(item.location[0], len(LONG)))
 
 
 @pytest.fixture(scope="session")

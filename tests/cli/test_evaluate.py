@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from rrm_transfer.cli.app import app
 from tests.evaluation.fixtures import stock_folder
+from tests.support.command import together
 
 COMMON = ["--dataset", "fashion-mnist-mini", "--images", "40", "--batch-size", "8", "--eps", "0.03"]
 
@@ -76,18 +77,14 @@ def test_two_processes_find_what_one_finds(folder: Path, tmp_path: Path) -> None
     pytest.importorskip("pyautoattack")
     options = ["--attack", "pgd,apgd-ce,noise", "--steps", "4", "--curve"]
     alone = evaluate(folder, *options, "--json")
-    together = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
-         "rrm_transfer", "evaluate", f"local-dir:{folder}", *COMMON, *options, "--json", "--output",
-         str(tmp_path / "x.json")],
-        env=environment(), capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert together.returncode == 0, together.stderr
-    assert without_times(json.loads(together.stdout)) == without_times(json.loads(alone.stdout))
-    assert without_times(json.loads((tmp_path / "x.json").read_text())) == without_times(
-        json.loads(alone.stdout)
-    )
-    assert len(list(tmp_path.iterdir())) == 1
+    output = tmp_path / "out" / "x.json"
+    output.parent.mkdir()
+    shared = ["evaluate", f"local-dir:{folder}", *COMMON, *options, "--json", "--output", str(output)]
+    first, second = (process.end() for process in together(shared, folder=tmp_path))
+    assert (first.code, second.code, second.out) == (0, 0, ""), first.err + second.err
+    assert without_times(first.document) == without_times(json.loads(alone.stdout))
+    assert without_times(json.loads(output.read_text())) == without_times(json.loads(alone.stdout))
+    assert list(output.parent.iterdir()) == [output]
 
 
 @pytest.mark.slow

@@ -1,23 +1,28 @@
 """Every command and snippet of README and docs runs, or says why it does not.
 
 The pages are followed in a folder that holds what they speak of: ``photos``, a robust checkpoint, a finished
-run. Commands are run as they stand, on two steps of training and a handful of test images.
+run. Commands are run as they stand, on two steps of training, a handful of images and two steps of an attack.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 
+from rrm_transfer.attacks import catalogue
+from rrm_transfer.attacks.ascent import InnerAttack
 from rrm_transfer.cli.app import main
-from rrm_transfer.data.images import ImageSet
+from rrm_transfer.data.images import DataSet, ImageSet
+from rrm_transfer.runs import models
 from tests.data.fixtures import encode
 from tests.documentation.pages import PAGES, blocks, title, unnamed
 from tests.support import tiny
@@ -34,6 +39,8 @@ LITTLE = {
 }
 TRAINS = ("run", "teach", "sweep", "bench")
 EVALUATED = 8
+TRAINED = 256
+ATTACK_STEPS = 2
 LONG = ("docs/start/your-clean-network.md",)
 """Pages with many trainings."""
 
@@ -55,12 +62,25 @@ def little_work(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.limit_steps(monkeypatch, 2)
     monkeypatch.setattr("rrm_transfer.runs.setup.SOLVED", 16)
 
-    balanced = ImageSet.balanced
+    balanced, load = ImageSet.balanced, models.load_dataset_by_name
+    attack, perturb = catalogue.pgd, InnerAttack.perturb
 
     def few(images: ImageSet, count: int | None, *, skip: int = 0) -> ImageSet:
         return balanced(images, min(count or EVALUATED, EVALUATED), skip=skip)
 
+    def small(name: str, **settings: Any) -> DataSet:
+        return load(name, **{**settings, "train_limit": settings.get("train_limit") or TRAINED})
+
+    def short(*args: Any, steps: int, restarts: int = 1, **settings: Any) -> torch.Tensor:
+        return attack(*args, steps=min(steps, ATTACK_STEPS), restarts=min(restarts, 2), **settings)
+
+    def short_inner(inner: InnerAttack, *args: Any) -> torch.Tensor:
+        return perturb(replace(inner, steps=min(inner.steps, ATTACK_STEPS)), *args)
+
     monkeypatch.setattr(ImageSet, "balanced", few)
+    monkeypatch.setattr(models, "load_dataset_by_name", small)
+    monkeypatch.setattr(catalogue, "pgd", short)
+    monkeypatch.setattr(InnerAttack, "perturb", short_inner)
 
 
 def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,7 @@ def test_files_that_only_other_processes_see_are_missed(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RobustSet, "_write", lambda *_: None)
+    monkeypatch.setattr("rrm_transfer.runtime.processes._VISIBLE_SECONDS", 0.2)
     with pytest.raises(UserError, match="does not see the files") as caught:
         world.make(tmp_path)
     assert "all machines" in str(caught.value.hint)

@@ -362,22 +362,32 @@ num_machines: 1
 num_processes: 2
 use_cpu: true
 """
+LOOK = """
+from rrm_transfer.runtime.launch import find_launch
+
+find_launch().check_started(1)
+"""
 
 
-@pytest.mark.parametrize(
-    ("options", "asked"), [("--cpu --num_processes 2", "2"), ("--config_file two.yaml", "several")]
-)
 def test_a_launcher_that_silently_starts_one_process_is_refused(
-    options: str, asked: str, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+    tiny_teacher: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "two.yaml").write_text(CONFIGURATION)
     _, *settings = _options(tiny_teacher, tiny_data, epochs=1)
-    line = f"accelerate launch {options} -m rrm_transfer run … --output run"
+    line = "accelerate launch --cpu --num_processes 2 -m rrm_transfer run … --output run"
     ended = _launch(line, settings, tmp_path)
     assert ended.returncode != 0
-    assert f"error: accelerate launch was asked for {asked} processes" in ended.stderr
+    assert "error: accelerate launch was asked for 2 processes" in ended.stderr
     assert "torchrun --nproc_per_node" in ended.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_so_is_one_whose_configuration_asks_for_several(tmp_path: Path) -> None:
+    """The process does no more than look at who started it: that a run does is tried above."""
+    (tmp_path / "two.yaml").write_text(CONFIGURATION)
+    (tmp_path / "look.py").write_text(LOOK)
+    ended = _launch("accelerate launch --config_file two.yaml look.py", [], tmp_path)
+    assert ended.returncode != 0
+    assert "accelerate launch was asked for several processes" in ended.stderr
 
 
 def test_a_rank_that_is_no_number_is_told(tmp_path: Path) -> None:
