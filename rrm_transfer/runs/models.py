@@ -274,6 +274,16 @@ def load_classifier(
     return model
 
 
+def require_found(source: TeacherSection, known: ModelFacts) -> None:
+    """Checks that a model exists, before its data are looked for.
+
+    Raises:
+        UserError: It does not.
+    """
+    if known.run is None:
+        find_origin(source.name, arch=source.arch, weights=source.weights)
+
+
 def load_with_data(
     source: TeacherSection,
     dataset: str | None,
@@ -295,8 +305,7 @@ def load_with_data(
         UserError: One of them cannot be loaded, or they do not fit.
     """
     known = facts_about(source.name)
-    if known.run is None:  # a model that does not exist is told before its data are looked for
-        find_origin(source.name, arch=source.arch, weights=source.weights)
+    require_found(source, known)
     image_size = image_size or known.image_size or own_size(source.arch or source.name, allow_code=allow_code)
     known = replace(known, image_size=image_size)
     data = load_data(known.section(dataset), known, seed=known.seed, context=context)
