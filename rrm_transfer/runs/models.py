@@ -366,7 +366,9 @@ def align_labels(teacher: Teacher, data: DataSet, narrator: Narrator) -> None:
         return
     if data.label_groups is not None:
         if teacher.num_classes > max(max(group) for group in data.label_groups):
-            narrator.note(f"teacher: its {teacher.num_classes} classes grouped into {data.num_classes}")
+            narrator.note(
+                f"{teacher.name}: its {teacher.num_classes} classes grouped into {data.num_classes}"
+            )
             teacher.group_classes(data.label_groups, data.class_names)
         return
     if teacher.class_names is None or data.class_names is None or teacher.class_names == data.class_names:
@@ -375,11 +377,11 @@ def align_labels(teacher: Teacher, data: DataSet, narrator: Narrator) -> None:
     if index is None:
         if teacher.num_classes == data.num_classes:
             narrator.warn(
-                f"the teacher's class names are not the data's ({teacher.class_names[0]!r} …, "
+                f"the class names of {teacher.name} are not the data's ({teacher.class_names[0]!r} …, "
                 f"{data.class_names[0]!r} …); they are taken in order"
             )
         return
     order = index.tolist()
     if order != list(range(teacher.num_classes)):
-        narrator.note(f"teacher: {len(order)} of its {teacher.num_classes} classes matched by name")
+        narrator.note(f"{teacher.name}: {len(order)} of its {teacher.num_classes} classes matched by name")
         teacher.group_classes([[position] for position in order], data.class_names)
