@@ -14,6 +14,7 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.quantities import LARGEST_SIDE
 
 if TYPE_CHECKING:
+    from rrm_transfer.recipe.schema import TeacherSection
     from rrm_transfer.students.description import StudentDescription
 
 
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
 def inspect(
     source: options.Source,
     voice: options.Voice,
-    name: Annotated[
-        str | None, typer.Argument(help="A teacher, a run folder or a weights file. Without: the zoo.")
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME…]",
+            help="A teacher, a run folder or a weights file; several, to compare them. Without: the zoo.",
+        ),
     ] = None,
     student: Annotated[
         str | None,
@@ -50,7 +55,10 @@ def inspect(
     student_arg: options.StudentArgs = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Measure the teacher on these data: clean accuracy, short PGD, certainty."),
+        typer.Option(
+            help="Measure the teacher on these data: clean accuracy, short PGD, certainty. "
+            "Several are ranked, by a rule of thumb."
+        ),
     ] = None,
     convert: Annotated[
         Path | None,
@@ -65,6 +73,8 @@ def inspect(
 
         rrm-transfer inspect robust.ckpt --teacher-normalization imagenet
 
+        rrm-transfer inspect first.ckpt second.ckpt --dataset photos
+
         rrm-transfer inspect old.pt --convert new.safetensors
 
         rrm-transfer inspect --student vit_small --image-size 32
@@ -72,23 +82,30 @@ def inspect(
         rrm-transfer inspect --student 'vit_*' --max-params 10M --input 32
     """
     if max_params is not None or (student is not None and any(mark in student for mark in "*?[")):
-        others = {"NAME": name, "--dataset": dataset, "--convert": convert, "--student-arg": student_arg}
+        others = {"NAME": names, "--dataset": dataset, "--convert": convert, "--student-arg": student_arg}
         _refuse_beside("a search", others)
         _search(
             student or "*", max_params, image_size, channels or 3, as_json=voice.as_json, quiet=voice.quiet
         )
         return
     if student is not None:
-        _refuse_beside("--student", {"NAME": name, "--dataset": dataset, "--convert": convert})
+        _refuse_beside("--student", {"NAME": names, "--dataset": dataset, "--convert": convert})
         facts = _student(student, image_size, channels or 3, options.key_values(student_arg or []) or {})
-    elif name is None:
+    elif not names:
         _refuse_beside("no NAME", {"--dataset": dataset, "--convert": convert})
         _print_zoo(voice.as_json)
         return
+    elif len(names) > 1:
+        own = {"--teacher-arch": source.teacher_arch, "--teacher-weights": source.teacher_weights}
+        _refuse_beside("several NAMEs", {"--convert": convert, "--channels": channels, **own})
+        _compare(names, dataset, source, image_size, voice)
+        return
     elif convert is not None:
-        facts = _convert(name, convert)
+        facts = _convert(names[0], convert)
     else:
-        facts = _teacher(name, dataset, source, image_size, channels, quiet=voice.quiet)
+        facts = _teacher(names[0], source, image_size, channels)
+        if dataset is not None:
+            facts |= _measured(names[0], dataset, source, image_size, quiet=voice.quiet)
     if voice.as_json:
         print_json(facts)
     else:
@@ -96,7 +113,7 @@ def inspect(
 
 
 def _refuse_beside(what: str, others: Mapping[str, object]) -> None:
-    given = [option for option, value in others.items() if value is not None]
+    given = [option for option, value in others.items() if value not in (None, [])]
     if given:
         raise UserError(
             f"These do not go together: {what} and {', '.join(given)}.", hint="rrm-transfer inspect --help"
@@ -120,35 +137,111 @@ def _convert(name: str, target: Path) -> dict[str, Any]:
 
 
 def _teacher(
-    name: str,
-    dataset: str | None,
-    source: options.Source,
-    image_size: int | None,
-    channels: int | None,
-    *,
-    quiet: bool,
+    name: str, source: options.Source, image_size: int | None, channels: int | None = None
 ) -> dict[str, Any]:
     from rrm_transfer.teachers.inspection import inspect_teacher
 
-    allow_code = source.code(name)
-    facts = inspect_teacher(
+    return inspect_teacher(
         name,
         arch=source.teacher_arch,
         weights=source.teacher_weights,
         normalization=source.teacher_normalization,
         channels=channels,
         image_size=image_size,
-        allow_code=allow_code,
+        allow_code=source.code(name),
     )
-    if dataset is not None:
-        from rrm_transfer.recipe.schema import TeacherSection
-        from rrm_transfer.runs.teacher import quick_accuracy
-        from rrm_transfer.runtime.context import Context
 
-        model = TeacherSection(**source.section(name))
-        context = Context.begin(narrator(quiet))
-        facts |= quick_accuracy(model, dataset, context, image_size=image_size, allow_code=allow_code)
-    return facts
+
+def _measured(
+    name: str, dataset: str, source: options.Source, image_size: int | None, *, quiet: bool
+) -> dict[str, Any]:
+    from rrm_transfer.recipe.schema import TeacherSection
+    from rrm_transfer.runs.candidates import quick_accuracy
+    from rrm_transfer.runtime.context import Context
+
+    model = TeacherSection(**source.section(name))
+    context = Context.begin(narrator(quiet))
+    return quick_accuracy(model, dataset, context, image_size=image_size, allow_code=source.code(name))
+
+
+def _compare(
+    names: list[str],
+    dataset: str | None,
+    source: options.Source,
+    image_size: int | None,
+    voice: options.Voice,
+) -> None:
+    from rrm_transfer.recipe.schema import TeacherSection
+    from rrm_transfer.report.screen import show
+
+    described: dict[str, dict[str, Any]] = {}
+    sections = []
+    for name in names:
+        # What the command line says of the normalization is meant for those whose source says nothing.
+        facts, own = _teacher(name, options.Source(), image_size), source
+        if facts["normalization"] != "unknown":
+            own = options.Source()
+        elif source.teacher_normalization is not None:
+            facts = _teacher(name, source, image_size)
+        same = [known for known, other in described.items() if other["sha256"] == facts["sha256"]]
+        if same:
+            raise UserError(
+                "A teacher is named twice.", received=f"{same[0]} and {name}", hint="name it once"
+            )
+        described[name] = facts
+        sections.append(TeacherSection(**own.section(name)))
+    if dataset is not None:
+        _rank(sections, described, dataset, image_size, voice)
+    elif voice.as_json:
+        print_json({"teachers": list(described.values())})
+    else:
+        for number, facts in enumerate(described.values()):
+            show(*[""] * bool(number))
+            print_facts(facts)
+        if not voice.quiet:
+            show("", "not ranked: --dataset D measures them on its images")
+
+
+def _rank(
+    sections: list[TeacherSection],
+    described: dict[str, dict[str, Any]],
+    dataset: str,
+    image_size: int | None,
+    voice: options.Voice,
+) -> None:
+    from rrm_transfer.report.screen import new_table, show
+    from rrm_transfer.runs.candidates import RULE, rank_teachers
+    from rrm_transfer.runs.request import code_named_by
+    from rrm_transfer.runtime.context import Context
+
+    context = Context.begin(narrator(voice.quiet))
+    places = rank_teachers(
+        sections, dataset, context, image_size=image_size, allow_code=code_named_by(*described)
+    )
+    if voice.as_json:
+        print_json(
+            {"ranking": [{**described[place.name], **place.to_json()} for place in places], "rule": RULE}
+        )
+        return
+    table = new_table(
+        f"teachers for {dataset}",
+        "rank",
+        "teacher",
+        "verdict",
+        figures=("clean %", "at eps %", "at 2 eps %", "entropy"),
+    )
+    for place in places:
+        found, rank = place.candidate, "–" if place.rank is None else str(place.rank)
+        figures = ["–"] * 4
+        if found is not None:
+            rows = (found.standing.clean, found.standing.near, found.standing.far)
+            figures = [*(f"{100 * row.accuracy:.1f}" for row in rows), f"{found.entropy:.2f}"]
+        table.add_row(rank, place.name, "not measured" if found is None else found.verdict, *figures)
+    measured = [place.candidate.to_json() for place in places if place.candidate is not None]
+    show(table, *(f"{place.rank or '–'}  {place.name}: {place.reason}" for place in places))
+    if measured:
+        show(f"on {measured[0]['count']} images, {measured[0]['threat']}, entropy in nats")
+    show(RULE)
 
 
 def _print_zoo(as_json: bool) -> None:

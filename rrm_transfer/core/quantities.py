@@ -76,6 +76,11 @@ def format_count(count: int) -> str:
     return str(count)
 
 
+def counted(count: int, noun: str) -> str:
+    """Writes ``1 epoch``, ``18 epochs``."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def format_eps(eps: float) -> str:
     """Writes an eps the way the field does: as n/255 where that is exact to 1e-9, else as a decimal."""
     numerator = eps * 255

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rrm_transfer.core.errors import UserError
-from rrm_transfer.core.hub import plain_answers, require_hub
+from rrm_transfer.core.hub import hub_answers, plain_answers
 from rrm_transfer.core.patience import patient
 from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.disk import require_space
@@ -66,10 +66,10 @@ def load_hub(
     from huggingface_hub import constants
 
     hint = f"{hint} or use {LOCAL_FORMS}" if hint else f"use {LOCAL_FORMS}"
-    hint = f"no file or folder of that name is here; {hint}"
     stored_size = 0
     if not constants.is_offline_mode():
-        require_hub(name.repo, hint=hint)
+        if not hub_answers():
+            raise _not_here(name, "and the hub cannot be reached", hint)
         stored_size = _check_access(name, hint)
     with _explaining(name, hint), plain_answers():
         builder = datasets.load_dataset_builder(name.repo, name.config, revision=name.revision)
@@ -160,6 +160,7 @@ def _whole(size: object) -> int:
 def _explaining(name: HubName, hint: str) -> Iterator[None]:
     """Turns the failures of ``datasets`` that a user can mend into messages."""
     import datasets
+    from huggingface_hub import constants
 
     try:
         yield
@@ -178,9 +179,17 @@ def _explaining(name: HubName, hint: str) -> Iterator[None]:
                 received=name.repo,
                 hint=f"name one: {name.repo}:CONFIG",
             ) from error
+        if isinstance(error, ConnectionError) and constants.is_offline_mode():
+            raise _not_here(name, "nor a downloaded copy, and the hub is not asked offline", hint) from error
         if isinstance(error, datasets.exceptions.DatasetGenerationError):
             raise UserError(f"The data set cannot be read: {error}", received=name.repo, hint=hint) from error
         raise _out_of_reach(name, hint, error) from error
+
+
+def _not_here(name: HubName, hub: str, hint: str) -> UserError:
+    return UserError(
+        f"Unknown data set: no file or folder of that name is here, {hub}.", received=name.repo, hint=hint
+    )
 
 
 def _out_of_reach(name: HubName, hint: str, error: Exception) -> UserError:

@@ -77,7 +77,7 @@ def argument_problems(name: str, arguments: Mapping[str, object]) -> list[Proble
     Raises:
         UserError: There is no such objective.
     """
-    return read_arguments(objective_class(name), arguments)[1]
+    return read_arguments(name, objective_class(name), arguments)[1]
 
 
 def build_objective(name: str, **arguments: object) -> Objective:
@@ -91,7 +91,7 @@ def build_objective(name: str, **arguments: object) -> Objective:
         UserError: There is no such objective, or an argument is unknown, of another type or out of range.
     """
     component = objective_class(name)
-    converted, problems = read_arguments(component, arguments)
+    converted, problems = read_arguments(name, component, arguments)
     if problems:
         raise problems[0].error
     return component(**converted)

@@ -186,9 +186,14 @@ def describe(component: type[Any]) -> list[Argument]:
 
 
 def read_arguments(
-    component: type[Any], arguments: Mapping[str, object]
+    name: str, component: type[Any], arguments: Mapping[str, object]
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Converts ``arguments`` to the component's types.
+
+    Args:
+        name: Of the component, as the user writes it.
+        component: Whose arguments they are.
+        arguments: As the user gave them.
 
     Returns:
         The converted arguments, and a problem for each that is unknown, of another type or out of range.
@@ -196,24 +201,24 @@ def read_arguments(
     kinds = _kinds(component)
     converted: dict[str, Any] = {}
     problems: list[Problem] = []
-    for name, value in arguments.items():
-        if name not in kinds:
+    for argument, value in arguments.items():
+        if argument not in kinds:
             error = UserError(
-                f"{component.__name__} has no argument '{name}'.",
-                received=name,
+                f"{name} has no argument '{argument}'.",
+                received=argument,
                 allowed=kinds or "no argument",
-                hint=did_you_mean(name, kinds),
+                hint=did_you_mean(argument, kinds),
             )
-            problems.append(Problem(name, error))
+            problems.append(Problem(argument, error))
             continue
-        kind, default = kinds[name]
+        kind, default = kinds[argument]
         try:
-            converted[name] = kind.read(value)
+            converted[argument] = kind.read(value)
         except ValueError:
             error = UserError(
-                f"{component.__name__} cannot take this {name}.",
+                f"{name} cannot take this {argument}.",
                 received=brief(value),
-                allowed=f"{kind} (default {Argument(name, str(kind), default, '').written_default})",
+                allowed=f"{kind} (default {Argument(argument, str(kind), default, '').written_default})",
             )
-            problems.append(Problem(name, error))
+            problems.append(Problem(argument, error))
     return converted, problems

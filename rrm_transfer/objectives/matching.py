@@ -343,6 +343,14 @@ class AdversarialMatching(Matching):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.attacks = self.begin < 1
+        matched = any(balance.features or balance.kd for balance in self.balances())
+        if self.weighting != "equal" and not (self.attacks and matched):
+            raise UserError(
+                "A weighting of the images has no effect here.",
+                received=f"weighting={self.weighting}, and "
+                + ("no weight of the teacher's answers" if self.attacks else f"begin={self.begin:g}"),
+                allowed="weighting=entropy where adversarial images are matched to the teacher, else equal",
+            )
 
     def __call__(self, step: Step) -> list[Term]:
         adversarial, clean = self.balances()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from rrm_transfer.core.errors import RecipeError
 from rrm_transfer.core.kinds import Kind
-from rrm_transfer.core.quantities import format_eps
+from rrm_transfer.core.quantities import counted, format_eps
 from rrm_transfer.recipe.resolved import ResolvedRecipe
 from rrm_transfer.recipe.schema import AUTO, AugmentationSection, Recipe
 
@@ -204,7 +204,7 @@ def fill_in(
     numbers: Numerics,
     *,
     compiled: bool = False,
-    averaged: bool = True,
+    whole: bool = True,
     workers: int = 0,
 ) -> Recipe:
     """Returns the recipe with all that is left open of training replaced by what the tables say.
@@ -217,7 +217,7 @@ def fill_in(
         numbers: From ``numerics``.
         compiled: Whether the launcher asks for ``torch.compile``.
         workers: Processes that should decode images.
-        averaged: Whether weights can be averaged, for which each process must hold them whole.
+        whole: Whether each process holds the student whole, as averages and selection need it.
 
     Raises:
         RecipeError: The optimizer is one whose learning rate the table does not know, or values do not go
@@ -238,8 +238,8 @@ def fill_in(
         "milestones": [max(1, round(share * milestone)) for milestone in row.milestones],
         "warmup_epochs": share * row.warmup_epochs,
         "clip_grad": row.clip_grad,
-        "ema": EMA if averaged and train.average_epochs is None else None,
-        "select_every": 1 if recipe.data.held_out else None,
+        "ema": EMA if whole and train.average_epochs is None else None,
+        "select_every": 1 if whole and recipe.data.held_out else None,
         "precision": numbers.precision,
         "channels_last": numbers.channels_last,
         "compile": compiled,
@@ -316,8 +316,8 @@ def training_line(recipe: ResolvedRecipe, source: str, kind: str) -> str:
     train, student = recipe.train, recipe.student
     start = describe_start(student.start, student.weights, student.head)
     return (
-        f"training: {kind} student at {recipe.data.image_size} px, {train.epochs} epochs of batches of "
-        f"{train.global_batch_size}, {train.optimizer} lr {train.lr:g} ({train.schedule}), "
+        f"training: {kind} student at {recipe.data.image_size} px, {counted(train.epochs, 'epoch')} of "
+        f"batches of {train.global_batch_size}, {train.optimizer} lr {train.lr:g} ({train.schedule}), "
         f"weight decay {train.weight_decay:g}, "
         f"{start}{f', averaged (EMA {train.ema:g})' if train.ema else ''}, "
         f"{Numerics(train.precision, train.channels_last)}{', compiled' * train.compile}; "

@@ -254,7 +254,8 @@ class TrainSection(Section):
             the table's, unless ``average_epochs`` asks for another.
         average_epochs: Epochs at the end over which weights are averaged, 2 or more; null: no such average.
         select_every: Epochs between evaluations on ``data.held_out``, by which the best weights are selected;
-            null: no selection; ``auto``: 1 where a part is held out, else null.
+            null: no selection; ``auto``: 1 where a part is held out and each process holds the student whole,
+            else null.
         precision: ``bf16`` is autocast; weights and losses stay float32. ``auto``: by kind of device, or
             as accelerate's configuration asks.
         channels_last: Memory format of the student's images and weights. ``auto``: by kind of student.

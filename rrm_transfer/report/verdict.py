@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rrm_transfer.core.quantities import counted
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.evaluation.metrics import Model, Row
 from rrm_transfer.evaluation.paired import Difference, Paired, difference
-from rrm_transfer.report.wording import at, epochs, percent, points, total
+from rrm_transfer.report.wording import at, percent, points, total
 from rrm_transfer.training.passes import Passes
 
 Tone = Literal["good", "doubtful", "neutral"]
@@ -124,7 +125,7 @@ def _against_control(difference: Difference) -> str:
 
 def _price(passes: Passes, *, aside: bool) -> str:
     others = ", the teacher’s own aside" if aside else ""
-    made = f"{total(passes)} in {epochs(passes.epochs)}{others}"
+    made = f"{total(passes)} in {counted(passes.epochs, 'epoch')}{others}"
     return f"{passes.ratio:.2f} times the passes of plain training ({made})"
 
 

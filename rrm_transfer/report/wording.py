@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rrm_transfer.core.quantities import counted
 from rrm_transfer.evaluation.metrics import MinimumRow, Row
 from rrm_transfer.training.passes import Passes
 
@@ -37,12 +38,7 @@ def total(passes: Passes) -> str:
 
 def factors(passes: Passes) -> str:
     """Writes what makes them: ``1.90 × 18 epochs``, where an epoch of plain training is 1."""
-    return f"{passes.ratio:.2f} × {epochs(passes.epochs)}"
-
-
-def epochs(count: int) -> str:
-    """Writes ``1 epoch``, ``18 epochs``."""
-    return f"{count} epoch{'s' * (count != 1)}"
+    return f"{passes.ratio:.2f} × {counted(passes.epochs, 'epoch')}"
 
 
 def radius(value: float | None, norm: str) -> str:

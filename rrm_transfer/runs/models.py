@@ -274,6 +274,16 @@ def load_classifier(
     return model
 
 
+def require_found(source: TeacherSection, known: ModelFacts) -> None:
+    """Checks that a model exists, before its data are looked for.
+
+    Raises:
+        UserError: It does not.
+    """
+    if known.run is None:
+        find_origin(source.name, arch=source.arch, weights=source.weights)
+
+
 def load_with_data(
     source: TeacherSection,
     dataset: str | None,
@@ -295,8 +305,7 @@ def load_with_data(
         UserError: One of them cannot be loaded, or they do not fit.
     """
     known = facts_about(source.name)
-    if known.run is None:  # a model that does not exist is told before its data are looked for
-        find_origin(source.name, arch=source.arch, weights=source.weights)
+    require_found(source, known)
     image_size = image_size or known.image_size or own_size(source.arch or source.name, allow_code=allow_code)
     known = replace(known, image_size=image_size)
     data = load_data(known.section(dataset), known, seed=known.seed, context=context)
@@ -357,7 +366,9 @@ def align_labels(teacher: Teacher, data: DataSet, narrator: Narrator) -> None:
         return
     if data.label_groups is not None:
         if teacher.num_classes > max(max(group) for group in data.label_groups):
-            narrator.note(f"teacher: its {teacher.num_classes} classes grouped into {data.num_classes}")
+            narrator.note(
+                f"{teacher.name}: its {teacher.num_classes} classes grouped into {data.num_classes}"
+            )
             teacher.group_classes(data.label_groups, data.class_names)
         return
     if teacher.class_names is None or data.class_names is None or teacher.class_names == data.class_names:
@@ -366,11 +377,11 @@ def align_labels(teacher: Teacher, data: DataSet, narrator: Narrator) -> None:
     if index is None:
         if teacher.num_classes == data.num_classes:
             narrator.warn(
-                f"the teacher's class names are not the data's ({teacher.class_names[0]!r} …, "
+                f"the class names of {teacher.name} are not the data's ({teacher.class_names[0]!r} …, "
                 f"{data.class_names[0]!r} …); they are taken in order"
             )
         return
     order = index.tolist()
     if order != list(range(teacher.num_classes)):
-        narrator.note(f"teacher: {len(order)} of its {teacher.num_classes} classes matched by name")
+        narrator.note(f"{teacher.name}: {len(order)} of its {teacher.num_classes} classes matched by name")
         teacher.group_classes([[position] for position in order], data.class_names)

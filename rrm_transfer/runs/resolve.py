@@ -14,6 +14,7 @@ from typing import Any
 from rrm_transfer.core.errors import RecipeError, UserError
 from rrm_transfer.core.names import did_you_mean
 from rrm_transfer.core.parameters import count_parameters
+from rrm_transfer.core.quantities import counted
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.images import DataSet
@@ -156,7 +157,7 @@ def resolve(
         numbers,
         compiled=accelerate.compile,
         workers=context.runtime.decoding_workers,
-        averaged=not context.runtime.sharding,
+        whole=not context.runtime.sharding,
     )
 
     # The cache needs the augmentation and the epochs; whatever is left open now is a fault of this module.
@@ -165,6 +166,7 @@ def resolve(
     if objective.differentiates_twice:
         check_smooth(resolved, student, narrator)
     narrator.note(training_line(resolved, row.source, kind))
+    _tell_what_has_no_effect(resolved, objective, narrator, sharding=context.runtime.sharding)
     _tell_what_counts(resolved, accelerate, narrator)
     return Setup(resolved, is_teacher, objective, loaded, extra, threat, teacher, known, student, context)
 
@@ -346,6 +348,18 @@ def _tell_what_counts(recipe: ResolvedRecipe, accelerate: Configuration, narrato
         narrator.warn(f"the recipe's {said} counts, not {wish} of accelerate's configuration")
 
 
+def _tell_what_has_no_effect(
+    recipe: ResolvedRecipe, objective: Objective, narrator: Narrator, *, sharding: bool
+) -> None:
+    # Free AT, which alone uses a batch several times, attacks with the gradient of the training step itself.
+    attacks_apart = objective.attacks and objective.replays == 1
+    if recipe.train.attack_mode == "training" and not attacks_apart:
+        name = recipe.objective.name
+        narrator.warn(f"train.attack_mode=training has no effect: {name} has no attack in a mode of its own")
+    if sharding and recipe.data.held_out and recipe.train.select_every is None:
+        narrator.warn("no weights are selected by the held-out images, as FSDP2 shares the student out")
+
+
 def _for_channels(row: TrainingDefaults, channels: int) -> TrainingDefaults:
     if channels == 3:
         return row
@@ -372,7 +386,7 @@ def _with_cache(recipe: Recipe, objective: Objective, narrator: Narrator) -> Rec
         views = 1  # nothing is random: all views are one
     elif epochs != AUTO and views >= epochs:
         narrator.note(
-            f"teacher features: {views} views for {epochs} epochs save this run nothing, "
+            f"teacher features: {views} views for {counted(epochs, 'epoch')} save this run nothing, "
             "only those that come after it"
         )
     seed = recipe.seed if cache.seed == AUTO else cache.seed

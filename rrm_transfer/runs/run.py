@@ -238,9 +238,7 @@ class _Work:
             if self.runtime.is_main:
                 product = control_product(control, self.folder, timing["control"]["steps"])
                 export(product, setup, self.images)
-        selection, begun = self._selection(), begin(student, setup)
-        if begun:
-            self.log(EVENT, begun)
+        selection, begun = self._selection(), self._begin(student, resume=resume)
         trained = self._train(
             "student",
             student,
@@ -278,6 +276,20 @@ class _Work:
             metrics.write(self.folder.metrics)
         told: FinishedRun = self.runtime.from_main(finished)
         return told
+
+    def _begin(self, student: Trainable, *, resume: bool) -> dict[str, Any]:
+        """Solves what the student starts with, once: a checkpoint has it already."""
+        known: list[dict[str, Any]] = []
+        if resume and self.runtime.is_main:
+            found, _ = Checkpoints(self.folder.checkpoints, "student", lambda _: None).newest()
+            known = [] if found is None else self.folder.events(EVENT)
+        known = self.runtime.from_main(known)
+        if known:
+            return {name: fact for name, fact in known[-1].items() if name not in ("event", "time")}
+        begun = begin(student, self.setup)
+        if begun:
+            self.log(EVENT, begun)
+        return begun
 
     def _train(
         self,

@@ -128,6 +128,15 @@ def choose_head(
             received=f"student.head={asked} with {recipe.objective.name}",
             hint="--set student.head=auto",
         )
+    if asked == "ridge" and start == "scratch":
+        # Untrained batch norms have no statistics of the images: in evaluation mode, in which the projection
+        # is solved, the representation is a hundred times shorter than in the first training step.
+        raise UserError(
+            "A projection is solved from a representation that was learned, and this student has none yet.",
+            received="student.head=ridge with student.start=scratch",
+            allowed="student.head: auto, own or teacher",
+            hint="--set student.head=auto, or weights to start from: --student-weights FILE",
+        )
     if asked == "teacher" and teacher is not None and teacher.classifier() is None:
         raise UserError(
             "The student cannot start with the teacher's classifier, which is not one linear layer.",

@@ -16,13 +16,10 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.files import cache_folder
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.core.threat import ThreatModel
-from rrm_transfer.data.fit import choose_fit
 from rrm_transfer.data.images import ImageSet
-from rrm_transfer.data.loader import evaluation_batches
 from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.evaluation.metrics import Metrics, Row, read_metrics
-from rrm_transfer.recipe.schema import TeacherSection
-from rrm_transfer.runs.models import LoadedData, load_with_data
+from rrm_transfer.runs.models import LoadedData
 from rrm_transfer.runs.setup import Setup
 from rrm_transfer.runs.spent import Spent
 from rrm_transfer.runs.standing import Standing
@@ -54,7 +51,7 @@ def check_teacher(setup: Setup) -> list[Row]:
         return []
     measurement = replace(setup.measurement, seed=0)  # one teacher, one answer, whatever the run
     known, threat = setup.teacher_facts, setup.threat
-    clean, near, far = _short_rows(teacher, setup.loaded, threat, measurement)
+    clean, near, far = short_rows(teacher, setup.loaded, threat, measurement)
     said = f" (published: {known.published})" if known.published else ""
     narrator.note(
         f"teacher check on {clean.count} training images: clean {clean.accuracy:.1%}, "
@@ -89,81 +86,20 @@ def _consequence(standing: Standing, *, attacks: bool) -> str:
     return "on images that nobody attacks a student can inherit no robustness from it"
 
 
-def quick_accuracy(
-    source: TeacherSection,
-    dataset: str,
-    context: Context,
-    *,
-    image_size: int | None = None,
-    allow_code: frozenset[str],
-) -> dict[str, object]:
-    """Measures a model as a run would before training, for ``inspect``.
-
-    Returns:
-        ``clean`` accuracy, ``robust`` at eps and ``robust_2eps`` at twice that, in [0, 1], ``entropy`` of the
-        answers to clean images (mean, in nats), ``count``, ``threat``, and the ``verdict`` in words.
-
-    Raises:
-        UserError: The model or the data cannot be used, or the model has other classes.
-    """
-    known, data, model = load_with_data(
-        source, dataset, context, image_size=image_size, allow_code=allow_code
-    )
-    norm = known.norm or "Linf"
-    threat = ThreatModel(norm, known.eps_in(norm))
-    measurement = Measurement(
-        data.image_size, batch_size=64, seed=0, context=context, workers=context.runtime.decoding_workers
-    )
-    clean, near, far = _short_rows(model, data, threat, measurement)
-    standing = Standing(clean, near, far, known.stated_share(data.section, threat))
-    if at_chance(clean, data.images.num_classes):
-        verdict = "predicts at chance: wrong normalization or label order?"
-    elif standing.grade == "robust":
-        verdict = "accurate and robust to a short attack"
-    elif standing.grade == "weak":
-        verdict = "accurate, but only WEAKLY robust"
-    else:
-        verdict = "accurate, NOT robust"
-    return {
-        "clean": clean.accuracy,
-        "robust": near.accuracy,
-        "robust_2eps": far.accuracy,
-        "entropy": mean_entropy(model, _checked(data)[1], measurement),
-        "count": clean.count,
-        "threat": f"{threat} PGD-{STEPS}",
-        "verdict": verdict,
-    }
-
-
-def _short_rows(
+def short_rows(
     teacher: Teacher, data: LoadedData, threat: ThreatModel, measurement: Measurement
 ) -> list[Row]:
     """Returns the rows of clean accuracy, and under short PGD at eps and at 2 eps."""
-    split, images = _checked(data)
+    split, images = images_to_check(data)
     radii = (threat, replace(threat, eps=2 * threat.eps))
     attacks = [measurement.pgd(radius, steps=STEPS) for radius in radii]
     return measurement.rows(teacher, images, attacks, model="teacher", split=split)
 
 
-def _checked(data: LoadedData) -> tuple[str, ImageSet]:
+def images_to_check(data: LoadedData) -> tuple[str, ImageSet]:
     """Returns the training images to check on, or test images without those."""
     split = "train" if len(data.images.train) else "test"
     return split, data.part(split).balanced(IMAGES)
-
-
-def mean_entropy(teacher: Teacher, images: ImageSet, measurement: Measurement) -> float:
-    """Returns how uncertain a teacher's answers are on clean images: 0 to ln(classes) nats."""
-    batches = evaluation_batches(
-        images,
-        fit=choose_fit(images.size, measurement.image_size),
-        batch_size=measurement.batch_size,
-        device=measurement.context.runtime.device,
-        workers=measurement.workers,
-        substitute=True,
-    )
-    with torch.no_grad():
-        found = [torch.special.entr(teacher.logits(batch.x).softmax(1)).sum(1) for batch in batches]
-    return float(torch.cat(found).mean())
 
 
 def at_chance(clean: Row, classes: int) -> bool:

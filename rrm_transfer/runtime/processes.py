@@ -288,7 +288,7 @@ class Runtime:
         if self.sharding:
             raise UserError(
                 "Averaged weights and selection need a whole student on each process; FSDP2 shares it out.",
-                hint="train.ema=null, train.average_epochs=null and data.held_out=0, or no FSDP",
+                hint="train.ema=null, train.average_epochs=null and train.select_every=null, or no FSDP",
             )
 
     def check_sync_batchnorm(self) -> None:

@@ -47,7 +47,7 @@ def open_checkpoint(file: Path, *, sha256: str | None = None) -> Checkpoint:
     found = sha256_of(file) if sha256 is not None and file.is_file() else ""
     if found and found != sha256:
         raise UserError(
-            "The teacher's weights are not those that were recorded.",
+            "The model's weights are not those that were recorded.",
             received=f"{file}, sha256 {found}",
             allowed=f"sha256 {sha256}",
             hint="the file is damaged or was replaced; remove it and fetch it again",

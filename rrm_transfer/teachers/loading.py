@@ -129,7 +129,7 @@ def find_statistics(
     if origin.statistics is not None:
         return origin.statistics, "the source's description"
     raise UserError(
-        "Nothing says how the teacher's input is normalized, and a wrong guess would ruin it silently.",
+        "Nothing says how the model's input is normalized, and a wrong guess would ruin it silently.",
         received=origin.file,
         allowed="none (the network takes pixels in [0, 1]), imagenet, cifar10, or mean/std",
         hint="--teacher-normalization none|imagenet|cifar10|mean/std",

@@ -72,9 +72,7 @@ def hub_origin(repo: str, *, name: str) -> Origin:
     Raises:
         UserError: It cannot be reached, or holds no timm model.
     """
-    config, weights = hub_model(
-        repo, hint="download it elsewhere and give the folder: --teacher local-dir:FOLDER"
-    )
+    config, weights = hub_model(repo, hint="download it elsewhere and name the folder: local-dir:FOLDER")
     return described_by(config, name=name, weights=weights)
 
 

@@ -62,7 +62,7 @@ def _origin(source: str, weights: Path | None) -> Origin:
     else:
         hint = did_you_mean(source, [*(entry.name for entry in zoo()), *known_architectures()])
     raise UserError(
-        "Unknown teacher.",
+        "Unknown model.",
         received=source,
         allowed="a zoo name, a timm name, hf-hub:USER/NAME, local-dir:FOLDER, a run folder or a weights file",
         hint=hint,
@@ -76,6 +76,6 @@ def _timm_origin(name: str) -> Origin:
         raise UserError(
             "timm has no weights for this network, and a random network teaches nothing.",
             received=name,
-            hint=f"--teacher {name} --teacher-weights FILE",
+            hint=f"{name} --teacher-weights FILE",
         )
     return hub_origin(repo, name=name)

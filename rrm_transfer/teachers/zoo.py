@@ -166,14 +166,14 @@ def _embedded(entry: ZooEntry) -> Origin:
 
 
 def _download(entry: ZooEntry) -> Path:
-    mend = f"--teacher {entry.name} --teacher-weights {entry.file or 'FILE'}"
+    mend = f"{entry.name} --teacher-weights {entry.file or 'FILE'}"
     elsewhere = f"on a machine with network access fetch {entry.file} from there, then: {mend}"
     if entry.got == "hub" and entry.file is not None:
         return hub_file(entry.source.removeprefix(_HUB), entry.file, hint=elsewhere)
     if entry.got == "web" and entry.file is not None:
         return web_file(entry.source + entry.file, hint=elsewhere)
     raise UserError(
-        "This teacher's weights cannot be fetched automatically.",
+        "This model's weights cannot be fetched automatically.",
         received=entry.name,
         allowed=f"{entry.file or 'the file'} from {entry.source}",
         hint=f"fetch it with a browser, then: {mend}",

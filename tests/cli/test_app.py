@@ -31,7 +31,7 @@ PROMISED = {
         --json --teacher-arch --teacher-weights --teacher-normalization""",
     "bench": """--teacher --student --dataset --objective --steps --recipe --set --json --teacher-arch
         --teacher-weights --teacher-normalization""",
-    "inspect": """NAME --student --dataset --convert --json --teacher-arch --teacher-weights
+    "inspect": """NAMES --student --dataset --convert --json --teacher-arch --teacher-weights
         --teacher-normalization""",
     "compare": "RUNS --format --plot --json",
     "export": "RUN --format --output --with-normalization --json",

@@ -17,7 +17,7 @@ from tests.support.command import command
 from tests.teachers.fixtures import tiny_folder
 
 CASES: dict[str, tuple[list[str], list[str]]] = {
-    "teacher": (["--teacher", "fashion_mnist_lnf"], ["Unknown teacher", "fashion_mnist_linf"]),
+    "teacher": (["--teacher", "fashion_mnist_lnf"], ["Unknown model", "fashion_mnist_linf"]),
     "teacher's file": (["--teacher", "missing.pt"], ["no such weights file", "missing.pt"]),
     "continued and replaced": (["--resume", "--overwrite"], ["not both", "--resume continues it"]),
     "student": (["--student", "test_resnot"], ["test_resnet"]),
@@ -84,7 +84,8 @@ def _is_one_message(code: int, err: str, words: list[str]) -> None:
 
 def test_a_run_that_is_not_there_is_not_evaluated(cli: Cli) -> None:
     ended = cli("evaluate", "runs/nothing")
-    _is_one_message(ended.code, ended.err, ["Unknown teacher", "runs/nothing", "no file or folder"])
+    _is_one_message(ended.code, ended.err, ["Unknown model", "runs/nothing", "no file or folder"])
+    assert "eacher" not in ended.err.partition("allowed:")[0]
     assert "did you mean" not in ended.err  # a network whose name looks like the path
 
 

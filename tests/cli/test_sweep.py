@@ -147,7 +147,7 @@ def test_every_mistake_is_told_before_anything_starts(cli: Cli, pretended: list[
         assert words in settings.err
     assert settings.err.count("trian: unknown key") == 1
     unknown = cli("sweep", "--set", "teacher.name=fashion_mnist_lnf")
-    assert (unknown.code, "Unknown teacher" in unknown.err) == (2, True)
+    assert (unknown.code, "Unknown model" in unknown.err) == (2, True)
     for wrong in (["--launcher-arg", "a=1"], ["--objectives", "rrm,rrm"], ["--objectives", "rrm:"]):
         assert cli("sweep", *wrong).code == 2
     assert pretended == []
@@ -219,4 +219,4 @@ def test_arguments_for_all_objectives_are_not_asked_of_plain_training(
     assert of_a_student.code == 0, of_a_student.err
     named = cli("sweep", "--objectives", "natural,rrm", "--set", "objective.noise=1")
     assert named.code == 2
-    assert "Natural has no argument 'noise'" in named.err
+    assert "natural has no argument 'noise'" in named.err

@@ -79,6 +79,14 @@ def test_numbers_may_be_whole_or_text() -> None:
     [
         ("rmm", {}, ["Unknown objective", "rmm", "rrm", "trades"]),
         ("rrm", {"distence": "cosine"}, ["distence", "distance, feature_weight", "did you mean distance?"]),
+        ("kd-adv", {"mixup": 1}, ["kd-adv has no argument 'mixup'"]),
+        ("kd-adv", {"steps": 0}, ["kd-adv cannot take this steps"]),
+        ("kd-adv", {"weighting": "entropy", "begin": 1}, ["no effect", "weighting=entropy, and begin=1"]),
+        (
+            "rrm-adv",
+            {"weighting": "entropy", "feature_weight": 0, "ce_weight": 1},
+            ["no effect", "no weight of the teacher's answers"],
+        ),
         ("rrm", {"distance": "l1"}, ["'l1'", "cosine | relative_l2 | both"]),
         ("rrm", {"ce_weight": -1}, ["-1", "0 or more", "default 0.005"]),
         ("rrm", {"ce_weight": True}, ["True", "number"]),

@@ -228,3 +228,33 @@ def test_a_run_says_that_the_teachers_weights_fit_the_student(tiny_teacher: Path
         "the teacher's weights fit this student tensor by tensor: the teacher can be deployed as it is"
         in said
     )
+
+
+@pytest.mark.parametrize(
+    ("objective", "told"),
+    [("kd", True), ("free-at", True), ("kd-adv", False), ("pgd-at", False)],
+)
+def test_a_mode_of_attacks_is_told_where_it_changes_nothing(
+    objective: str, told: bool, tiny_teacher: Path, tiny_data: Path
+) -> None:
+    said = StringIO()
+    recipe = _recipe(tiny_teacher, tiny_data, f"objective.name={objective}", "train.attack_mode=training")
+    resolve(recipe, Context.begin(Narrator(Console(file=said, width=500))))
+    assert (f"attack_mode=training has no effect: {objective}" in said.getvalue()) is told
+    assert "1 epoch of batches" in said.getvalue()
+
+
+def test_a_student_in_parts_selects_nothing_unless_it_is_asked_to(
+    tiny_teacher: Path, tiny_data: Path
+) -> None:
+    said = StringIO()
+    context = Context.begin(Narrator(Console(file=said, width=500)))
+    recipe = _recipe(tiny_teacher, tiny_data, "data.held_out=0.25")
+    assert resolve(recipe, context).recipe.train.select_every == 1
+    assert "no weights are selected" not in said.getvalue()
+    context.runtime.sharding = True
+    train = resolve(recipe, context).recipe.train
+    assert (train.select_every, train.ema) == (None, None)
+    assert "no weights are selected" in said.getvalue()
+    with pytest.raises(UserError, match=r"train\.select_every=null"):
+        context.runtime.check_whole()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -28,9 +29,10 @@ from rrm_transfer.students.loading import load_student
 from rrm_transfer.students.saving import save_student
 from rrm_transfer.students.student import Student
 from tests.support import tiny
-from tests.support.command import command
+from tests.support.command import Moment, command
 
 Resolve = Callable[..., Setup]
+UPDATE = "rrm_transfer.training.updating:Updater.update"
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,6 @@ def _images(setup: Setup) -> Tensor:
         ([], "scratch", "teacher", 0.1),
         (["objective.distance=relative_l2"], "scratch", "own", 0.1),
         (["objective.ce_weight=0"], "scratch", "teacher", 0.1),
-        (["student.head=ridge"], "scratch", "ridge", 0.1),
         (["objective.name=pgd-at"], "scratch", "own", 0.1),
         (["student.weights=OWN"], "pretrained", "ridge", 0.01),
         (["student.weights=OWN", "student.head=own"], "pretrained", "own", 0.01),
@@ -103,6 +104,7 @@ def test_the_teachers_labels_leave_the_start_as_it_is(
         (["student.start=teacher", "student.weights=w.pt"], "student.weights: goes without"),
         (["student.start=teacher", "objective.name=natural"], "has no teacher"),
         (["student.head=ridge", "objective.name=natural"], "none"),
+        (["student.head=ridge"], "representation that was learned"),
         (["student.head=own", "objective.ce_weight=0"], "keeps the teacher's classifier"),
         (["student.start=teacher", "student.name=test_efficientnet"], "do not fit"),
         (["student.start=warm"], "student.start"),
@@ -164,9 +166,14 @@ def test_a_run_from_ones_own_network_says_where_it_started(
 ) -> None:
     options = tiny.recipe_options(tiny_teacher, tiny_data, student="test_efficientnet", epochs=1)
     options += ["--student-weights", str(own), "--skip-teacher-check", "--json", "--output", "run"]
-    ended = command("run", *options, folder=tmp_path)
+    # Killed in the middle of the student: what is solved before its first step is solved once.
+    killed = command("run", *options, folder=tmp_path, moment=Moment(UPDATE, 7))
+    assert (killed.code, "projection solved" in killed.err) == (-signal.SIGKILL, True)
+    ended = command("run", *options, "--resume", folder=tmp_path)
     assert ended.code == 0, ended.err
     assert "from the weights of" in ended.err
+    assert "student: resumed at step" in ended.err
+    assert "projection solved" not in ended.err
     run = read_finished(tmp_path / "run")
     start = run.provenance.start
     assert start is not None

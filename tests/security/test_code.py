@@ -205,7 +205,7 @@ def test_a_folder_names_no_code(
     ended = cli(command, *(["--teacher", name] if command in ("run", "bench") else [name]), *options)
     assert (ended.code, "canary_code" in sys.modules) == (2, False)
     near = "_" in name or "L" in name
-    assert ("did you mean local-dir:evil?" if near else "Unknown teacher architecture") in ended.err
+    assert ("did you mean local-dir:evil?" if near else "Unknown architecture") in ended.err
 
 
 def test_leave_for_one_name_is_none_for_another(recipe: Path, cli: Cli) -> None:

@@ -111,7 +111,7 @@ def test_config_without_statistics_asks_for_them(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     del config["pretrained_cfg"]["mean"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="Nothing says how the teacher's input is normalized"):
+    with pytest.raises(UserError, match="Nothing says how the model's input is normalized"):
         load_teacher(str(tmp_path), channels=1, image_size=32)
 
 

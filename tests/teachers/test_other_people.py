@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from rrm_transfer.recipe.schema import TeacherSection
-from rrm_transfer.runs.teacher import quick_accuracy
+from rrm_transfer.runs.candidates import quick_accuracy
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.teachers.inspection import inspect_teacher
 

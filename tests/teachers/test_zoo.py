@@ -50,7 +50,7 @@ def test_what_is_fetched_by_hand_is_told_with_page_file_and_what_to_type_then() 
         load_teacher("Sehwag2021Proxy_R18", channels=3, image_size=32)
     told = str(caught.value)
     assert "Sehwag2021Proxy_R18.pt from https://drive.google.com/file/d/1-Zgo" in told
-    assert "--teacher Sehwag2021Proxy_R18 --teacher-weights Sehwag2021Proxy_R18.pt" in told
+    assert "Sehwag2021Proxy_R18 --teacher-weights Sehwag2021Proxy_R18.pt" in told
 
 
 def test_a_file_at_a_web_address_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_a_file_at_a_web_address_is_downloaded(tmp_path: Path, monkeypatch: pyte
 
     def web_file(address: str, *, hint: str) -> Path:
         asked.append(address)
-        assert "--teacher ARES_ConvNext_Base_AT --teacher-weights ARES_ConvNext_Base_AT.pth" in hint
+        assert "ARES_ConvNext_Base_AT --teacher-weights ARES_ConvNext_Base_AT.pth" in hint
         return file
 
     entry = zoo_entry("ARES_ConvNext_Base_AT")
@@ -90,7 +90,7 @@ def test_without_network_the_file_and_the_alternative_are_named(monkeypatch: pyt
     with pytest.raises(UserError) as caught:
         load_teacher("robust_resnet50", channels=3, image_size=224)
     assert "resnet50_linf_eps4.0.ckpt" in str(caught.value)
-    assert "--teacher robust_resnet50 --teacher-weights resnet50_linf_eps4.0.ckpt" in str(caught.value)
+    assert "robust_resnet50 --teacher-weights resnet50_linf_eps4.0.ckpt" in str(caught.value)
 
 
 def test_dead_hub_answers_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

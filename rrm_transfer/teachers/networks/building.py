@@ -113,7 +113,7 @@ def build_model(blueprint: Blueprint, *, allow_code: frozenset[str] = frozenset(
         return _made_by(name, allow_code)
     if not is_known(name):
         raise UserError(
-            "Unknown teacher architecture.", received=name, hint=did_you_mean(name, known_architectures())
+            "Unknown architecture.", received=name, hint=did_you_mean(name, known_architectures())
         )
     construct = NETWORKS.get(name) or _wide(name) or partial(create_network, name)
     try:
