@@ -66,15 +66,19 @@ class _SizesDifferError(Exception):
     pass
 
 
+def surveyed(count: int) -> list[int]:
+    """Returns the positions of some of ``count`` images, evenly apart."""
+    return np.unique(np.linspace(0, count - 1, SURVEYED).astype(int)).tolist() if count else []
+
+
 def _survey(parts: list[EncodedImages]) -> tuple[int, tuple[int, int] | None]:
     headers, problems = [], {}
     for encoded in parts:
-        positions = np.unique(np.linspace(0, len(encoded) - 1, SURVEYED).astype(int)) if len(encoded) else ()
-        for position in positions:
+        for position in surveyed(len(encoded)):
             try:
-                headers.append(read_header(encoded, int(position)))
+                headers.append(read_header(encoded, position))
             except BrokenImageError as error:  # counted when it is decoded
-                problems[encoded.locate(int(position))] = error
+                problems[encoded.locate(position)] = error
     if not headers:
         BrokenImages().add(problems)
     sizes = {size for _, size in headers}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -63,38 +64,65 @@ class EncodedImages(Protocol):
 
 
 class FileImages:
-    """Image files under one folder.
+    """Image files under one folder, as one index that workers share and processes send each other.
 
     Args:
         root: The folder.
-        files: Paths under it.
+        names: Of the files under it, with ``/`` between folders.
     """
 
-    def __init__(self, root: Path, files: Sequence[Path]) -> None:
-        self._files = tuple(files)
-        listing = "\n".join(f"{f.relative_to(root).as_posix()} {_mark(f)}" for f in self._files)
-        self.identity = hashlib.sha256(listing.encode()).hexdigest()
+    def __init__(self, root: Path, names: Iterable[str]) -> None:
+        self._root = root
+        joined, ends, sizes = bytearray(), array("q"), array("q")
+        digest = hashlib.sha256()
+        for number, name in enumerate(names):
+            size, mark = _mark(root / name)
+            digest.update(f"{chr(10) * (number > 0)}{name} {mark}".encode())
+            joined += name.encode()
+            ends.append(len(joined))
+            sizes.append(size)
+        self._joined, self._ends, self._sizes = bytes(joined), ends, sizes
+        self.identity = digest.hexdigest()
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._ends)
 
     def __getitem__(self, position: int) -> Path:
-        return self._files[position]
+        position = range(len(self))[position]
+        start = self._ends[position - 1] if position else 0
+        return self._root / self._joined[start : self._ends[position]].decode()
 
     def locate(self, position: int) -> str:
-        return f"image {position}, {self._files[position]}"
+        return f"image {position}, {self[position]}"
+
+    def require_found(self, positions: Iterable[int]) -> None:
+        """Checks that files stand here as they were found, perhaps on another machine.
+
+        Raises:
+            UserError: One does not.
+        """
+        for position in positions:
+            file, size = self[position], self._sizes[position]
+            found = file.stat().st_size if file.is_file() else None
+            if found != size:
+                raise UserError(
+                    "A process does not see the images that the first one found.",
+                    received=f"{file}: {'missing' if found is None else f'{found:,} bytes'}",
+                    allowed=f"{size:,} bytes",
+                    hint="the same files in the same folder on every machine",
+                )
 
 
-def _mark(file: Path) -> str:
-    """Returns what changes with a file's content: its size, unless its format does not compress."""
+def _mark(file: Path) -> tuple[int, str]:
+    """Returns a file's size, and what changes with its content: that, unless its format does not compress."""
     size = file.stat().st_size
     if file.suffix.lower() not in UNCOMPRESSED:
-        return str(size)
+        return size, str(size)
     with file.open("rb") as stream:
         digest = hashlib.sha256(stream.read(_LOOK))
         stream.seek(max(0, size - _LOOK))
         digest.update(stream.read())
-    return f"{size} {digest.hexdigest()[:16]}"
+    return size, f"{size} {digest.hexdigest()[:16]}"
 
 
 class ColumnImages:

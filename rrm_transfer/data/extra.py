@@ -10,6 +10,7 @@ import torch
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.data.broken import BrokenImages
+from rrm_transfer.data.folder_source import FolderIndex
 from rrm_transfer.data.images import DataSet, ImageSet
 from rrm_transfer.data.parts import SourceParts, check_labels
 from rrm_transfer.data.sources import find_parts
@@ -42,7 +43,13 @@ class Extra:
 
 
 def load_extra(
-    names: Sequence[str], data: DataSet, *, share: float, labelled: bool, broken: BrokenImages
+    names: Sequence[str],
+    data: DataSet,
+    *,
+    share: float,
+    labelled: bool,
+    broken: BrokenImages,
+    indexes: Sequence[FolderIndex | None],
 ) -> Extra:
     """Loads images to train on beside a data set.
 
@@ -52,14 +59,15 @@ def load_extra(
         share: Of each batch that the extra images take.
         labelled: Whether their labels are meant; they must then be the data set's classes.
         broken: Counts the images that cannot be read.
+        indexes: Of the sources; see ``find_parts``.
 
     Raises:
         UserError: A source does not exist, is damaged, is the data set itself, has nothing to train on, or
             has other classes.
     """
     sets, lines = [], []
-    for name in names:
-        parts = find_parts(name, broken, labelled=labelled)
+    for name, index in zip(names, indexes, strict=True):
+        parts = find_parts(name, broken, labelled=labelled, index=index)
         images = _training_part(parts, data)
         if labelled:
             _require_classes(parts, images, data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.data.extra import Extra, load_extra
+from rrm_transfer.data.sources import find_index
 from rrm_transfer.objectives.base import Objective
 from rrm_transfer.objectives.teacher_labels import TeacherLabels
 from rrm_transfer.recipe.schema import DataSection, Recipe
@@ -56,7 +57,7 @@ def find_extra(loaded: LoadedData, context: Context) -> Extra | None:
 
     Args:
         loaded: The data, as their section names them.
-        context: The first process downloads before the others look.
+        context: The first process lists files, and downloads before the others look.
 
     Raises:
         UserError: A source cannot be used.
@@ -64,13 +65,16 @@ def find_extra(loaded: LoadedData, context: Context) -> Extra | None:
     section = loaded.section
     if not section.extra:
         return None
+    labelled = section.extra_labels == "source"
+    indexes = context.runtime.on_main(lambda: [find_index(name, labelled=labelled) for name in section.extra])
     with context.runtime.main_first():
         extra = load_extra(
             section.extra,
             loaded.images,
             share=section.extra_share,
-            labelled=section.extra_labels == "source",
+            labelled=labelled,
             broken=loaded.broken,
+            indexes=indexes,
         )
     for line in extra.description:
         context.narrator.note(f"extra images: {line}, {_WORDS[section.extra_labels]}")

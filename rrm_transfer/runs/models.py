@@ -15,7 +15,7 @@ from rrm_transfer.core.threat import NORMS, Norm, ThreatModel
 from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.fit import Fit, choose_fit
 from rrm_transfer.data.images import DataSet, ImageSet
-from rrm_transfer.data.sources import load_dataset_by_name
+from rrm_transfer.data.sources import find_index, load_dataset_by_name
 from rrm_transfer.evaluation.evaluator import to_channels_last
 from rrm_transfer.evaluation.metrics import read_metrics
 from rrm_transfer.recipe.defaults import SMALL_IMAGE
@@ -194,7 +194,7 @@ def load_data(section: DataSection, known: ModelFacts, *, seed: int, context: Co
         section: Of a recipe.
         known: Of the model.
         seed: With which the held-out part is cut.
-        context: The first process downloads before the others look.
+        context: The first process lists files, and downloads before the others look.
 
     Raises:
         UserError: It is not known which, or they cannot be loaded.
@@ -208,9 +208,10 @@ def load_data(section: DataSection, known: ModelFacts, *, seed: int, context: Co
     if label_map == AUTO:  # a teacher's grouping of classes means something on its own data alone
         label_map = known.label_map if name == known.dataset else None
     broken = BrokenImages(section.max_broken, context.narrator.warn)
+    index = context.runtime.on_main(lambda: find_index(name))
     with context.runtime.main_first():
         images = load_dataset_by_name(
-            name, label_map=label_map, held_out=section.held_out, seed=seed, broken=broken
+            name, label_map=label_map, held_out=section.held_out, seed=seed, broken=broken, index=index
         )
     for note in images.notes:
         context.narrator.note(f"data: {note}")

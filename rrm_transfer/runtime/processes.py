@@ -168,6 +168,8 @@ class Runtime:
         Raises:
             UserError: ``ask`` raised one.
         """
+        if self.world == 1:
+            return ask()
         answer: T | UserError | None = None
         if self.is_main:
             try:

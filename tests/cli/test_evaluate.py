@@ -88,6 +88,7 @@ def test_two_processes_find_what_one_finds(folder: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_at_ten_random_moments_it_ends_with_the_same_figures(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyautoattack")
     options = ["--attack", "pgd,apgd-ce,apgd-t,fab-t", "--steps", "20", "--curve"]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from rrm_transfer.data.encoded import FileImages
 from rrm_transfer.data.images import MemoryImages
 
 Pixels = npt.NDArray[np.uint8]
@@ -58,3 +59,7 @@ def write_class_folders(
             pixels = noise(*size, 3, seed=100 * number + image)
             (folder / name / f"{image}.png").write_bytes(encode(pixels))
     return folder
+
+
+def file_images(folder: Path, files: Sequence[Path]) -> FileImages:
+    return FileImages(folder, [file.relative_to(folder).as_posix() for file in files])

@@ -12,9 +12,9 @@ from rrm_transfer.core.errors import UserError
 from rrm_transfer.data import decoding
 from rrm_transfer.data.broken import BrokenImages
 from rrm_transfer.data.decoding import EncodedPart, image_sets
-from rrm_transfer.data.encoded import ColumnImages, EncodedImages, FileImages, decode
+from rrm_transfer.data.encoded import ColumnImages, EncodedImages, decode
 from rrm_transfer.data.images import LazyImages, MemoryImages
-from tests.data.fixtures import encode, noise, write_class_folders
+from tests.data.fixtures import encode, file_images, noise, write_class_folders
 
 
 def column(*images: bytes | None) -> ColumnImages:
@@ -140,7 +140,7 @@ def test_broken_images_are_named_and_counted_and_refused_above_a_limit(kind: str
     files = sorted(folder.rglob("*.png"))
     files[6].write_bytes(files[6].read_bytes()[:100])
     if kind == "memory":
-        encoded: EncodedImages = FileImages(folder, files)
+        encoded: EncodedImages = file_images(folder, files)
         files[2].unlink()
     else:
         contents = [file.read_bytes() if number != 2 else None for number, file in enumerate(files)]

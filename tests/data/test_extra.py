@@ -27,7 +27,14 @@ def data(tmp_path: Path) -> DataSet:
 
 def load(data: DataSet, *names: Path | str, labelled: bool = False, allowed: int = 0) -> Extra:
     broken = BrokenImages(allowed)
-    return load_extra([str(name) for name in names], data, share=0.5, labelled=labelled, broken=broken)
+    return load_extra(
+        [str(name) for name in names],
+        data,
+        share=0.5,
+        labelled=labelled,
+        broken=broken,
+        indexes=[None] * len(names),
+    )
 
 
 def write_images(folder: Path, count: int = 6) -> Path:

@@ -7,15 +7,14 @@ import torch
 
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.data import images as images_module
-from rrm_transfer.data.encoded import FileImages
 from rrm_transfer.data.images import DataSet, LazyImages, MemoryImages
-from tests.data.fixtures import memory_images, write_class_folders
+from tests.data.fixtures import file_images, memory_images, write_class_folders
 
 
 def lazy_images(folder: Path) -> LazyImages:
     files = sorted(write_class_folders(folder).rglob("*.png"))
     return LazyImages(
-        encoded=FileImages(folder, files), labels=torch.arange(10) // 5, channels=3, size=(20, 20)
+        encoded=file_images(folder, files), labels=torch.arange(10) // 5, channels=3, size=(20, 20)
     )
 
 
@@ -67,7 +66,7 @@ def test_lazy_images_have_ids_and_fingerprints_too(tmp_path: Path) -> None:
     assert part.fingerprint != images.fingerprint
     assert images.fingerprint == lazy_images(tmp_path / "b").fingerprint
     (tmp_path / "a" / "ant" / "0.png").write_bytes(b"another picture")
-    changed = FileImages(tmp_path / "a", sorted((tmp_path / "a").rglob("*.png")))
+    changed = file_images(tmp_path / "a", sorted((tmp_path / "a").rglob("*.png")))
     other = LazyImages(encoded=changed, labels=images.labels, channels=3, size=(20, 20))
     assert other.fingerprint != images.fingerprint
 

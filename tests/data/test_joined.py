@@ -6,14 +6,13 @@ import torch
 from PIL import Image
 
 from rrm_transfer.data.augment import Augmentation
-from rrm_transfer.data.encoded import FileImages
 from rrm_transfer.data.extra import Extra
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.framing import Frame
 from rrm_transfer.data.images import ImageSet, LazyImages
 from rrm_transfer.data.joined import ID_STRIDE, JoinedImages, in_channels
 from rrm_transfer.data.loader import Batch, TrainingLoader
-from tests.data.fixtures import memory_images, noise, write_class_folders
+from tests.data.fixtures import file_images, memory_images, noise, write_class_folders
 
 CPU = torch.device("cpu")
 CROP = Augmentation(random_resized_crop=(0.3, 1.0), flip=True)
@@ -24,7 +23,7 @@ def lazy(tmp_path_factory: pytest.TempPathFactory) -> LazyImages:
     folder = write_class_folders(tmp_path_factory.mktemp("images"), count=10, size=(40, 50))
     files = sorted(folder.rglob("*.png"))
     return LazyImages(
-        encoded=FileImages(folder, files), labels=torch.zeros(20, dtype=torch.int64), channels=3, size=None
+        encoded=file_images(folder, files), labels=torch.zeros(20, dtype=torch.int64), channels=3, size=None
     )
 
 

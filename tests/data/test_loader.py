@@ -16,11 +16,11 @@ from rrm_transfer.data import framing
 from rrm_transfer.data import images as images_module
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.broken import BrokenImages
-from rrm_transfer.data.encoded import FileImages, decode
+from rrm_transfer.data.encoded import decode
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import ImageSet, LazyImages, MemoryImages
 from rrm_transfer.data.loader import Batch, TrainingLoader, evaluation_batches
-from tests.data.fixtures import memory_images, write_class_folders
+from tests.data.fixtures import file_images, memory_images, write_class_folders
 from tests.support.operations import Operations
 
 CIFAR = Augmentation(crop_padding=4, flip=True, jitter=0.2, rotation=2)
@@ -32,7 +32,7 @@ def lazy(tmp_path_factory: pytest.TempPathFactory) -> LazyImages:
     folder = write_class_folders(tmp_path_factory.mktemp("images"), count=10, size=(40, 50))
     files = sorted(folder.rglob("*.png"))
     return LazyImages(
-        encoded=FileImages(folder, files), labels=torch.arange(20) // 10, channels=3, size=(40, 50)
+        encoded=file_images(folder, files), labels=torch.arange(20) // 10, channels=3, size=(40, 50)
     )
 
 
@@ -194,7 +194,9 @@ def test_a_broken_image_is_named(tmp_path: Path, workers: int) -> None:
     folder = write_class_folders(tmp_path, count=4)
     files = sorted(folder.rglob("*.png"))
     files[5].write_bytes(files[5].read_bytes()[:200])
-    images = LazyImages(encoded=FileImages(folder, files), labels=torch.arange(8) // 4, channels=3, size=None)
+    images = LazyImages(
+        encoded=file_images(folder, files), labels=torch.arange(8) // 4, channels=3, size=None
+    )
     with pytest.raises(UserError, match="cannot be read") as caught:
         list(evaluation_batches(images, fit=Fit("crop", 16), batch_size=4, device="cpu", workers=workers))
     assert "image 5" in str(caught.value.received)
@@ -206,7 +208,7 @@ def test_training_goes_on_without_a_broken_image_up_to_a_limit(tmp_path: Path, w
     folder = write_class_folders(tmp_path, count=6)
     files = sorted(folder.rglob("*.png"))
     labels = torch.arange(12) // 6
-    encoded = FileImages(folder, files)
+    encoded = file_images(folder, files)
     files[5].write_bytes(b"")
     files[8].unlink()  # vanishes after the set was listed
 
@@ -381,7 +383,7 @@ def test_images_that_only_calibrate_or_check_may_be_replaced(tmp_path: Path) -> 
     files = sorted(folder.rglob("*.png"))
     files[5].write_bytes(b"no picture")
     images = LazyImages(
-        encoded=FileImages(folder, files), labels=torch.arange(12) // 6, channels=3, size=None,
+        encoded=file_images(folder, files), labels=torch.arange(12) // 6, channels=3, size=None,
         broken=BrokenImages(1, lambda _: None),
     )  # fmt: skip
     settings: dict[str, Any] = {"fit": Fit("crop", 16), "batch_size": 12, "device": "cpu"}

@@ -21,7 +21,7 @@ from rrm_transfer.core.randomness import Randomness
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.core.weights.identity import weights_hash
 from rrm_transfer.data import framing
-from rrm_transfer.data.encoded import FileImages, decode
+from rrm_transfer.data.encoded import decode
 from rrm_transfer.data.fit import Fit
 from rrm_transfer.data.images import LazyImages, MemoryImages
 from rrm_transfer.data.loader import evaluation_batches
@@ -30,7 +30,7 @@ from rrm_transfer.evaluation.state import EvaluationState
 from rrm_transfer.runtime.context import Context
 from rrm_transfer.runtime.progress import Narrator
 from tests.attacks.toys import toy
-from tests.data.fixtures import encode, noise
+from tests.data.fixtures import encode, file_images, noise
 from tests.evaluation.fixtures import EPS, evaluator, images, measurement, plain_net, robust_net
 
 THREAT = ThreatModel("Linf", EPS)
@@ -109,7 +109,7 @@ def test_other_processes_decode_the_batches_to_come_and_figures_stay(
     for number, file in enumerate(files):
         file.write_bytes(encode(noise(12, 14, seed=number)))
     pictures = LazyImages(
-        encoded=FileImages(tmp_path, files), labels=torch.arange(20) // 10, channels=1, size=(12, 14)
+        encoded=file_images(tmp_path, files), labels=torch.arange(20) // 10, channels=1, size=(12, 14)
     )
     here = os.getpid()
 

@@ -21,11 +21,12 @@ import torch
 from safetensors.torch import load_file
 
 from rrm_transfer.core.files import sha256_of
+from rrm_transfer.data.sources import load_dataset_by_name
 from rrm_transfer.evaluation.metrics import read_metrics
 from rrm_transfer.objectives.base import Step, Term
 from rrm_transfer.objectives.matching import RRM
 from rrm_transfer.runtime.processes import Runtime
-from tests.data.fixtures import noise
+from tests.data.fixtures import encode, noise
 from tests.support import tiny
 from tests.support.command import Command, Moment, command, free_port, together
 
@@ -84,6 +85,25 @@ def _losses(run: Path) -> dict[str, float]:
     events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     (losses,) = [event["losses"] for event in events if event["event"] == "step"]
     return {str(name): float(value) for name, value in losses.items()}
+
+
+def test_the_first_process_lists_a_folder_for_all(tiny_teacher: Path, tmp_path: Path) -> None:
+    """The other one would fail at the first folder that it looks into."""
+    images, labels = tiny.quarters(60, seed=1)
+    for part in ("data/train", "data/test", "more"):
+        for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+            file = tmp_path / part / str(label) / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encode(pixels))
+    options = _options(tiny_teacher, Path("data"), epochs=1, global_batch_size=20)
+    options += ["--set", "data.extra=more", "--objective", "kd", "--set", "objective.ce_weight=0"]
+    looking = Moment("rrm_transfer.data.folder_source:_folders", error=RuntimeError("it looked"))
+    both = together([*options, "--output", "run"], folder=tmp_path, moments=[None, looking])
+    first, second = (running.end() for running in both)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    alone = load_dataset_by_name(str(tmp_path / "data"))
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert {part: environment[part] for part in alone.identity} == alone.identity
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ from tests.data.fixtures import idx_bytes, noise
 from tests.report import fixtures
 from tests.support.command import costing
 
-SECONDS = 2.0
-"""Of the processor: one on a machine of today, of which the slowest case takes a half."""
+SECONDS = 1.0
+"""Of the processor, once the command line is imported: others may keep the machine busy."""
 MEGABYTES = 200.0
 SMALL = 1 << 16
 """Bytes of an input, but for those whose point is their length."""
