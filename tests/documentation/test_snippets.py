@@ -18,11 +18,11 @@ import pytest
 import timm
 import torch
 
-from rrm_transfer.attacks import catalogue
 from rrm_transfer.attacks.ascent import InnerAttack
+from rrm_transfer.attacks.pgd import pgd
 from rrm_transfer.cli.app import main
 from rrm_transfer.data.images import DataSet, ImageSet
-from rrm_transfer.runs import models
+from rrm_transfer.data.sources import load_dataset_by_name
 from tests.data.fixtures import encode
 from tests.documentation.pages import PAGES, blocks, title, unnamed
 from tests.support import tiny
@@ -62,8 +62,8 @@ def little_work(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.limit_steps(monkeypatch, 2)
     monkeypatch.setattr("rrm_transfer.runs.setup.SOLVED", 16)
 
-    balanced, load = ImageSet.balanced, models.load_dataset_by_name
-    attack, perturb = catalogue.pgd, InnerAttack.perturb
+    balanced, load = ImageSet.balanced, load_dataset_by_name
+    perturb = InnerAttack.perturb
 
     def few(images: ImageSet, count: int | None, *, skip: int = 0) -> ImageSet:
         return balanced(images, min(count or EVALUATED, EVALUATED), skip=skip)
@@ -72,14 +72,14 @@ def little_work(monkeypatch: pytest.MonkeyPatch) -> None:
         return load(name, **{**settings, "train_limit": settings.get("train_limit") or TRAINED})
 
     def short(*args: Any, steps: int, restarts: int = 1, **settings: Any) -> torch.Tensor:
-        return attack(*args, steps=min(steps, ATTACK_STEPS), restarts=min(restarts, 2), **settings)
+        return pgd(*args, steps=min(steps, ATTACK_STEPS), restarts=min(restarts, 2), **settings)
 
     def short_inner(inner: InnerAttack, *args: Any) -> torch.Tensor:
         return perturb(replace(inner, steps=min(inner.steps, ATTACK_STEPS)), *args)
 
     monkeypatch.setattr(ImageSet, "balanced", few)
-    monkeypatch.setattr(models, "load_dataset_by_name", small)
-    monkeypatch.setattr(catalogue, "pgd", short)
+    monkeypatch.setattr("rrm_transfer.runs.models.load_dataset_by_name", small)
+    monkeypatch.setattr("rrm_transfer.attacks.catalogue.pgd", short)
     monkeypatch.setattr(InnerAttack, "perturb", short_inner)
 
 
