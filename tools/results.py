@@ -260,14 +260,17 @@ def entry_of(
 ) -> Entry:
     """Collects what a finished run and one evaluation of it tell.
 
-    The cost is told in epochs over the whole set: epochs of a tenth of the images are a tenth of them.
+    The cost is told in epochs over the whole set. An epoch has whole batches only, which leaves out much of a
+    small set: seven of 128 are 896 of 1,000 images.
     """
     labels = int(run.environment.training_images.partition(", ")[0].replace(",", ""))
     timing = run.metrics.timing.get("student", {})
     passes = timing.get("passes")
     if passes is not None:
-        share = labels / WHOLE[dataset]
-        passes = {key: round(value * share, 4) for key, value in passes.items() if key in ("total", "before")}
+        batch = run.recipe.train.global_batch_size
+        before = passes["before"] * labels / WHOLE[dataset]
+        each = passes["per_image"] * (labels // batch) / (WHOLE[dataset] // batch)
+        passes = {"before": round(before, 4), "total": round(before + passes["epochs"] * each, 4)}
     facts = {
         "recipe": run.written_recipe,
         "architecture": run.architecture,
