@@ -217,10 +217,12 @@ class _Contender:
         plan = setup.plan("student", setup.recipe.train.epochs)
         if numbers is not None:
             plan = replace(plan, precision=numbers.precision, channels_last=numbers.channels_last)
+        student = setup.build_student()
         updater = Updater(
             plan,
             runtime=setup.context.runtime,
-            student=setup.build_student(),
+            student=student,
+            anchor=setup.anchor_beside(student, setup.objective),
             teacher=setup.teacher,
             objective=setup.objective,
             steps_per_epoch=loader.steps_per_epoch * setup.objective.replays,

@@ -46,6 +46,7 @@ Positive = Annotated[float, Range(0, above=True)]
 Share = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(1)]
 Folder = Annotated[str, "path"]
+Network = Annotated[str, "start, or a network as --teacher takes it"]
 Layers = tuple[Annotated[Layer, "name or index"], ...]
 Weights = tuple[Positive, ...]
 

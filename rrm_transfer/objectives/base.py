@@ -22,6 +22,10 @@ TeacherInput = Literal["clean", "other"]
 """What a teacher is asked about: the clean input, whose outputs a cache can hold, or another."""
 
 
+START = "start"
+"""An anchor: the student itself, as it was when training began."""
+
+
 class LayerPair(NamedTuple):
     """An intermediate layer of the student, and that of the teacher to which it is projected."""
 
@@ -97,6 +101,9 @@ class Step(Protocol):
     def clean_teacher(self) -> Outputs:
         """The teacher on the clean ``x``, without gradient: computed once per batch or read from a cache."""
 
+    def anchor(self) -> Outputs:
+        """The objective's anchor on the clean ``x``, without gradient."""
+
     def teacher(self, x: Tensor) -> Outputs:
         """The teacher on any input; gradients reach ``x`` where it requires them, never the weights."""
 
@@ -127,6 +134,7 @@ class Objective(ABC):
         borrows_classifier: Whether a student from scratch starts better with the teacher's classifier.
         attacks: Whether the student itself is attacked in training.
         replays: How often the loop uses each batch, with one optimizer step each time (Free AT).
+        anchor: A frozen clean network beside the teacher: ``START``, or one as the user names it.
         differentiates_twice: Whether a term is a gradient itself: the student needs second derivatives.
     """
 
@@ -138,6 +146,7 @@ class Objective(ABC):
     borrows_classifier: bool = False
     attacks: bool = False
     replays: int = 1
+    anchor: str | None = None
     differentiates_twice: bool = False
 
     @abstractmethod

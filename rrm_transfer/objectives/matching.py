@@ -15,8 +15,9 @@ from torch import Tensor
 from rrm_transfer.attacks.ascent import InnerAttack, Start
 from rrm_transfer.core.errors import UserError
 from rrm_transfer.core.outputs import Outputs
-from rrm_transfer.objectives.arguments import Amount, Count, Layers, Positive, Share, Weights
+from rrm_transfer.objectives.arguments import Amount, Count, Layers, Network, Positive, Share, Weights
 from rrm_transfer.objectives.base import (
+    START,
     LayerPair,
     Need,
     Objective,
@@ -307,7 +308,15 @@ class AdversarialMatching(Matching):
         clean_feature_weight: As ``feature_weight``, on the clean image.
         clean_kd_weight: As ``kd_weight``, on the clean image.
         clean_ce_weight: As ``ce_weight``, on the clean image.
-        noise: Radius of uniform noise on that clean image, in units of eps; the teacher sees it without.
+        anchor: A frozen clean network to which the student is drawn on that clean image: ``start``, itself as
+            it was when training began, from weights; or one with these classes, named as ``--teacher`` takes
+            it. After B-MTARD (Zhao, Wang, Wei, arXiv 2306.16170), CIARD (Lu et al., ICCV 2025, arXiv
+            2509.12633) and FARE (Schlarmann et al., ICML 2024, arXiv 2402.12336), simplified:
+            docs/reference/objectives.md says how.
+        anchor_weight: Weight of the divergence from the anchor's softened outputs, ``τ² · KL(A ‖ S)``; with
+            ``start`` and ``feature_weight``, of the ``distance`` from the start's representation, projected
+            as it was, instead.
+        noise: Radius of uniform noise on that clean image, in units of eps, which only the student sees.
         ascend: What the attack maximises: ``features`` the distance between the representations, ``kl`` the
             divergence from the teacher's clean output at τ, ``ce`` the cross-entropy; the first two need no
             labels.
@@ -330,6 +339,8 @@ class AdversarialMatching(Matching):
     clean_feature_weight: Amount = 0.0
     clean_kd_weight: Amount = 0.0
     clean_ce_weight: Amount = 0.0
+    anchor: Network | None = None
+    anchor_weight: Amount = 0.0
     noise: Amount = 0.0
     ascend: Ascend
     steps: Count = 1
@@ -343,6 +354,11 @@ class AdversarialMatching(Matching):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.attacks = self.begin < 1
+        if (self.anchor is None) != (self.anchor_weight == 0):
+            raise UserError(
+                "An anchor and its weight go together.",
+                received=f"anchor={self.anchor or 'null'}, anchor_weight={self.anchor_weight:g}",
+            )
         matched = any(balance.features or balance.kd for balance in self.balances())
         if self.weighting != "equal" and not (self.attacks and matched):
             raise UserError(
@@ -357,7 +373,8 @@ class AdversarialMatching(Matching):
         if step.progress < self.begin:
             student = step.student(add_noise(step, step.x, self.noise))
             both = Balance(*map(sum, zip(adversarial, clean, strict=True)))
-            return self.terms(student, self.clean_teacher(step), labels_of(step), both, "clean_")
+            terms = self.terms(student, self.clean_teacher(step), labels_of(step), both, "clean_")
+            return terms + self._anchor_terms(step, student)
         teacher = self.clean_teacher(step) if self._attack_sees_clean else None
         x_adv = step.attack(lambda x: self._ascended(step, teacher, step.student_eval(x)), self.inner)
         student = step.student(x_adv)
@@ -369,11 +386,22 @@ class AdversarialMatching(Matching):
         terms = self.terms(
             student, target, labels_of(step), adversarial, "adversarial_", emphasis.adversarial
         )
-        if any(clean):
+        if any(clean) or self.anchor is not None:
             beside = step.student(add_noise(step, step.x, self.noise))
             terms += self.terms(beside, teacher, labels_of(step), clean, "clean_", emphasis.clean)
+            terms += self._anchor_terms(step, beside)
         known = None if own is None else own.logits
         return terms + igdm_terms(step, x_adv, student.logits, self.igdm_weight, teacher_logits=known)
+
+    def _anchor_terms(self, step: Step, student: Outputs) -> list[Term]:
+        if self.anchor is None:
+            return []
+        anchor = step.anchor()
+        if self.anchor == START and self.feature_weight:
+            away = self.distance_sum(student.features, anchor.features)
+        else:  # another network's representation is of another width
+            away = self.kl(anchor.logits, student.logits)
+        return [Term("anchor", self.anchor_weight, away.mean())]
 
     @property
     def inner(self) -> InnerAttack:

@@ -34,6 +34,7 @@ class TeacherLabels(Objective):
         self.borrows_classifier = objective.borrows_classifier
         self.replays = objective.replays
         self.attacks = objective.attacks
+        self.anchor = objective.anchor
         self.differentiates_twice = objective.differentiates_twice
 
     def __call__(self, step: Step) -> list[Term]:

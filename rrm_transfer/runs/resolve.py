@@ -37,6 +37,7 @@ from rrm_transfer.recipe.schema import (
     Recipe,
     TrainSection,
 )
+from rrm_transfer.runs.anchor import find_anchor
 from rrm_transfer.runs.extra import find_extra, with_extra_labels, without_extra
 from rrm_transfer.runs.models import ModelFacts, facts_about, load_data, load_model, require_classes
 from rrm_transfer.runs.setup import Setup
@@ -119,6 +120,7 @@ def resolve(
     start = choose_start(recipe, row, teacher, recorded, narrator)
     head = choose_head(recipe, start, objective, teacher, recorded)
     check_head(head, objective)
+    anchor = find_anchor(objective, start, loaded, context, allow_code=allow_code)
     if start == "teacher" and recipe.control.enabled:
         narrator.warn(
             "the control starts from scratch with settings for a student that has weights: what the student "
@@ -168,7 +170,9 @@ def resolve(
     narrator.note(training_line(resolved, row.source, kind))
     _tell_what_has_no_effect(resolved, objective, narrator, sharding=context.runtime.sharding)
     _tell_what_counts(resolved, accelerate, narrator)
-    return Setup(resolved, is_teacher, objective, loaded, extra, threat, teacher, known, student, context)
+    return Setup(
+        resolved, is_teacher, objective, loaded, extra, threat, teacher, anchor, known, student, context
+    )
 
 
 def with_objective(setup: Setup, section: ObjectiveSection) -> Setup:
@@ -192,9 +196,12 @@ def with_objective(setup: Setup, section: ObjectiveSection) -> Setup:
         check_serves(teacher, objective, recipe, setup.loaded.images)
         check_head(setup.recipe.student.head, objective)
     resolved = ResolvedRecipe.of(recipe)
+    anchor = setup.anchor
+    if objective.anchor != setup.objective.anchor:
+        anchor = find_anchor(objective, setup.recipe.student.start, setup.loaded, setup.context)
     if objective.differentiates_twice:
         check_smooth(resolved, setup.student, setup.context.narrator)
-    return replace(setup, recipe=resolved, objective=objective, extra=extra, teacher=teacher)
+    return replace(setup, recipe=resolved, objective=objective, extra=extra, teacher=teacher, anchor=anchor)
 
 
 def check_names(recipe: Recipe) -> tuple[Recipe, Objective]:

@@ -20,7 +20,7 @@ from rrm_transfer.evaluation.evaluator import Evaluator, to_channels_last
 from rrm_transfer.evaluation.gallery import make_gallery
 from rrm_transfer.evaluation.metrics import BEST, Metrics, Model, Row
 from rrm_transfer.objectives import PLAIN, build_objective
-from rrm_transfer.objectives.base import Objective
+from rrm_transfer.objectives.base import START, Objective
 from rrm_transfer.recipe.loading import dump_recipe, read_recipe
 from rrm_transfer.recipe.schema import Recipe
 from rrm_transfer.runs.features import find_features, provide_features, with_features
@@ -285,6 +285,8 @@ class _Work:
             known = [] if found is None else self.folder.events(EVENT)
         known = self.runtime.from_main(known)
         if known:
+            if self.setup.objective.anchor == START:  # which is as it was at first
+                begin(student, self.setup)
             return {name: fact for name, fact in known[-1].items() if name not in ("event", "time")}
         begun = begin(student, self.setup)
         if begun:
@@ -316,6 +318,7 @@ class _Work:
             log=self.log,
             selection=selection,
             features=features,
+            anchor=setup.anchor_beside(student, objective),
         )
         result = trainer.run(stop, resume=resume)
         machine = circumstances(self.runtime.world)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
+from torch import nn
+
 from rrm_transfer.core.threat import ThreatModel
+from rrm_transfer.core.weights.identity import weights_hash
 from rrm_transfer.data.augment import Augmentation
 from rrm_transfer.data.extra import Extra
 from rrm_transfer.data.fit import choose_fit
@@ -12,7 +16,7 @@ from rrm_transfer.data.images import ImageSet
 from rrm_transfer.data.loader import TrainingLoader
 from rrm_transfer.evaluation.evaluator import Measurement
 from rrm_transfer.evaluation.metrics import Model
-from rrm_transfer.objectives.base import Objective
+from rrm_transfer.objectives.base import START, Objective
 from rrm_transfer.recipe.resolved import ResolvedRecipe
 from rrm_transfer.runs.models import LoadedData, ModelFacts
 from rrm_transfer.runs.trainables import Trainable, TrainablePlan
@@ -40,6 +44,7 @@ class Setup:
         extra: Images that the student is trained on beside those; None where the recipe names none.
         threat: Of training and evaluation.
         teacher: None for training from scratch.
+        anchor: Of the objective, where another network than the student is its anchor.
         teacher_facts: What its source says about it.
         student: What is trained, before it has weights.
         context: Processes and voice.
@@ -52,6 +57,7 @@ class Setup:
     extra: Extra | None
     threat: ThreatModel
     teacher: Teacher | None
+    anchor: Teacher | None
     teacher_facts: ModelFacts
     student: TrainablePlan
     context: Context
@@ -70,8 +76,23 @@ class Setup:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What tells the images of the run from others."""
-        return {**self.loaded.images.identity, **({} if self.extra is None else self.extra.identity)}
+        """What tells the run's images, and the anchor that it is drawn to, from others."""
+        found = {**self.loaded.images.identity, **({} if self.extra is None else self.extra.identity)}
+        if self.objective.anchor is not None:
+            network = self.anchor or self.build_student()
+            found["anchor"] = weights_hash(network.state_dict().items())
+        return found
+
+    def anchor_beside(self, student: Trainable, objective: Objective) -> nn.Module | None:
+        """Returns the frozen network that an objective has as its anchor, None where it has none.
+
+        Args:
+            student: As training begins.
+            objective: What is minimised.
+        """
+        if objective.anchor == START:
+            return copy.deepcopy(student).requires_grad_(False).eval()
+        return None if objective.anchor is None else self.anchor
 
     def build_student(self) -> Trainable:
         """Builds the student with its initial weights; equal calls build equal students."""
@@ -146,6 +167,7 @@ class Setup:
             image=(self.loaded.images.channels, self.loaded.image_size, self.loaded.image_size),
             threat=self.threat,
             teacher=self.teacher if objective.needs else None,
+            anchor=self.anchor_beside(student, objective),
             cached_views=views if objective.needs else 0,
             extra=extra / len(self.loaded.images.train),
             solved=self.solved_images / len(self.loaded.images.train) if objective.needs else 0.0,

@@ -127,6 +127,7 @@ def count_passes(
     image: tuple[int, int, int],
     threat: ThreatModel,
     teacher: nn.Module | None = None,
+    anchor: nn.Module | None = None,
     cached_views: int = 0,
     extra: float = 0.0,
     solved: float = 0.0,
@@ -142,6 +143,7 @@ def count_passes(
         image: Channels, height and width of the student's input.
         threat: Of training.
         teacher: Of the objective.
+        anchor: Of the objective.
         cached_views: Versions of each image for which its answers are computed once; 0: it is asked in each
             step.
         extra: Images without labels for each one with, which the cache holds as well. A step costs the same
@@ -149,13 +151,15 @@ def count_passes(
         solved: Part of the images on which both networks are asked before training, to solve a projection.
     """
     student, teacher = copy.deepcopy(student).cpu(), None if teacher is None else copy.deepcopy(teacher).cpu()
+    anchor = None if anchor is None else copy.deepcopy(anchor).cpu()
     x = torch.rand(_IMAGES, *image, generator=torch.Generator().manual_seed(0))
     clean = None if teacher is None or not cached_views else infer(teacher, x)
     plain = _step_flops(student, build_objective(PLAIN), x, threat, 0.0)
 
     def cost(progress: float) -> float:
         counted = copy.deepcopy(objective)
-        return objective.replays * _step_flops(student, counted, x, threat, progress, teacher, clean) / plain
+        flops = _step_flops(student, counted, x, threat, progress, teacher, clean, anchor)
+        return objective.replays * flops / plain
 
     before = 0.0
     if teacher is not None:
@@ -193,6 +197,7 @@ def _step_flops(
     progress: float,
     teacher: nn.Module | None = None,
     clean: Outputs | None = None,
+    anchor: nn.Module | None = None,
 ) -> int:
     """Counts one training step, backward pass included."""
     student.train()
@@ -210,6 +215,7 @@ def _step_flops(
         progress=progress,
         first=0,
         clean=clean,
+        anchored=anchor,
     )
 
     def work() -> None:

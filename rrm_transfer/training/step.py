@@ -85,6 +85,7 @@ class TrainingStep:
         bare: The same student without the wrapper, for attacks.
         frozen: The teacher, where there is one and it is asked.
         clean: The teacher's outputs on ``x``, where they are known.
+        anchored: The objective's anchor, where it has one.
         clock: Wraps the parts whose time is of interest.
         attack_mode: Of the student where it is attacked.
     """
@@ -101,6 +102,7 @@ class TrainingStep:
     progress: float
     first: int
     clean: Outputs | None = None
+    anchored: nn.Module | None = None
     clock: Clock = untimed
     attack_mode: AttackMode = "evaluation"
 
@@ -116,6 +118,12 @@ class TrainingStep:
         if self.clean is None:
             self.clean = self.teacher(self.x)
         return self.clean
+
+    def anchor(self) -> Outputs:
+        if self.anchored is None:
+            raise ValueError("this run has no anchor")
+        with self.clock("teacher"):
+            return infer(self.anchored, self.x, self.autocast)
 
     def teacher(self, x: Tensor) -> Outputs:
         if self.frozen is None:

@@ -65,6 +65,10 @@ class RRMTask(TrainingTask):  # type: ignore[misc]  # timm has no types
         self.objective = build_objective(objective) if isinstance(objective, str) else objective
         if self.objective.needs and teacher is None:
             raise UserError("This objective needs a teacher.", received=type(self.objective).__name__)
+        if self.objective.anchor is not None:
+            raise UserError(
+                "The task has no anchor.", received=self.objective.anchor, hint="rrm-transfer run"
+            )
         if self.objective.replays > 1:
             raise UserError(
                 "This objective uses each batch several times, and timm's loop uses it once.",

@@ -85,6 +85,7 @@ class Trainer:
         log: Writes one event of the run's log.
         selection: Looks for the best weights on the way, or None.
         features: The teacher's outputs on clean images, where they are cached.
+        anchor: Frozen, where the objective has one.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Trainer:
         log: Log,
         selection: Selection | None = None,
         features: FeatureCache | None = None,
+        anchor: nn.Module | None = None,
     ) -> None:
         self.plan = plan
         self.runtime = runtime = context.runtime
@@ -117,6 +119,7 @@ class Trainer:
             teacher=teacher if asked else None,
             objective=objective,
             steps_per_epoch=loader.steps_per_epoch * objective.replays,
+            anchor=anchor,
         )
         self._student = self._updater.student
         self._average = build_average(

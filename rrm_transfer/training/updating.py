@@ -92,6 +92,7 @@ class Updater:
         runtime: Processes and devices.
         student: Maps pixels to ``Outputs``; moved to the device, trained in place.
         teacher: Frozen, or None.
+        anchor: Frozen, where the objective has one.
         objective: The loss.
         steps_per_epoch: Optimizer steps.
 
@@ -110,6 +111,7 @@ class Updater:
         teacher: nn.Module | None,
         objective: Objective,
         steps_per_epoch: int,
+        anchor: nn.Module | None = None,
     ) -> None:
         self.plan = plan
         self.runtime = runtime
@@ -120,7 +122,10 @@ class Updater:
         self._format = torch.channels_last if plan.channels_last else torch.contiguous_format
         self._given = student.to(memory_format=self._format)
         self.student = runtime.training_form(student, sync_batchnorm=plan.sync_batchnorm)
-        self.teacher = None if teacher is None else teacher.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
+        self.teacher, self._anchor = (
+            None if network is None else network.to(runtime.device, memory_format=self._format)  # type: ignore[call-overload]
+            for network in (teacher, anchor)
+        )
         self.optimizer = build_optimizer(self.student, plan.optimization)
         self._schedule = Schedule(
             self.optimizer, plan.optimization, epochs=plan.epochs, steps_per_epoch=steps_per_epoch
@@ -258,6 +263,7 @@ class Updater:
                 randomness=Randomness(self.plan.seed, epoch, index),
                 progress=self.step / self.total_steps,
                 first=first,
+                anchored=self._anchor,
                 clean=Outputs(said[0], said[1], tuple(said[2:])) if said else None,
                 clock=self.clock,
                 attack_mode=self.plan.attack_mode,

@@ -86,6 +86,7 @@ class FakeStep:
     taught: list[Tensor] = field(default_factory=list)
     clean_targets: int = 0
     statistics_moved_by_attack: bool = False
+    anchored: TinyNet = field(default_factory=lambda: TinyNet(seed=4).requires_grad_(False).eval())
 
     @property
     def label_weight(self) -> Tensor:
@@ -104,6 +105,10 @@ class FakeStep:
         self.clean_targets += 1
         with torch.no_grad():
             return self._run(self.frozen, self.x)
+
+    def anchor(self) -> Outputs:
+        with torch.no_grad():
+            return self._run(self.anchored, self.x)
 
     def teacher(self, x: Tensor) -> Outputs:
         self.taught.append(x)

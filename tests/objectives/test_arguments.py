@@ -79,6 +79,8 @@ def test_numbers_may_be_whole_or_text() -> None:
     [
         ("rmm", {}, ["Unknown objective", "rmm", "rrm", "trades"]),
         ("rrm", {"distence": "cosine"}, ["distence", "distance, feature_weight", "did you mean distance?"]),
+        ("kd-adv", {"anchor": "start"}, ["go together", "anchor=start, anchor_weight=0"]),
+        ("rrm-adv", {"anchor_weight": 1}, ["go together", "anchor=null, anchor_weight=1"]),
         ("kd-adv", {"mixup": 1}, ["kd-adv has no argument 'mixup'"]),
         ("kd-adv", {"steps": 0}, ["kd-adv cannot take this steps"]),
         ("kd-adv", {"weighting": "entropy", "begin": 1}, ["no effect", "weighting=entropy, and begin=1"]),

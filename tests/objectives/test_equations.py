@@ -77,6 +77,14 @@ class World:
         features: Tensor = self.step.frozen(x).features
         return features
 
+    def A(self, x: Tensor) -> Tensor:  # noqa: N802
+        logits: Tensor = self.step.anchored(x).logits
+        return logits
+
+    def gA(self, x: Tensor) -> Tensor:  # noqa: N802
+        features: Tensor = self.step.anchored(x).features
+        return features
+
     def hS(self, x: Tensor, layer: int) -> Tensor:  # noqa: N802
         projected: Tensor = self.step.net(x).intermediates[layer]
         return projected
@@ -317,6 +325,30 @@ CASES = [
         {"begin": 0.75},
         ascent=Ascent(lambda w, x: kl(w.T(w.x), w.S(x), 4.0), uniform, 1, ONE_STEP),
         progress=0.75,
+    ),
+    Case(
+        "kd-adv",
+        lambda w: (
+            kl(w.T(w.x), w.S(w.adv), 2.0) + 0.5 * kl(w.A(w.x), w.S(w.x + w.noise("input noise", 0.5)), 2.0)
+        ).mean(),
+        {"anchor": "start", "anchor_weight": 0.5, "noise": 0.5, "temperature": 2},
+        ascent=Ascent(lambda w, x: kl(w.T(w.x), w.S(x), 2.0), uniform, 1, ONE_STEP),
+    ),
+    Case(
+        "rrm-adv",
+        lambda w: (
+            relative(w.gS(w.adv), w.gT(w.x))
+            + 0.3 * kl(w.T(w.x), w.S(w.x), 4.0)
+            + 0.5 * relative(w.gS(w.x), w.gA(w.x))
+        ).mean(),
+        {"anchor": "start", "anchor_weight": 0.5, "ce_weight": 0, "clean_kd_weight": 0.3},
+        ascent=Ascent(lambda w, x: relative(w.gS(x), w.gT(w.x)), uniform, 1, ONE_STEP),
+    ),
+    Case(
+        "rrm-adv",
+        lambda w: (relative(w.gS(w.x), w.gT(w.x)) + 0.5 * kl(w.A(w.x), w.S(w.x), 4.0)).mean(),
+        {"anchor": "a clean network", "anchor_weight": 0.5, "ce_weight": 0, "begin": 0.75},
+        progress=0.5,
     ),
     Case(
         "rrm",

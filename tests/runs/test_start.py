@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rrm_transfer.core.errors import RecipeError, UserError
@@ -104,6 +105,11 @@ def test_the_teachers_labels_leave_the_start_as_it_is(
         (["student.start=teacher", "student.weights=w.pt"], "student.weights: goes without"),
         (["student.start=teacher", "objective.name=natural"], "has no teacher"),
         (["student.head=ridge", "objective.name=natural"], "none"),
+        (["objective={name: kd-adv, anchor: start, anchor_weight: 1}"], "untrained network is no anchor"),
+        (
+            ["objective={name: kd-adv, anchor: fashion_mnist_linf, anchor_weight: 1}"],
+            "10 classes of fashion_mnist_linf",
+        ),
         (["student.head=ridge"], "representation that was learned"),
         (["student.head=own", "objective.ce_weight=0"], "keeps the teacher's classifier"),
         (["student.start=teacher", "student.name=test_efficientnet"], "do not fit"),
@@ -113,6 +119,16 @@ def test_the_teachers_labels_leave_the_start_as_it_is(
 def test_what_cannot_be_had_is_told(overrides: list[str], message: str, resolved: Resolve) -> None:
     with pytest.raises((UserError, RecipeError), match=message):
         resolved(*overrides).build_student()
+
+
+def test_an_anchor_that_says_too_little_is_not_answered_with_options_of_the_teacher(
+    own: Path, resolved: Resolve, tmp_path: Path
+) -> None:
+    file = tmp_path / "clean.safetensors"
+    file.write_bytes((own / "model.safetensors").read_bytes())
+    with pytest.raises(UserError) as refused:
+        resolved(f"objective={{name: kd-adv, anchor: {file}, anchor_weight: 1}}")
+    assert refused.value.hint == "an anchor is a name or a folder that says so itself, such as a run's"
 
 
 def test_a_solved_projection_makes_a_working_classifier(own: Path, resolved: Resolve) -> None:
@@ -192,3 +208,57 @@ def test_a_run_from_ones_own_network_says_where_it_started(
         timing["head"]["explained"]
     ]
     assert load_student(tmp_path / "run").architecture == "test_efficientnet"
+
+
+def test_an_anchor_is_the_student_as_it_began_and_part_of_the_runs_identity(
+    own: Path, tiny_teacher: Path, resolved: Resolve
+) -> None:
+    drawn = "objective={name: rrm-adv, anchor: start, anchor_weight: 1}"
+    setup = resolved(f"student.weights={own}", drawn, student="test_efficientnet")
+    student = setup.build_student()
+    assert isinstance(student, Student)
+    begin(student, setup)
+    anchor = setup.anchor_beside(student, setup.objective)
+    assert anchor is not None
+    assert not anchor.training
+    assert not any(parameter.requires_grad for parameter in anchor.parameters())
+    x = _images(setup)
+    with torch.no_grad():
+        torch.testing.assert_close(anchor(x).logits, student.eval()(x).logits)
+        student.head.classifier.weight.zero_()
+        assert not torch.allclose(anchor(x).logits, student(x).logits)
+
+    other = resolved(
+        f"student.weights={own}", drawn.replace("start", str(tiny_teacher)), student="test_efficientnet"
+    )
+    assert other.anchor_beside(other.build_student(), other.objective) is other.anchor
+    assert other.anchor is not None
+    assert len({setup.identity["anchor"], other.identity["anchor"]}) == 2
+    assert "anchor" not in resolved().identity
+
+
+@pytest.mark.slow
+def test_a_killed_run_with_an_anchor_goes_on_exactly(
+    own: Path, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    options = tiny.recipe_options(tiny_teacher, tiny_data, student="test_efficientnet", epochs=1)
+    options += [
+        "--student-weights",
+        str(own),
+        "--skip-teacher-check",
+        "--no-control",
+        "--objective",
+        "rrm-adv",
+    ]
+    options += ["--set", "objective.anchor=start", "--set", "objective.anchor_weight=0.5"]
+    assert command("run", *options, "--output", "whole", folder=tmp_path).code == 0
+    parts = [*options, "--output", "parts"]
+    assert command("run", *parts, folder=tmp_path, moment=Moment(UPDATE, 3)).code == -signal.SIGKILL
+    ended = command("run", *parts, "--resume", folder=tmp_path)
+    assert (ended.code, "student: resumed at step" in ended.err) == (0, True)
+    whole, again = (
+        load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "parts")
+    )
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    log = (tmp_path / "parts" / "log.jsonl").read_text().splitlines()
+    assert sum(json.loads(line)["event"] == "head" for line in log) == 1

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rrm_transfer.core.files import sha256_of
 from rrm_transfer.runtime.configuration import read_configuration
 from rrm_transfer.runtime.parallel import blocks, synchronise_statistics
 from rrm_transfer.runtime.processes import Runtime
+from rrm_transfer.students.student import build_student
 from tests.support import tiny
 from tests.support.command import Moment, command, together
 
@@ -84,11 +85,26 @@ def _options(teacher: Path, data: Path, student: str) -> list[str]:
     return ["run", *tiny.recipe_options(teacher, data, student=student), *short, *sets]
 
 
-@pytest.mark.parametrize("student", ["test_vit", pytest.param("test_resnet", marks=pytest.mark.slow)])
+def _anchored(folder: Path) -> list[str]:
+    weights = folder / "weights.safetensors"
+    student = build_student("test_vit", num_classes=tiny.CLASSES, channels=1, image_size=32)
+    save_file(student.model.state_dict(), weights)
+    sets = ["--set", "objective.anchor=start", "--set", "objective.anchor_weight=0.5"]
+    return ["--student-weights", str(weights), *sets]
+
+
+@pytest.mark.parametrize(
+    ("student", "anchored"),
+    [
+        ("test_vit", False),
+        pytest.param("test_resnet", False, marks=pytest.mark.slow),
+        pytest.param("test_vit", True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_student_in_parts_is_trained_like_a_whole_one_and_survives_a_kill(
-    student: str, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
+    student: str, anchored: bool, tiny_teacher: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    options = _options(tiny_teacher, tiny_data, student)
+    options = _options(tiny_teacher, tiny_data, student) + (_anchored(tmp_path) if anchored else [])
 
     def run(output: str, parts: bool, moment: Moment | None = None) -> list[int]:
         commands = together(

@@ -27,6 +27,7 @@ def _count(name: str, *, student: nn.Module | None = None, views: int = 0, **arg
         image=IMAGE,
         threat=THREAT,
         teacher=frozen_teacher() if objective.needs else None,
+        anchor=frozen_teacher() if objective.anchor else None,
         cached_views=views,
     )
 
@@ -151,3 +152,17 @@ def test_counting_changes_nothing() -> None:
 def test_the_document_holds_the_sum() -> None:
     document = Passes(epochs=6, per_image=1.6667, before=2.5).to_json()
     assert document == {"epochs": 6, "per_image": 1.6667, "before": 2.5, "total": 12.5002, "ratio": 2.0834}
+
+
+@pytest.mark.parametrize(("clean_ce_weight", "student"), [(0.0, 1.0), (0.5, 0.0)])
+def test_an_anchor_costs_its_forward_pass_and_a_plain_pass_unless_the_student_sees_the_clean_image_already(
+    clean_ce_weight: float, student: float
+) -> None:
+    x = torch.rand(2, *IMAGE)
+    plain = count_flops(lambda: Network()(x).logits.sum().backward())
+    forward = count_flops(lambda: frozen_teacher()(x))
+    without, anchored = (
+        _count("kd-adv", clean_ce_weight=clean_ce_weight, anchor=anchor, anchor_weight=weight).per_image
+        for anchor, weight in ((None, 0), ("start", 1))
+    )
+    assert anchored - without == pytest.approx(student + forward / plain, rel=0.02)

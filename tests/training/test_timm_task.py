@@ -108,6 +108,9 @@ def test_mistakes_are_told(teacher: Any) -> None:
         RRMTask(_student(8), None, total_steps=4)
     with pytest.raises(UserError, match="several times"):
         RRMTask(_student(8), None, "free-at", total_steps=4)
+    anchored = build_objective("kd-adv", anchor="start", anchor_weight=1)
+    with pytest.raises(UserError, match="has no anchor"):
+        RRMTask(_student(8), teacher, anchored, total_steps=4)
     x, y = _batch()
     with pytest.raises(UserError, match="class indices"):
         RRMTask(_student(teacher.width), teacher, total_steps=4)(x, torch.nn.functional.one_hot(y).float())
