@@ -66,7 +66,7 @@ class Standing:
         """The source's word lowers the limit where it is kept, and nobody is robust who falls short of it."""
         near, far = self.kept
         limit = ROBUST if self.stated is None else min(ROBUST, 0.9 * self.stated)  # 0.9: on few images
-        lasting = far >= FURTHER or near >= SURE or self.stated is not None
+        lasting = far >= FURTHER or near >= SURE
         if near >= max(limit, WEAK) and lasting and not self.falls_short:
             return "robust"
         if near >= ROBUST or (near >= WEAK and far >= FURTHER):

@@ -46,6 +46,8 @@ def test_the_grade_goes_by_what_is_kept_at_both_radii(
 def test_the_limit_gives_way_to_a_published_figure_that_is_reached() -> None:
     assert standing(53, 25.5, 9).grade == "weak"
     assert standing(53, 25.5, 9, stated=25.32 / 52.92).grade == "robust"
+    # An undefended network's own run says that it keeps a quarter; its word makes nobody robust.
+    assert standing(86.7, 23.8, 2.0, stated=0.27).grade == "not robust"
 
 
 def test_who_falls_short_of_the_published_figure_is_not_robust_as_published() -> None:
