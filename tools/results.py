@@ -25,6 +25,7 @@ from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.files import write_text
 from rrm_transfer.evaluation.metrics import Metrics, Row
 from rrm_transfer.evaluation.paired import Interval, mean_difference
+from rrm_transfer.recipe.resolved import ResolvedRecipe
 from rrm_transfer.runs.finished import FinishedRun, read_finished
 from rrm_transfer.runtime.machine import processor
 from tools.benchmarks.record import commit
@@ -105,6 +106,11 @@ class Group:
         passes = self.first.facts.get("passes")
         return None if passes is None else float(passes["total"])
 
+    @property
+    def seconds(self) -> float:
+        """Of training, the mean over seeds."""
+        return statistics.fmean(entry.facts["train_seconds"] for entry in self.entries)
+
     def rows(self, attack: str, eps: float | None) -> list[Row]:
         return [row for entry in self.entries if (row := entry.row(attack, eps)) is not None]
 
@@ -143,6 +149,16 @@ class Results:
         return {
             key: Group(tuple(sorted(entries, key=lambda entry: entry.seed))) for key, entries in found.items()
         }
+
+    @property
+    def commits(self) -> dict[str, list[str]]:
+        """The series that were made at each commit, in the order of the files."""
+        found: dict[str, list[str]] = {}
+        for entry in self.entries:
+            series = found.setdefault(entry.facts["commit"], [])
+            if entry.series not in series:
+                series.append(entry.series)
+        return found
 
     def group(self, series: str, method: str) -> Group:
         return self.groups[series, method]
@@ -267,7 +283,7 @@ def entry_of(
     timing = run.metrics.timing.get("student", {})
     passes = timing.get("passes")
     if passes is not None:
-        batch = run.recipe.train.global_batch_size
+        batch = ResolvedRecipe.of(run.recipe).train.global_batch_size
         before = passes["before"] * labels / WHOLE[dataset]
         each = passes["per_image"] * (labels // batch) / (WHOLE[dataset] // batch)
         passes = {"before": round(before, 4), "total": round(before + passes["epochs"] * each, 4)}

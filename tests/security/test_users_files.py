@@ -48,7 +48,7 @@ OTHERS = {
     "--skip-bad-steps", "--skip-teacher-check", "--split", "--skip", "--steps", "--strict-checks",
     "--student", "--student-arg", "--student-weights", "--students", "--surrogate", "--teacher",
     "--teacher-arch", "--teacher-normalization", "--teacher-weights", "--with-normalization",
-    "DATA", "NAME", "RUN", "RUNS",
+    "DATA", "NAME", "NAMES", "RUN", "RUNS",
 }  # fmt: skip
 """What says nothing of the kind, in any command."""
 
