@@ -259,7 +259,12 @@ def draw(results: Results, file: Path = PLOT) -> None:
         axes.set_title(f"Fashion-MNIST, % right at Linf {title}, PGD-20", fontsize=10)
         axes.grid(alpha=0.3)
     names = [Line2D([], [], marker="o", ls="", color=colour, label=name) for name, colour in METHODS.items()]
-    names += [Line2D([], [], marker=mark, ls="", color="gray", label=name) for name, mark in STUDENTS.items()]
+    drawn = {entry.facts.get("architecture") for entry in fashion.entries}
+    names += [
+        Line2D([], [], marker=mark, ls="", color="gray", label=name)
+        for name, mark in STUDENTS.items()
+        if name in drawn
+    ]
     right.legend(handles=names, loc="center right", fontsize=8)
     figure.savefig(file, metadata={"Date": None, "Creator": None})
     plt.close(figure)
