@@ -220,9 +220,11 @@ def render(results: Results) -> str:
     return environment.get_template(TEMPLATE.name).render(results=results, eps=8 / 255, radius=0.1)
 
 
-STUDENTS = {"test_efficientnet": "o", "test_byobnet": "s", "xcit_nano_12_p8_224": "^"}
+STUDENTS = {"test_efficientnet": "o", "test_byobnet": "s"}
 METHODS = {"kd-adv": "tab:blue", "n-fgsm": "tab:orange", "pgd-at, 2 steps": "tab:green", "rrm": "tab:red"}
-DRAWN = ("all-labels", "byobnet", "xcit", "cheap", "budget-45", "undefended-teacher", "thousand-labels")
+DRAWN = ("all-labels", "byobnet", "cheap", "budget-45", "undefended-teacher", "thousand-labels")
+HOLLOW = {"undefended-teacher": "undefended", "thousand-labels": "1,000 labels"}
+"""Series that are no rivals at equal terms, and what is written beside their marks."""
 
 
 def draw(results: Results, file: Path = PLOT) -> None:
@@ -239,19 +241,14 @@ def draw(results: Results, file: Path = PLOT) -> None:
     for axes, eps, title in ((left, 8 / 255, "8/255"), (right, 0.1, "0.1")):
         for series in DRAWN:
             for group in fashion.members(series):
-                facts, accuracy = group.first.facts, group.accuracies("pgd", eps)
-                mark, colour = STUDENTS[facts["architecture"]], METHODS[group.first.method]
-                hollow = series in ("undefended-teacher", "thousand-labels")
+                place = (group.passes, 100 * statistics.fmean(group.accuracies("pgd", eps)))
+                colour, word = METHODS[group.first.method], HOLLOW.get(series)
                 axes.scatter(
-                    [group.passes], [100 * statistics.fmean(accuracy)], s=46, marker=mark, edgecolors=colour,
-                    facecolors="none" if hollow else colour,
+                    *place, s=46, marker=STUDENTS[group.first.facts["architecture"]], edgecolors=colour,
+                    facecolors="none" if word else colour,
                 )  # fmt: skip
-                if hollow:
-                    word = "1,000 labels" if series == "thousand-labels" else "undefended"
-                    axes.annotate(
-                        word, (group.passes, 100 * statistics.fmean(accuracy)), xytext=(6, -3),
-                        textcoords="offset points", fontsize=7,
-                    )  # fmt: skip
+                if word:
+                    axes.annotate(word, place, xytext=(6, -3), textcoords="offset points", fontsize=7)
         axes.set_xscale("log")
         axes.set_xticks([10, 20, 30, 50], ["10", "20", "30", "50"])
         axes.minorticks_off()
@@ -259,12 +256,7 @@ def draw(results: Results, file: Path = PLOT) -> None:
         axes.set_title(f"Fashion-MNIST, % right at Linf {title}, PGD-20", fontsize=10)
         axes.grid(alpha=0.3)
     names = [Line2D([], [], marker="o", ls="", color=colour, label=name) for name, colour in METHODS.items()]
-    drawn = {entry.facts.get("architecture") for entry in fashion.entries}
-    names += [
-        Line2D([], [], marker=mark, ls="", color="gray", label=name)
-        for name, mark in STUDENTS.items()
-        if name in drawn
-    ]
+    names += [Line2D([], [], marker=mark, ls="", color="gray", label=name) for name, mark in STUDENTS.items()]
     right.legend(handles=names, loc="center right", fontsize=8)
     figure.savefig(file, metadata={"Date": None, "Creator": None})
     plt.close(figure)
@@ -309,12 +301,7 @@ def entry_of(
 
 
 def add(
-    file: Path,
-    paths: Sequence[Path],
-    series: str,
-    method: str | None = None,
-    part: str = "skip",
-    made_at: str | None = None,
+    file: Path, paths: Sequence[Path], series: str, method: str | None, part: str, made_at: str | None
 ) -> None:
     """Adds runs with their evaluations on images that chose nothing; replaces earlier entries of theirs."""
     known = read_entries(file) if file.is_file() else ()

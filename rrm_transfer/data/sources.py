@@ -81,7 +81,11 @@ def find_index(name: str, *, labelled: bool = True) -> FolderIndex | None:
         return None
     if find_idx_parts(path) or find_parquet_files(path):
         return None
-    return index_image_folder(path) if labelled else index_unlabelled_folder(path)
+    return _list_images(path, labelled=labelled)
+
+
+def _list_images(folder: Path, *, labelled: bool) -> FolderIndex:
+    return index_image_folder(folder) if labelled else index_unlabelled_folder(folder)
 
 
 def find_parts(
@@ -99,8 +103,6 @@ def find_parts(
         UserError: There is no such source, or something is wrong with it.
     """
     path = Path(name).expanduser()
-    if index is None:
-        index = find_index(name, labelled=labelled)
     if index is not None:
         return load_folder(path, index, broken)
     if name == fashion_mnist_mini.NAME:
@@ -116,6 +118,7 @@ def find_parts(
             return load_idx_folder(path)
         if find_parquet_files(path):
             return load_parquet(path, broken, labelled=labelled)
+        return load_folder(path, _list_images(path, labelled=labelled), broken)
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     candidates = [child.name for child in beside if child.is_dir() or child.suffix in _SUFFIXES]
     hint = did_you_mean(path.name, [fashion_mnist_mini.NAME, *candidates])

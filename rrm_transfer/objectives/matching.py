@@ -48,6 +48,11 @@ class Balance(NamedTuple):
     kd: float
     ce: float
 
+    @property
+    def matches(self) -> bool:
+        """Whether anything of the teacher's counts."""
+        return bool(self.features or self.kd)
+
 
 @dataclass(kw_only=True)
 class Matching(Objective):
@@ -174,7 +179,7 @@ class Matching(Objective):
         self.borrows_classifier = angles_alone or "frozen_classifier" in self.needs
 
     def _learns_without_labels(self, weights: Balance) -> bool:
-        return bool(weights.features or weights.kd)
+        return weights.matches
 
     def _pairs(self) -> tuple[LayerPair, ...]:
         teachers = self.student_layers if self.teacher_layers is None else self.teacher_layers
@@ -359,7 +364,7 @@ class AdversarialMatching(Matching):
                 "An anchor and its weight go together.",
                 received=f"anchor={self.anchor or 'null'}, anchor_weight={self.anchor_weight:g}",
             )
-        matched = any(balance.features or balance.kd for balance in self.balances())
+        matched = any(balance.matches for balance in self.balances())
         if self.weighting != "equal" and not (self.attacks and matched):
             raise UserError(
                 "A weighting of the images has no effect here.",
@@ -425,12 +430,11 @@ class AdversarialMatching(Matching):
         return [*super().balances(), clean]
 
     def _asked(self, weights: Balance) -> frozenset[Need]:
-        matched = bool(weights.features or weights.kd)
         ascended = weights._replace(
             features=weights.features or float(self.ascend == "features"),
             kd=weights.kd
             or self.igdm_weight
-            or float(self.ascend == "kl" or (matched and self.weighting == "entropy")),
+            or float(self.ascend == "kl" or (weights.matches and self.weighting == "entropy")),
         )
         return super()._asked(ascended)
 
@@ -438,7 +442,7 @@ class AdversarialMatching(Matching):
     def _attack_sees_clean(self) -> bool:
         """Whether the teacher's clean answer is asked for where there is an attack."""
         clean = self.balances()[1]
-        return self.target == "clean" or self.ascend != "ce" or bool(clean.features or clean.kd)
+        return self.target == "clean" or self.ascend != "ce" or clean.matches
 
     def _teacher_inputs(self) -> frozenset[TeacherInput]:
         return teacher_inputs(

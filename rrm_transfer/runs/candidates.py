@@ -212,7 +212,7 @@ def _reason(candidate: Candidate, first: Candidate | None, best: float) -> str:
     clean, (near, far) = candidate.standing.clean.accuracy, candidate.standing.kept
     kept = f"it keeps {near:.0%} of its clean accuracy at eps, {far:.0%} at 2 eps"
     if candidate.guesses:
-        return "predicts at chance: wrong normalization or label order?"
+        return candidate.verdict
     if candidate.standing.grade == "weak":
         return f"weakly robust, {kept}: for objectives that attack the student"
     if candidate.standing.grade == "not robust":

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rrm_transfer.core.outputs import Outputs
 from rrm_transfer.core.threat import ThreatModel
 from rrm_transfer.objectives import OBJECTIVES, build_objective
 from rrm_transfer.objectives.base import Objective, Term
@@ -19,6 +20,11 @@ from tests.objectives.fakes import FakeStep, evaluating, make_step
 def softmax(z: Tensor) -> Tensor:
     powers = torch.exp(z)
     return powers / powers.sum(1, keepdim=True)
+
+
+def answers(network: nn.Module, x: Tensor) -> Outputs:
+    outputs: Outputs = network(x)
+    return outputs
 
 
 def kl(target: Tensor, measured: Tensor, tau: float = 1.0) -> Tensor:
@@ -62,36 +68,28 @@ class World:
         return self.step.x_adv
 
     def S(self, x: Tensor) -> Tensor:  # noqa: N802
-        logits: Tensor = self.step.net(x).logits
-        return logits
+        return answers(self.step.net, x).logits
 
     def gS(self, x: Tensor) -> Tensor:  # noqa: N802
-        features: Tensor = self.step.net(x).features
-        return features
+        return answers(self.step.net, x).features
 
     def T(self, x: Tensor) -> Tensor:  # noqa: N802
-        logits: Tensor = self.step.frozen(x).logits
-        return logits
+        return answers(self.step.frozen, x).logits
 
     def gT(self, x: Tensor) -> Tensor:  # noqa: N802
-        features: Tensor = self.step.frozen(x).features
-        return features
+        return answers(self.step.frozen, x).features
 
     def A(self, x: Tensor) -> Tensor:  # noqa: N802
-        logits: Tensor = self.step.anchored(x).logits
-        return logits
+        return answers(self.step.anchored, x).logits
 
     def gA(self, x: Tensor) -> Tensor:  # noqa: N802
-        features: Tensor = self.step.anchored(x).features
-        return features
+        return answers(self.step.anchored, x).features
 
     def hS(self, x: Tensor, layer: int) -> Tensor:  # noqa: N802
-        projected: Tensor = self.step.net(x).intermediates[layer]
-        return projected
+        return answers(self.step.net, x).intermediates[layer]
 
     def hT(self, x: Tensor, layer: int) -> Tensor:  # noqa: N802
-        intermediate: Tensor = self.step.frozen(x).intermediates[layer]
-        return intermediate
+        return answers(self.step.frozen, x).intermediates[layer]
 
     def noise(self, purpose: str, scale: float) -> Tensor:
         """Uniform noise in ``scale`` times the Linf ball, brought into the image range."""
