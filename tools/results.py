@@ -1,8 +1,10 @@
 """The page docs/results.md and its plot, from the measurements in docs/results/*.json; no figure is typed.
 
-Finished runs that were evaluated with ``--skip`` are added, then the page is written:
+Finished runs that were evaluated with ``--skip`` are added, and evaluations of other networks, such as the
+teacher, that ``evaluate --output`` wrote; then the page is written:
 
     python -m tools.results add docs/results/fashion-mnist.json RUN [RUN ...]
+    python -m tools.results add docs/results/fashion-mnist.json EVALUATION.json --series S --method M
     python -m tools.results page
 """
 
@@ -12,7 +14,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ import numpy.typing as npt
 
 from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.files import write_text
-from rrm_transfer.evaluation.metrics import Metrics, Row
+from rrm_transfer.evaluation.metrics import Metrics, Row, read_metrics
 from rrm_transfer.evaluation.paired import Interval, mean_difference
 from rrm_transfer.recipe.resolved import ResolvedRecipe
 from rrm_transfer.runs.finished import FinishedRun, read_finished
@@ -49,7 +51,7 @@ class Entry:
         series: Which question it belongs to: ``all-labels``, ``tenth-labels``, ``undefended-teacher``, ….
         method: The objective, as the page calls it.
         seed: Of the run.
-        facts: Everything else: recipe, passes, seconds, commit, machine.
+        facts: Everything else: recipe, passes, seconds, commit, machine; None where no run is known.
         rows: Of the evaluation.
         data: Fingerprint of the measured images.
     """
@@ -290,32 +292,71 @@ def entry_of(
         "passes": passes,
         "labels": labels,
         "train_seconds": run.spent("student").seconds,
-        "commit": made_at or commit(),
         "machine": {"processor": processor(), "devices": run.environment.devices},
         "versions": run.environment.versions,
+    }
+    own = replace(evaluation, rows=evaluation.of("student"))
+    return _entry(dataset, series, method, run.recipe.seed, facts, own, made_at)
+
+
+def _entry(
+    dataset: str,
+    series: str,
+    method: str,
+    seed: int,
+    facts: dict[str, Any],
+    evaluation: Metrics,
+    made_at: str | None,
+) -> Entry:
+    facts |= {
+        "commit": made_at or commit(),
         "conditions": {key: value for key, value in evaluation.conditions.items() if key != "weights"},
         "checks": {check["name"]: check["status"] for check in evaluation.checks},
     }
-    rows = tuple(evaluation.of("student"))
-    return Entry(dataset, series, method, run.recipe.seed, facts, rows, evaluation.data or "")
+    return Entry(dataset, series, method, seed, facts, tuple(evaluation.rows), evaluation.data or "")
 
 
 def add(
-    file: Path, paths: Sequence[Path], series: str, method: str | None, part: str, made_at: str | None
+    file: Path,
+    paths: Sequence[Path],
+    series: str,
+    method: str | None,
+    part: str,
+    made_at: str | None,
+    seed: int,
 ) -> None:
-    """Adds runs with their evaluations on images that chose nothing; replaces earlier entries of theirs."""
+    """Adds runs, or evaluations by themselves; replaces earlier entries of theirs."""
     known = read_entries(file) if file.is_file() else ()
     for path in paths:
-        run = read_finished(path)
-        evaluations = [metrics for name, metrics in run.evaluations.items() if part in name]
-        if not evaluations:
-            found = ", ".join(run.evaluations)
-            raise SystemExit(f"{path}: no evaluation with {part!r} in its name; there are: {found}")
-        for evaluation in evaluations:
+        if path.is_file():
+            entries = [_entry_of_file(file.stem, path, series, method or path.stem, made_at, seed)]
+        else:
+            run = read_finished(path)
+            found = [metrics for name, metrics in run.evaluations.items() if part in name]
+            if not found:
+                there = ", ".join(run.evaluations)
+                raise SystemExit(f"{path}: no evaluation with {part!r} in its name; there are: {there}")
             named = method or run.recipe.objective.name
-            entry = entry_of(file.stem, run, evaluation, series, named, made_at)
+            entries = [entry_of(file.stem, run, metrics, series, named, made_at) for metrics in found]
+        for entry in entries:
             known = (*(old for old in known if _identity(old) != _identity(entry)), entry)
     write_entries(file, known)
+
+
+def _entry_of_file(
+    dataset: str, path: Path, series: str, method: str, made_at: str | None, seed: int
+) -> Entry:
+    """Collects what an evaluation tells of a network whose training is not known here."""
+    evaluation = read_metrics(path)
+    if len({row.model for row in evaluation.rows}) > 1:
+        raise SystemExit(f"{path}: figures of several networks; add the run's folder")
+    facts: dict[str, Any] = {
+        "recipe": None,
+        "passes": None,
+        "train_seconds": None,
+        "machine": {"processor": processor(), "devices": [evaluation.conditions.get("device")]},
+    }
+    return _entry(dataset, series, method, seed, facts, evaluation, made_at)
 
 
 def write_entries(file: Path, entries: Sequence[Entry]) -> None:
@@ -335,15 +376,18 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     adding = commands.add_parser("add")
     adding.add_argument("file", type=Path)
-    adding.add_argument("runs", type=Path, nargs="+")
+    adding.add_argument("paths", type=Path, nargs="+", metavar="RUN|EVALUATION.json")
     adding.add_argument("--series", default="all-labels")
     adding.add_argument("--method")
     adding.add_argument("--evaluation", default="skip", help="part of their names")
     adding.add_argument("--commit", help="at which the runs were made, where that is not this checkout's")
+    adding.add_argument(
+        "--seed", type=int, default=0, help="of a network whose evaluation is added by itself"
+    )
     commands.add_parser("page")
     given = parser.parse_args()
     if given.command == "add":
-        add(given.file, given.runs, given.series, given.method, given.evaluation, given.commit)
+        add(given.file, given.paths, given.series, given.method, given.evaluation, given.commit, given.seed)
     else:
         results = Results.read()
         draw(results)

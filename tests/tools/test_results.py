@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rrm_transfer.core.quantities import Proportion
-from rrm_transfer.evaluation.metrics import row
-from tools.results import PAGE, Entry, Results, draw, percent, points, render
+from rrm_transfer.evaluation.metrics import Metrics, row
+from tools.results import PAGE, Entry, Results, add, draw, percent, points, read_entries, render
 
 
 def _entry(seed: int, kept: list[int], *, method: str = "a", data: str = "images") -> Entry:
@@ -27,9 +27,25 @@ def test_every_entry_says_how_and_where_it_was_made() -> None:
     assert entries
     for entry in entries:
         assert entry.facts.keys() >= {"commit", "machine", "passes", "train_seconds"}, entry.method
-        if entry.series not in ("teacher", "quickstart"):
+        if entry.facts.get("recipe") is not None:
             assert entry.facts["recipe"]["seed"] == entry.seed
+        if entry.series not in ("teacher", "quickstart"):
             assert all(figure.right() is not None for figure in entry.rows)
+
+
+def test_an_evaluation_is_added_by_itself(tmp_path: Path) -> None:
+    known, evaluation = tmp_path / "some-set.json", tmp_path / "teacher.json"
+    figure = row("teacher", "test", Proportion(1, 10), kept=[3])
+    Metrics([figure], data="images", conditions={"device": "cpu", "weights": "hash"}).write(evaluation)
+    for _ in range(2):
+        add(known, [evaluation], "autoattack", "the teacher", "skip", "abc", 2)
+    (entry,) = read_entries(known)
+    assert (entry.method, entry.seed, entry.rows, entry.data) == ("the teacher", 2, (figure,), "images")
+    assert entry.facts["commit"] == "abc"
+    assert entry.facts["conditions"] == {"device": "cpu"}
+    Metrics([figure, replace(figure, model="student")]).write(evaluation)
+    with pytest.raises(SystemExit, match="several networks"):
+        add(known, [evaluation], "autoattack", "the teacher", "skip", "abc", 2)
 
 
 def test_a_difference_is_that_of_the_mean_over_seeds_image_by_image() -> None:
