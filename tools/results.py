@@ -1,4 +1,4 @@
-"""The page docs/results.md and its plot, from the measurements in docs/results/*.json; no figure is typed.
+"""docs/results.md, its plot and docs/results/ablations.md, from docs/results/*.json; no figure is typed.
 
 Finished runs that were evaluated with ``--skip`` are added, and evaluations of other networks, such as the
 teacher, that ``evaluate --output`` wrote; then the page is written:
@@ -34,9 +34,14 @@ from tools.benchmarks.record import commit
 
 DOCS = Path(__file__).parents[1] / "docs"
 FOLDER = DOCS / "results"
-PAGE = DOCS / "results.md"
 PLOT = FOLDER / "frontier.svg"
-TEMPLATE = Path(__file__).with_name("results.md.jinja")
+PAGES = {DOCS / "results.md": "results.md.jinja", FOLDER / "ablations.md": "ablations.md.jinja"}
+"""The pages and their templates, which stand beside this file."""
+
+EPS = 8 / 255
+
+Key = tuple[str, str]
+"""A series and a method in it."""
 
 WHOLE = {"fashion-mnist": 60_000, "cifar10": 50_000}
 """Training images of each set: costs are told in epochs over all of them."""
@@ -113,6 +118,11 @@ class Group:
         """Of training, the mean over seeds."""
         return statistics.fmean(entry.facts["train_seconds"] for entry in self.entries)
 
+    def only(self, seeds: Sequence[int] | None) -> Group:
+        """Returns the group of some of its seeds; None: all."""
+        kept = [entry for entry in self.entries if seeds is None or entry.seed in seeds]
+        return Group(tuple(kept))
+
     def rows(self, attack: str, eps: float | None) -> list[Row]:
         return [row for entry in self.entries if (row := entry.row(attack, eps)) is not None]
 
@@ -144,8 +154,8 @@ class Results:
         return Results([entry for entry in self.entries if entry.dataset == dataset])
 
     @cached_property
-    def groups(self) -> dict[tuple[str, str], Group]:
-        found: dict[tuple[str, str], list[Entry]] = {}
+    def groups(self) -> dict[Key, Group]:
+        found: dict[Key, list[Entry]] = {}
         for entry in self.entries:
             found.setdefault((entry.series, entry.method), []).append(entry)
         return {
@@ -176,14 +186,14 @@ class Results:
         return sorted(found, key=lambda group: -statistics.fmean(group.accuracies("pgd", radius) or [0.0]))
 
     def difference(
-        self, first: tuple[str, str], second: tuple[str, str], attack: str, eps: float | None
+        self, first: Key, second: Key, attack: str, eps: float | None, seeds: Sequence[int] | None = None
     ) -> Interval:
         """Returns how much more often the first is right, image by image, on the mean over seeds.
 
         Raises:
             ValueError: They were not measured on the same images.
         """
-        one, other = self.group(*first), self.group(*second)
+        one, other = self.group(*first).only(seeds), self.group(*second).only(seeds)
         if {entry.data for entry in one.entries} != {entry.data for entry in other.entries}:
             raise ValueError(f"{first} and {second} were measured on other images")
         right, right_too = one.right(attack, eps), other.right(attack, eps)
@@ -212,14 +222,52 @@ def points(interval: Interval) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def render(results: Results) -> str:
-    """Returns the page."""
+Balls = tuple[float | None, ...]
+"""Radii of the columns of a table; None: clean."""
+
+
+def figures(group: Group, balls: Balls) -> str:
+    """Words the accuracies of a method, column by column."""
+    return " | ".join(percent(group.accuracies("none" if eps is None else "pgd", eps)) for eps in balls)
+
+
+def differences(
+    results: Results, one: Key, other: Key, balls: Balls, seeds: Sequence[int] | None = None
+) -> str:
+    """Words the differences between two methods, column by column."""
+    found = (results.difference(one, other, "none" if eps is None else "pgd", eps, seeds) for eps in balls)
+    return " | ".join(map(points, found))
+
+
+def adds(results: Results, one: Key, other: Key, balls: Balls) -> str:
+    """Tells in which columns the first is better than the second by more than the interval."""
+    names = {None: "clean", EPS: "8/255"}
+    better = [
+        names.get(eps, str(eps))
+        for eps in balls
+        if results.difference(one, other, "none" if eps is None else "pgd", eps)[1] > 0
+    ]
+    return ", ".join(better) or "nothing"
+
+
+def cost(group: Group) -> str:
+    """Words the passes and seconds of a training."""
+    return f"{group.passes:.1f} | {group.seconds:.0f}"
+
+
+def render(results: Results, template: str) -> str:
+    """Returns a page."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent), undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
     environment.filters |= {"percent": percent, "points": points}
-    return environment.get_template(TEMPLATE.name).render(results=results, eps=8 / 255, radius=0.1)
+    environment.globals |= {
+        "figures": figures, "differences": differences, "adds": adds, "cost": cost,
+        "fashion": results.of("fashion-mnist"), "cifar": results.of("cifar10"), "eps": EPS, "radius": 0.1,
+        "balls": (None, EPS, 0.1),
+    }  # fmt: skip
+    return environment.get_template(template).render(results=results)
 
 
 STUDENTS = {"test_efficientnet": "o", "test_byobnet": "s"}
@@ -292,6 +340,7 @@ def entry_of(
         "passes": passes,
         "labels": labels,
         "train_seconds": run.spent("student").seconds,
+        "teacher_seconds": run.spent("teacher").seconds,
         "machine": {"processor": processor(), "devices": run.environment.devices},
         "versions": run.environment.versions,
     }
@@ -391,7 +440,8 @@ def main() -> None:
     else:
         results = Results.read()
         draw(results)
-        write_text(PAGE, render(results))
+        for page, template in PAGES.items():
+            write_text(page, render(results, template))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 
 from rrm_transfer.core.quantities import Proportion
 from rrm_transfer.evaluation.metrics import Metrics, row
-from tools.results import PAGE, Entry, Results, add, draw, percent, points, read_entries, render
+from tools.results import PAGES, Entry, Results, add, adds, draw, percent, points, read_entries, render
 
 
 def _entry(seed: int, kept: list[int], *, method: str = "a", data: str = "images") -> Entry:
@@ -18,8 +18,9 @@ def _entry(seed: int, kept: list[int], *, method: str = "a", data: str = "images
     return Entry("some-set", "series", method, seed, {"passes": {"total": 12.0}}, (figure,), data)
 
 
-def test_the_page_is_rendered_from_the_measurements() -> None:
-    assert PAGE.read_text(encoding="utf-8") == render(Results.read())
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_is_rendered_from_the_measurements(page: Path) -> None:
+    assert page.read_text(encoding="utf-8") == render(Results.read(), PAGES[page])
 
 
 def test_every_entry_says_how_and_where_it_was_made() -> None:
@@ -56,9 +57,33 @@ def test_a_difference_is_that_of_the_mean_over_seeds_image_by_image() -> None:
     each = np.array([0, 0, 1, 1, 0.5, 0.5, -1, 0, 0, 0])
     assert value == pytest.approx(each.mean())
     assert (high - low) / 2 == pytest.approx(1.959964 * each.std(ddof=1) / np.sqrt(10), rel=1e-5)
+    assert results.difference(("series", "a"), ("series", "b"), "none", None, seeds=(0,))[0] == pytest.approx(
+        0.1
+    )
     other = replace(_entry(0, [1], method="b"), data="other images")
     with pytest.raises(ValueError, match="other images"):
         Results([*results.entries[:2], other]).difference(("series", "a"), ("series", "b"), "none", None)
+
+
+def test_only_a_difference_beyond_its_interval_is_said_to_add() -> None:
+    def measured(method: str, clean: int, robust: int) -> Entry:
+        rows = (
+            row("student", "test", Proportion(clean, 100), kept=range(clean)),
+            row(
+                "student",
+                "test",
+                Proportion(robust, 100),
+                kept=range(robust),
+                attack="pgd",
+                norm="Linf",
+                eps=0.1,
+            ),
+        )
+        return replace(_entry(0, [], method=method), rows=rows)
+
+    results = Results([measured("a", 90, 50), measured("b", 80, 49)])
+    assert adds(results, ("series", "a"), ("series", "b"), (None, 0.1)) == "clean"
+    assert adds(results, ("series", "b"), ("series", "a"), (None, 0.1)) == "nothing"
 
 
 def test_words() -> None:
