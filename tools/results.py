@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from rrm_transfer.core.documents import parse_json
 from rrm_transfer.core.files import write_text
+from rrm_transfer.core.quantities import format_eps
 from rrm_transfer.evaluation.metrics import Metrics, Row, read_metrics
 from rrm_transfer.evaluation.paired import Interval, mean_difference
 from rrm_transfer.recipe.resolved import ResolvedRecipe
@@ -245,9 +246,8 @@ def differences(
 
 def adds(results: Results, one: Key, other: Key, balls: Balls) -> str:
     """Tells in which columns the first is better than the second by more than the interval."""
-    names = {None: "clean", EPS: "8/255"}
     better = [
-        names.get(eps, str(eps))
+        "clean" if eps is None else format_eps(eps)
         for eps in balls
         if results.difference(one, other, "none" if eps is None else "pgd", eps)[1] > 0
     ]
