@@ -3,7 +3,7 @@
 Finished runs that were evaluated with ``--skip`` are added, and evaluations of other networks, such as the
 teacher, that ``evaluate --output`` wrote; then the page is written:
 
-    python -m tools.results add docs/results/fashion-mnist.json RUN [RUN ...]
+    python -m tools.results add docs/results/fashion-mnist.json RUN [RUN ...] --series S --method M
     python -m tools.results add docs/results/fashion-mnist.json EVALUATION.json --series S --method M
     python -m tools.results page
 """
@@ -43,6 +43,9 @@ EPS = 8 / 255
 
 Key = tuple[str, str]
 """A series and a method in it."""
+
+Seeds = tuple[Sequence[int] | None, Sequence[int] | None]
+"""Of two that are compared; None: all that there are."""
 
 WHOLE = {"fashion-mnist": 60_000, "cifar10": 50_000}
 """Training images of each set: costs are told in epochs over all of them."""
@@ -121,8 +124,12 @@ class Group:
 
     def only(self, seeds: Sequence[int] | None) -> Group:
         """Returns the group of some of its seeds; None: all."""
-        kept = [entry for entry in self.entries if seeds is None or entry.seed in seeds]
-        return Group(tuple(kept))
+        if seeds is None:
+            return self
+        by_seed = {entry.seed: entry for entry in self.entries}
+        if missing := set(seeds) - by_seed.keys():
+            raise ValueError(f"{self.first.series}, {self.first.method}: no seed {sorted(missing)}")
+        return Group(tuple(by_seed[seed] for seed in seeds))
 
     def rows(self, attack: str, eps: float | None) -> list[Row]:
         return [row for entry in self.entries if (row := entry.row(attack, eps)) is not None]
@@ -191,14 +198,14 @@ class Results:
         return sorted(found, key=lambda group: -statistics.fmean(group.accuracies("pgd", radius) or [0.0]))
 
     def difference(
-        self, first: Key, second: Key, attack: str, eps: float | None, seeds: Sequence[int] | None = None
+        self, first: Key, second: Key, attack: str, eps: float | None, seeds: Seeds = (None, None)
     ) -> Interval:
-        """Returns how much more often the first is right, image by image, on the mean over seeds.
+        """Returns how much more often the first is right, image by image, on the mean over seeds of each.
 
         Raises:
             ValueError: They were not measured on the same images.
         """
-        one, other = self.group(*first).only(seeds), self.group(*second).only(seeds)
+        one, other = self.group(*first).only(seeds[0]), self.group(*second).only(seeds[1])
         if {entry.data for entry in one.entries} != {entry.data for entry in other.entries}:
             raise ValueError(f"{first} and {second} were measured on other images")
         right, right_too = one.right(attack, eps), other.right(attack, eps)
@@ -236,22 +243,34 @@ def figures(group: Group, balls: Balls) -> str:
     return " | ".join(percent(group.accuracies("none" if eps is None else "pgd", eps)) for eps in balls)
 
 
-def differences(
-    results: Results, one: Key, other: Key, balls: Balls, seeds: Sequence[int] | None = None
-) -> str:
+def differences(results: Results, one: Key, other: Key, balls: Balls, seeds: Seeds = (None, None)) -> str:
     """Words the differences between two methods, column by column."""
     found = (results.difference(one, other, "none" if eps is None else "pgd", eps, seeds) for eps in balls)
     return " | ".join(map(points, found))
 
 
-def adds(results: Results, one: Key, other: Key, balls: Balls) -> str:
-    """Tells in which columns the first is better than the second by more than the interval."""
-    better = [
-        "clean" if eps is None else format_eps(eps)
-        for eps in balls
-        if results.difference(one, other, "none" if eps is None else "pgd", eps)[1] > 0
-    ]
-    return ", ".join(better) or "nothing"
+def adds(results: Results, one: Key, other: Key, balls: Balls, seeds: Seeds = (None, None)) -> str:
+    """Tells in which columns the first is better or worse than the second by more than the interval."""
+    better, worse = [], []
+    for eps in balls:
+        name = "clean" if eps is None else format_eps(eps)
+        _, low, high = results.difference(one, other, "none" if eps is None else "pgd", eps, seeds)
+        if low > 0:
+            better.append(name)
+        elif high < 0:
+            worse.append(name)
+    words = [", ".join(better) or "nothing"]
+    return "; loses ".join(words + [", ".join(worse)] * bool(worse))
+
+
+def label(group: Group) -> str:
+    """Names a method with what of its objective is neither in the name nor as in the other rows."""
+    objective = group.first.facts["recipe"]["objective"]
+    parts = [f"`{group.first.method}`"]
+    if objective["name"] == "kd-adv":
+        usual = {"ascend": "kl", "steps": 1} | ({"start_scale": 1} if objective["start"] == "noise" else {})
+        parts += [f"`{key}={objective[key]}`" for key, value in usual.items() if objective[key] != value]
+    return ", ".join(parts)
 
 
 def cost(group: Group) -> str:
@@ -267,7 +286,7 @@ def render(results: Results, template: str) -> str:
     )  # fmt: skip
     environment.filters |= {"percent": percent, "points": points}
     environment.globals |= {
-        "figures": figures, "differences": differences, "adds": adds, "cost": cost,
+        "figures": figures, "differences": differences, "adds": adds, "cost": cost, "label": label,
         "fashion": results.of("fashion-mnist"), "cifar": results.of("cifar10"), "eps": EPS, "radius": 0.1,
         "balls": (None, EPS, 0.1),
     }  # fmt: skip
@@ -275,9 +294,12 @@ def render(results: Results, template: str) -> str:
 
 
 STUDENTS = {"test_efficientnet": "o", "test_byobnet": "s", "xcit_nano_12_p8_224": "^"}
-METHODS = {"kd-adv": "tab:blue", "n-fgsm": "tab:orange", "pgd-at, 2 steps": "tab:green", "rrm": "tab:red"}
+METHODS = {
+    "kd-adv": "tab:blue", "kd-adv and labels": "tab:purple", "n-fgsm": "tab:orange",
+    "pgd-at, 2 steps": "tab:green", "rrm": "tab:red",
+}  # fmt: skip
 DRAWN = (
-    "budget-4", "all-labels", "byobnet", "xcit", "cheap", "budget-45", "budget-72",
+    "budget-4", "all-labels", "mixed", "byobnet", "xcit", "cheap", "budget-45", "budget-72",
     "undefended-teacher", "self-trained", "thousand-labels",
 )  # fmt: skip
 HOLLOW = {
@@ -396,7 +418,7 @@ def add(
     file: Path,
     paths: Sequence[Path],
     series: str,
-    method: str | None,
+    method: str,
     part: str,
     made_at: str | None,
     seed: int,
@@ -405,15 +427,14 @@ def add(
     known = read_entries(file) if file.is_file() else ()
     for path in paths:
         if path.is_file():
-            entries = [_entry_of_file(file.stem, path, series, method or path.stem, made_at, seed)]
+            entries = [_entry_of_file(file.stem, path, series, method, made_at, seed)]
         else:
             run = read_finished(path)
             found = [metrics for name, metrics in run.evaluations.items() if part in name]
             if not found:
                 there = ", ".join(run.evaluations)
                 raise SystemExit(f"{path}: no evaluation with {part!r} in its name; there are: {there}")
-            named = method or run.recipe.objective.name
-            entries = [entry_of(file.stem, run, metrics, series, named, made_at) for metrics in found]
+            entries = [entry_of(file.stem, run, metrics, series, method, made_at) for metrics in found]
         for entry in entries:
             known = (*(old for old in known if _identity(old) != _identity(entry)), entry)
     write_entries(file, known)
@@ -453,8 +474,8 @@ def main() -> None:
     adding = commands.add_parser("add")
     adding.add_argument("file", type=Path)
     adding.add_argument("paths", type=Path, nargs="+", metavar="RUN|EVALUATION.json")
-    adding.add_argument("--series", default="all-labels")
-    adding.add_argument("--method")
+    adding.add_argument("--series", required=True, help="which question it belongs to")
+    adding.add_argument("--method", required=True, help="what the page calls it")
     adding.add_argument("--evaluation", default="skip", help="part of their names")
     adding.add_argument("--commit", help="at which the runs were made, where that is not this checkout's")
     adding.add_argument(
