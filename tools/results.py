@@ -238,14 +238,26 @@ Balls = tuple[float | None, ...]
 """Radii of the columns of a table; None: clean."""
 
 
+def _attack(eps: float | None) -> str:
+    """Returns the attack of a column."""
+    return "none" if eps is None else "pgd"
+
+
+def counted(row: Row) -> str:
+    """Words an accuracy with its count and its interval."""
+    return (
+        f"{100 * row.accuracy:.1f} ({row.correct} of {row.count}, {100 * row.low:.1f}–{100 * row.high:.1f})"
+    )
+
+
 def figures(group: Group, balls: Balls) -> str:
     """Words the accuracies of a method, column by column."""
-    return " | ".join(percent(group.accuracies("none" if eps is None else "pgd", eps)) for eps in balls)
+    return " | ".join(percent(group.accuracies(_attack(eps), eps)) for eps in balls)
 
 
 def differences(results: Results, one: Key, other: Key, balls: Balls, seeds: Seeds = (None, None)) -> str:
     """Words the differences between two methods, column by column."""
-    found = (results.difference(one, other, "none" if eps is None else "pgd", eps, seeds) for eps in balls)
+    found = (results.difference(one, other, _attack(eps), eps, seeds) for eps in balls)
     return " | ".join(map(points, found))
 
 
@@ -254,7 +266,7 @@ def adds(results: Results, one: Key, other: Key, balls: Balls, seeds: Seeds = (N
     better, worse = [], []
     for eps in balls:
         name = "clean" if eps is None else format_eps(eps)
-        _, low, high = results.difference(one, other, "none" if eps is None else "pgd", eps, seeds)
+        _, low, high = results.difference(one, other, _attack(eps), eps, seeds)
         if low > 0:
             better.append(name)
         elif high < 0:
@@ -284,7 +296,7 @@ def render(results: Results, template: str) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
     )  # fmt: skip
-    environment.filters |= {"percent": percent, "points": points}
+    environment.filters |= {"counted": counted, "format_eps": format_eps, "percent": percent}
     environment.globals |= {
         "figures": figures, "differences": differences, "adds": adds, "cost": cost, "label": label,
         "fashion": results.of("fashion-mnist"), "cifar": results.of("cifar10"), "eps": EPS, "radius": 0.1,
@@ -323,7 +335,7 @@ def draw(results: Results, file: Path = PLOT) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained", sharex=True)
     for axes, eps, title, floor in zip(panels, (EPS, 0.1), ("8/255", "0.1"), (72.0, 60.0), strict=True):
         (teacher,) = fashion.members("teacher")
-        top = 100 * teacher.accuracies("pgd", eps)[0]
+        top = 100 * teacher.mean("pgd", eps)
         axes.axhline(top, ls="--", lw=1, color="gray")
         axes.annotate("the teacher", (0.01, top + 0.1), xycoords=("axes fraction", "data"), fontsize=7)
         path: dict[str, list[tuple[float, float]]] = {}
